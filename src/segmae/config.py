@@ -1,0 +1,241 @@
+"""Every setting of segmae and its default: frozen dataclasses, merged with a recipe and with KEY=VALUE overrides.
+
+A recipe is a YAML file that names only what differs from the defaults below. The resolved configuration
+is saved in each run, so a run can be repeated from its own folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segmae.errors import ConfigError, require
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a photograph to the network's input. Saved in every checkpoint; prediction reads it from there."""
+
+    size: int = 224  # pixels; the network sees size x size, a multiple of 16
+    gray_world: bool = False  # each channel scaled by (overall mean / channel mean), then clipped
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in [0, 1], subtracted
+    std: tuple[float, float, float] = IMAGENET_STD  # of RGB in [0, 1], divided by
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str = "segmae-base"  # a name that `segmae models` lists
+    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the model's function
+    start: str = ""  # a model or run folder whose weights are loaded where they fit
+    vit: str = ""  # pretrained ViT weights: timm or DINOv2 .safetensors, Google .npz, MAE .pth
+    cnn: str = ""  # pretrained weights of the CNN stage
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = ""  # dataset folder; a relative one is also looked for under $SEGMAE_DATA
+    split: str = ""  # a name that `segmae data splits list` shows, or a CSV file with the columns id,part
+    cache: str = ""  # where prepared images are kept; default: the user's cache folder
+    subset: int = 0  # train on this many cases only (seeded choice); 0 = all
+    allow_leaks: bool = False  # train although the split shares images with data it is judged on
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Drawn anew for each image of each batch; image and mask share one geometry."""
+
+    horizontal_flip: float = 0.5  # probability
+    vertical_flip: float = 0.5  # probability
+    rotation: float = 15.0  # degrees, uniform in [-rotation, rotation]
+    scale: tuple[float, float] = (1.0, 1.0)  # uniform zoom factor
+    brightness: float = 0.2  # factor uniform in [1 - brightness, 1 + brightness]
+    contrast: float = 0.2  # factor uniform in [1 - contrast, 1 + contrast]
+    saturation: float = 0.0  # factor uniform in [1 - saturation, 1 + saturation]
+    hue: float = 0.0  # shift uniform in [-hue, hue], in turns (at most 0.5)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Segmentation loss, eq. 5-11 of the paper."""
+
+    bce: float = 1.2  # lambda 1
+    dice: float = 0.4  # lambda 2
+    patch: float = 0.8  # lambda 3
+    beta: float = 0.1  # temperature of the patch weights, eq. 7
+    detach_weights: bool = True  # no gradient through the patch weights
+    literal_eq8: bool = False  # divide the patch-wise loss once more by the number of patches
+    literal_eq10: bool = False  # the second factor 2 of the printed Dice loss: range [-1, 1]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Hiding patches and the loss of rebuilding them, section 3.1 and eq. 12 of the paper."""
+
+    ratio: float = 0.75  # share of the patches that is hidden
+    strategy: str = "random"  # random | designated (one pattern per image id) | grid (one fixed pattern)
+    blank_hidden_pixels: bool = False  # also blank the hidden pixels before the CNN sees them
+    normalize_patches: bool = False  # rebuild patches scaled to mean 0, variance 1, as an option of MAE
+    weighted: bool = True  # softmax weights over the hidden patches; False: the plain mean of eq. 12
+    beta: float = 0.1  # temperature of those weights
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: str = "sgd"  # sgd | adamw
+    lr: float = 0.008
+    weight_decay: float = 0.001
+    momentum: float = 0.9  # sgd
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    layer_decay: float = 1.0  # learning-rate factor per ViT block, counted from the last one
+    clip: float = 0.0  # largest gradient norm; 0 = no clipping
+
+
+@dataclass(frozen=True)
+class Schedule:
+    name: str = "plateau"  # plateau | cosine | constant
+    warmup: float = 0.0  # epochs of linear warm-up
+    floor: float = 0.0  # cosine: final learning rate as a share of the first
+    factor: float = 0.1  # plateau
+    patience: int = 10  # plateau: epochs without a better validation Dice
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. `segmae train RECIPE.yaml key=value` resolves to one of these."""
+
+    name: str = "run"
+    task: str = "hybrid"  # pretrain | hybrid | supervised
+    output: str = "runs"  # the run's folder is OUTPUT/NAME
+    seed: int = 0
+    epochs: int = 100
+    batch_size: int = 24
+    accumulate: int = 1  # batches per optimiser step
+    precision: str = "32-true"  # 32-true | bf16-mixed | 16-mixed
+    device: str = "auto"  # auto | cpu | cuda
+    threads: int = 0  # CPU threads; 0 = all
+    ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
+    save_every: int = 200  # optimiser steps between saves inside an epoch
+    resume: str = "auto"  # auto (go on where the run's folder stopped) | never (refuse a folder in use)
+    tensorboard: bool = True
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    losses: Losses = field(default_factory=Losses)
+    reconstruction: Reconstruction = field(default_factory=Reconstruction)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+def load_config(recipe: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Merge the defaults, a YAML recipe and `key.sub=value` overrides, in this order.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping, a key is unknown (the nearest valid name is
+            given), or a value has the wrong type.
+    """
+    omegaconf = require("omegaconf", "train")
+    config = omegaconf.OmegaConf.structured(Config)
+    if recipe is not None:
+        source = Path(recipe)
+        if not source.is_file():
+            raise ConfigError(f"{source}: no such recipe. Give a YAML file, for example recipes/smoke/tiny.yaml")
+        try:
+            loaded = omegaconf.OmegaConf.load(source)
+        except Exception as error:  # YAML errors of several libraries
+            raise ConfigError(f"{source}: not readable as YAML ({error}). Mend the file") from error
+        if not omegaconf.OmegaConf.is_dict(loaded):
+            raise ConfigError(f"{source}: a recipe is a mapping of settings, e.g. 'epochs: 10'")
+        config = _merge(config, loaded, str(source))
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"'{override}': an override is KEY=VALUE, for example epochs=10")
+        config = _merge(config, omegaconf.OmegaConf.from_dotlist([override]), override)
+    resolved: Config = omegaconf.OmegaConf.to_object(config)
+    return _check(resolved)
+
+
+def config_from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `config_to_dict`, for a run's saved configuration."""
+    omegaconf = require("omegaconf", "train")
+    merged = _merge(omegaconf.OmegaConf.structured(Config), omegaconf.OmegaConf.create(values), "saved configuration")
+    resolved: Config = omegaconf.OmegaConf.to_object(merged)
+    return _check(resolved)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass of settings as plain nested dicts and lists, ready for JSON or YAML."""
+    values = dataclasses.asdict(config)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    return {key: plain(value) for key, value in values.items()}
+
+
+def config_keys(kind: type = Config, prefix: str = "") -> list[str]:
+    """Every settable key in dotted form."""
+    keys = []
+    for item in dataclasses.fields(kind):
+        default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+        if dataclasses.is_dataclass(default):
+            keys += config_keys(type(default), f"{prefix}{item.name}.")
+        else:
+            keys.append(prefix + item.name)
+    return keys
+
+
+def _merge(config: Any, addition: Any, source: str) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+    try:
+        return OmegaConf.merge(config, addition)
+    except ConfigKeyError as error:
+        key = str(error.full_key or error.key)
+        near = difflib.get_close_matches(key, config_keys(), n=1, cutoff=0.4)
+        near = near or [name for name in config_keys() if name.split(".")[-1] == key.split(".")[-1]][:1]
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"{source}: unknown setting '{key}'.{hint}") from error
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{source}: setting '{error.full_key}' has a wrong value: {reason}") from error
+
+
+_CHOICES = {
+    "task": ("pretrain", "hybrid", "supervised"),
+    "precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "device": ("auto", "cpu", "cuda"),
+    "resume": ("auto", "never"),
+    "reconstruction.strategy": ("random", "designated", "grid"),
+    "optimizer.name": ("sgd", "adamw"),
+    "schedule.name": ("plateau", "cosine", "constant"),
+}
+
+
+def _check(config: Config) -> Config:
+    for key, allowed in _CHOICES.items():
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value not in allowed:
+            near = difflib.get_close_matches(str(value), allowed, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ConfigError(f"{key}={value}: not one of {', '.join(allowed)}.{hint}")
+    if config.preprocess.size % 16 or config.preprocess.size < 32:
+        raise ConfigError(f"preprocess.size={config.preprocess.size}: must be a multiple of 16, at least 32")
+    for key in ("epochs", "batch_size", "accumulate", "save_every"):
+        if getattr(config, key) < 1:
+            raise ConfigError(f"{key}={getattr(config, key)}: must be at least 1")
+    if not 0 < config.reconstruction.ratio < 1:
+        raise ConfigError(f"reconstruction.ratio={config.reconstruction.ratio}: must lie between 0 and 1")
+    return config

@@ -1,0 +1,56 @@
+"""Errors that a user can act on: each message names the file or setting, what is wrong and what to do."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+
+class SegmaeError(Exception):
+    """Base of every error that is shown to users as one line instead of a traceback."""
+
+
+class ConfigError(SegmaeError):
+    """A recipe, an override or an option that cannot be used."""
+
+
+class DataError(SegmaeError):
+    """A dataset, a split or a cache that cannot be used."""
+
+
+class ImageError(SegmaeError):
+    """One image or mask file that cannot be used. A batch goes on after it.
+
+    Args:
+        path: the file (or a description of where the image came from).
+        problem: what is wrong with it.
+        remedy: what the user can do.
+    """
+
+    def __init__(self, path: str | Path, problem: str, remedy: str) -> None:
+        super().__init__(path, problem, remedy)
+        self.path, self.problem, self.remedy = str(path), problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}. {self.remedy}"
+
+
+class CheckpointError(SegmaeError):
+    """A model folder or file that cannot be loaded."""
+
+
+class MissingExtra(SegmaeError):
+    """An optional dependency is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import `module`, or raise `MissingExtra` naming the extra of segmae that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtra(
+            f"{module} is not installed. It comes with the extra '{extra}': pip install 'segmae[{extra}]'"
+        ) from error
