@@ -1,0 +1,93 @@
+"""The losses of section 3.4 of the paper. All are means over the batch, computed in float32.
+
+The `literal_*` switches follow the printed equations where these differ from what the text describes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def temperature_mean(errors: Tensor, beta: float, detach_weights: bool = True) -> Tensor:
+    """Mean of patch errors, weighted by their own softmax (eq. 7): `[B,N] -> [B]`.
+
+    Args:
+        errors: one error per patch, at least 0.
+        beta: temperature; small values put all weight on the worst patch, large ones give the plain mean.
+        detach_weights: let no gradient flow through the weights.
+    """
+    weights = (errors / beta).softmax(1)
+    return ((weights.detach() if detach_weights else weights) * errors).sum(1)
+
+
+def patch_wise_loss(
+    logits: Tensor,
+    mask: Tensor,
+    beta: float = 0.1,
+    detach_weights: bool = True,
+    literal_eq8: bool = False,
+    patch: int = 16,
+) -> Tensor:
+    """Patch-wise loss, eq. 5-8.
+
+    Args:
+        logits: `[B,1,H,W]`.
+        mask: `[B,1,H,W]` in {0, 1}.
+        beta: see `temperature_mean`.
+        detach_weights: see `temperature_mean`.
+        literal_eq8: divide by the number of patches once more, as printed, although the weights sum to 1.
+        patch: side of a patch in pixels; patches at the right and bottom edge may be smaller.
+    """
+    squared = (logits.float().sigmoid() - mask.float()).square()
+    errors = F.avg_pool2d(squared, patch, ceil_mode=True, count_include_pad=False).flatten(1)
+    loss = temperature_mean(errors, beta, detach_weights)
+    if literal_eq8:
+        loss = loss / errors.shape[1]
+    return loss.mean()
+
+
+def bce_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy of logits `[B,1,H,W]` and mask in {0, 1}, mean over pixels (eq. 9 prints the sum)."""
+    return F.binary_cross_entropy_with_logits(logits.float(), mask.float())
+
+
+def dice_loss(logits: Tensor, mask: Tensor, literal_eq10: bool = False, smooth: float = 1.0) -> Tensor:
+    """Soft Dice loss of logits and mask `[B,1,H,W]`, per image, then mean (eq. 10).
+
+    `1 - (2 sum(p y) + smooth) / (sum p + sum y + smooth)`, in [0, 1]. With `literal_eq10` the fraction is
+    doubled as printed, which moves the range to [-1, 1].
+    """
+    probability, mask = logits.float().sigmoid().flatten(1), mask.float().flatten(1)
+    overlap = 2 * (probability * mask).sum(1) + smooth
+    share = overlap / (probability.sum(1) + mask.sum(1) + smooth)
+    return (1 - (2 * share if literal_eq10 else share)).mean()
+
+
+def reconstruction_loss(
+    rebuilt: Tensor,
+    patches: Tensor,
+    visible: Tensor,
+    normalize_patches: bool = False,
+    weighted: bool = True,
+    beta: float = 0.1,
+) -> Tensor:
+    """Squared error over the hidden patches only (eq. 12 and the paragraph after it).
+
+    Args:
+        rebuilt: `[B,N,D]`, the decoder's pixels of every patch.
+        patches: `[B,N,D]`, the image's pixels (`patchify`).
+        visible: indices `[B,V]` of the patches that the encoder saw.
+        normalize_patches: compare with patches scaled to mean 0 and variance 1 (He et al., 2022).
+        weighted: weigh the hidden patches by `temperature_mean` instead of equally.
+        beta: see `temperature_mean`.
+    """
+    rebuilt, patches = rebuilt.float(), patches.float()
+    if normalize_patches:
+        variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
+        patches = (patches - mean) / (variance + 1e-6).sqrt()
+    errors = (rebuilt - patches).square().mean(2)  # [B,N]
+    hidden = torch.ones_like(errors, dtype=torch.bool).scatter(1, visible, False)
+    errors = errors[hidden].reshape(len(errors), -1)  # [B,N-V]: every image hides as many
+    return temperature_mean(errors, beta).mean() if weighted else errors.mean()

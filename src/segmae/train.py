@@ -1,0 +1,484 @@
+"""The training loop, for every task and model: setup, fit, validate, save. The only file that imports Fabric.
+
+All randomness of a step follows from (seed, epoch, step), so a run that was killed and resumed draws the same
+numbers as an undisturbed one and ends with the same bits on the same machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from segmae import metrics
+from segmae.checkpoint import ModelInfo, read_info, resolve, save_pretrained
+from segmae.config import Config, config_to_dict
+from segmae.data.augment import Augment
+from segmae.data.catalog import open_dataset
+from segmae.data.dataset import Cache, prepare
+from segmae.data.splits import Split, load_split, overlap, training_leaks
+from segmae.errors import ConfigError, DataError, SegmaeError
+from segmae.files import atomic_path, read_json, write_json
+from segmae.models import create_model
+from segmae.models.pretrained import load_cnn, load_start, load_vit
+from segmae.runlog import RunLog
+from segmae.tasks import Batch, Task, create_task, freeze_for
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class TrainingStopped(SegmaeError):
+    """The run cannot go on: a loss that is not finite, or no memory left."""
+
+
+@dataclass
+class State:
+    """Everything that changes while a run goes on."""
+
+    model: nn.Module  # as wrapped by Fabric
+    optimizer: torch.optim.Optimizer
+    averaged: nn.Module | None  # exponential moving average of the weights
+    epoch: int = 0  # epochs completed
+    step: int = 0  # optimiser steps completed in the current epoch (each runs all phases of the task)
+    best: float = -math.inf  # best validation score so far
+    waited: int = 0  # plateau: epochs since the score last rose
+    factor: float = 1.0  # plateau: product of the reductions so far
+    seconds: float = 0.0  # spent on completed epochs
+    images: int = 0  # seen in the current epoch by this process
+    sums: dict[str, float] = field(default_factory=dict)  # of logged values in the current epoch, over images
+
+    COUNTERS = ("epoch", "step", "best", "waited", "factor", "seconds", "images", "sums")
+
+
+def run(config: Config, listener: Listener | None = None) -> Path:
+    """Train what `config` describes and return the run's folder, OUTPUT/NAME.
+
+    The folder holds `config.json` (resolved settings), `metrics.jsonl`, `state.pt` (to resume from), and the model
+    folders `best/` and `last/`. With `resume=auto` an unfinished run goes on; a finished one returns at once.
+
+    Args:
+        config: see `segmae.config.load_config`.
+        listener: called with a dict for every event ("message", "step", "epoch"), for progress bars.
+
+    Raises:
+        ConfigError: settings do not fit, or differ from those the folder was started with.
+        DataError: unusable or leaking data.
+        TrainingStopped: the loss is not finite (the batch's ids are named), or memory ran out.
+    """
+    tell = listener or (lambda event: None)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    fabric = Fabric(accelerator=config.device, devices="auto", precision=config.precision)  # type: ignore[arg-type]
+    fabric.launch()
+
+    folder = Path(config.output) / config.name
+    split, cache, rows = open_data(config, tell)
+    _claim(folder, config, cache)
+
+    torch.manual_seed(config.seed)
+    model = create_model(config.model.name, **config.model.options)
+    started_from = load_weights(model, config, split, tell)
+    freeze_for(config.task, model)
+    averaged = copy.deepcopy(model).to(fabric.device).requires_grad_(False) if config.ema else None
+    optimizer = build_optimizer(model, config)
+    model, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)
+    state = State(model, optimizer, averaged)
+    resumed = _load_state(folder, state, fabric.device)
+    if resumed:
+        tell({"kind": "message", "text": f"resuming {folder} at epoch {state.epoch + 1}, step {state.step + 1}"})
+    _forget_later_records(folder / "metrics.jsonl", state)
+
+    provenance = {**describe_data(config, split, cache, rows), "started_from": started_from}
+    fit(fabric, config, state, cache, rows, folder, provenance, tell)
+    return folder
+
+
+def open_data(config: Config, tell: Listener) -> tuple[Split, Cache, dict[str, np.ndarray]]:
+    """The split, the prepared images of its train and val parts, and the cache rows of each part."""
+    if not config.data.root or not config.data.split:
+        raise ConfigError("data.root and data.split: name a dataset folder and a split, e.g. data.root=isic2018 "
+                          "data.split=isic2018/fold1")  # fmt: skip
+    split = load_split(config.data.split)
+    leaks = training_leaks(split)
+    if leaks and not config.data.allow_leaks:
+        raise DataError(
+            f"split {split.name}: {len(leaks)} ids are both trained and judged on, e.g. {', '.join(leaks[:3])}. "
+            "Mend the split, or set data.allow_leaks=true if you must"
+        )
+    dataset = open_dataset(find_data(config.data.root))
+    parts = {part: split.parts.get(part, ()) for part in ("train", "val")}
+    if not parts["train"]:
+        raise DataError(f"split {split.name}: it has no train part. `segmae data splits list` shows those that do")
+    if config.data.subset and config.data.subset < len(parts["train"]):
+        chosen = np.random.default_rng(config.seed).permutation(len(parts["train"]))[: config.data.subset]
+        parts["train"] = tuple(parts["train"][i] for i in sorted(chosen))
+    cases = dataset.select([*parts["train"], *parts["val"]])
+    if config.task != "pretrain":
+        without = [case.id for case in cases if case.mask is None]
+        if without:
+            raise DataError(f"{dataset.root}: {len(without)} cases have no mask, e.g. {', '.join(without[:3])}. "
+                            "Add the masks or take the cases out of the split")  # fmt: skip
+    tell({"kind": "message", "text": f"preparing {len(cases)} images of {dataset.name} ({split.name})"})
+    cache = prepare(cases, config.preprocess, folder=Path(config.data.cache) if config.data.cache else None)
+    if cache.failures:
+        name, reason = cache.failures[0]
+        raise DataError(f"{len(cache.failures)} cases cannot be read, e.g. {name}: {reason}. "
+                        f"`segmae data check {dataset.root}` lists them; repair them or take them out of the split")  # fmt: skip
+    return split, cache, {part: cache.rows(ids) for part, ids in parts.items()}
+
+
+def find_data(root: str) -> Path:
+    """A dataset folder as given, or under $SEGMAE_DATA if it is relative and not here."""
+    path = Path(root).expanduser()
+    base = os.environ.get("SEGMAE_DATA")
+    if not path.exists() and not path.is_absolute() and base:
+        path = Path(base) / root
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder. Set data.root to your dataset, or SEGMAE_DATA to the folder above it")
+    return path
+
+
+def load_weights(model: nn.Module, config: Config, split: Split, tell: Listener) -> dict[str, Any] | None:
+    """Load the starts that `config.model` names, say what was loaded, and return the provenance of `start`."""
+    provenance = None
+    if config.model.start:
+        folder = resolve(config.model.start)
+        provenance = read_info(folder).provenance
+        refuse_seen_images(provenance, split, config)
+        tell({"kind": "message", "text": f"start {folder}: {load_start(model, folder)}"})
+    if config.model.cnn:
+        tell({"kind": "message", "text": f"CNN {config.model.cnn}: {load_cnn(model, Path(config.model.cnn))}"})
+    if config.model.vit:
+        tell({"kind": "message", "text": f"ViT {config.model.vit}: {load_vit(model, Path(config.model.vit))}"})
+    return provenance
+
+
+def refuse_seen_images(provenance: dict[str, Any], split: Split, config: Config) -> None:
+    """A start (say, of stage 1) must not have seen the images that this split validates or tests on."""
+    seen = set(provenance.get("train_ids", ()))
+    shared = overlap(seen, [*split.parts.get("val", ()), *split.parts.get("test", ())])
+    if shared and not config.data.allow_leaks:
+        raise DataError(
+            f"model.start={config.model.start} was trained on {len(shared)} images that split {split.name} judges on, "
+            f"e.g. {', '.join(shared[:3])}. Pretrain on this split's own train part, or set data.allow_leaks=true"
+        )
+
+
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """SGD as in the paper, or AdamW without decay on vectors (biases, norms) and with layer-wise rates."""
+    c = config.optimizer
+    depth = len(getattr(getattr(model, "encoder", None), "blocks", ()))
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = 0.0 if c.name == "adamw" and parameter.ndim < 2 else c.weight_decay
+        scale = c.layer_decay ** blocks_above(name, depth)
+        group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "scale": scale})
+        group["params"].append(parameter)
+    if c.name == "adamw":
+        return torch.optim.AdamW(groups.values(), lr=c.lr, betas=c.betas)
+    return torch.optim.SGD(groups.values(), lr=c.lr, momentum=c.momentum)
+
+
+def blocks_above(name: str, depth: int) -> int:
+    """How many ViT blocks lie above a parameter: 0 for decoders, `depth` for what feeds the first block."""
+    if not name.startswith("encoder.") or name.startswith("encoder.norm"):
+        return 0
+    if name.startswith("encoder.blocks."):
+        return depth - 1 - int(name.split(".")[2])
+    return depth
+
+
+def learning_rate(config: Config, state: State, steps: int) -> float:
+    """The learning rate of the next optimiser step; `steps` are the steps of an epoch."""
+    c, done = config.schedule, state.epoch + state.step / steps
+    rate = config.optimizer.lr
+    if done < c.warmup:
+        return rate * (done * steps + 1) / (c.warmup * steps)
+    if c.name == "cosine":
+        progress = (done - c.warmup) / max(config.epochs - c.warmup, 1e-9)
+        return rate * (c.floor + (1 - c.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return rate * state.factor
+
+
+def step_seed(config: Config, epoch: int, step: int) -> int:
+    """One seed for each step of a run; step -1 stands for the epoch's order of images."""
+    return int.from_bytes(hashlib.sha256(f"{config.seed} {epoch} {step}".encode()).digest()[:7], "big")
+
+
+def epoch_batches(rows: np.ndarray, config: Config, epoch: int) -> list[np.ndarray]:
+    """The rows of each batch of an epoch, shuffled; what does not fill a last batch waits for another epoch."""
+    order = np.random.default_rng(step_seed(config, epoch, -1)).permutation(rows)
+    size = min(config.batch_size, len(rows))
+    return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+
+
+def load_batch(cache: Cache, rows: np.ndarray, augment: Augment, device: torch.device) -> Batch:
+    """Read prepared images, move them to the device and augment them there."""
+    images = torch.from_numpy(cache.images[rows]).to(device, non_blocking=True)
+    masks = torch.from_numpy(cache.masks[rows]).to(device, non_blocking=True)
+    image, mask = augment(images, masks)
+    return Batch(image, mask, [cache.ids[row] for row in rows])
+
+
+def fit(
+    fabric: Fabric, config: Config, state: State, cache: Cache, rows: dict[str, np.ndarray], folder: Path,
+    provenance: dict[str, Any], tell: Listener,
+) -> None:  # fmt: skip
+    """Train from where `state` stands to the last epoch."""
+    task = create_task(config.task, config.losses, config.reconstruction)
+    augment = Augment(config.preprocess, config.augmentation)
+    log = RunLog(folder, config, active=fabric.global_rank == 0)
+    steps = max(1, len(epoch_batches(rows["train"], config, 0)) // config.accumulate)
+    while state.epoch < config.epochs:
+        started, seen_before = time.perf_counter(), state.images
+        batches = epoch_batches(rows["train"], config, state.epoch)
+        state.model.train()
+        for step in range(state.step, steps):
+            chunk = batches[step * config.accumulate : (step + 1) * config.accumulate]
+            chunk = [batch[fabric.global_rank :: fabric.world_size] for batch in chunk]
+            torch.manual_seed(step_seed(config, state.epoch, step))
+            with named_memory_error(config):
+                inputs = [load_batch(cache, batch, augment, fabric.device) for batch in chunk]
+                values = train_step(fabric, config, state, task, inputs, steps)
+            images = sum(len(batch) for batch in chunk)
+            state.step, state.images = step + 1, state.images + images
+            for key, value in values.items():
+                state.sums[key] = state.sums.get(key, 0.0) + value * images
+            tell({"kind": "step", "epoch": state.epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps,
+                  "loss": next(iter(values.values())), "images": config.batch_size * config.accumulate})  # fmt: skip
+            if state.step % config.save_every == 0 and state.step < steps:
+                _save_state(fabric, folder, state)
+        rate = (state.images - seen_before) * fabric.world_size / (time.perf_counter() - started)
+        record = {"epoch": state.epoch + 1, "lr": state.optimizer.param_groups[0]["lr"],
+                  **{f"train_{key}": value / state.images for key, value in state.sums.items()},
+                  "images_per_second": round(rate, 2)}  # fmt: skip
+        record |= validate(fabric, config, state, task, cache, rows["val"], log)
+        score = record.get("val_dice", -record["val_loss"] if "val_loss" in record else float(state.epoch))
+        improved = score > state.best
+        state.waited = 0 if improved else state.waited + 1
+        state.best = max(state.best, score)
+        if config.schedule.name == "plateau" and state.waited > config.schedule.patience:
+            state.factor, state.waited = state.factor * config.schedule.factor, 0
+        state.epoch, state.step, state.images, state.sums = state.epoch + 1, 0, 0, {}
+        state.seconds += time.perf_counter() - started
+        record |= {"best": improved, "seconds": round(state.seconds, 1)}
+        log.write(record)
+        done = provenance | {"epochs": state.epoch, "seconds": round(state.seconds, 1), "last_record": record}
+        if improved:
+            save_model(fabric, config, state, folder / "best", done)
+        save_model(fabric, config, state, folder / "last", done)
+        _save_state(fabric, folder, state)
+        tell({"kind": "epoch", **record})
+    log.close()
+
+
+def train_step(
+    fabric: Fabric, config: Config, state: State, task: Task, batches: list[Batch], steps: int
+) -> dict[str, float]:
+    """One optimiser step for each phase of the task; returns the mean of each logged value over the batches."""
+    rate = learning_rate(config, state, steps)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    values: dict[str, float] = {}
+    for phase in task.phases:
+        for index, batch in enumerate(batches):
+            with fabric.no_backward_sync(state.model, enabled=index + 1 < len(batches)):
+                output = task(state.model, batch, phase)
+                loss = output["loss"]
+                if not torch.isfinite(loss):
+                    raise TrainingStopped(
+                        f"the {phase} loss is {loss.item()} in epoch {state.epoch + 1}, step {state.step + 1}; the "
+                        f"batch: {', '.join(batch.ids)}. Look at these images, lower optimizer.lr or set optimizer.clip=1"
+                    )
+                fabric.backward(loss / len(batches))
+            for key, value in {phase: loss, **output.get("parts", {})}.items():
+                values[key] = values.get(key, 0.0) + value.item() / len(batches)
+        if config.optimizer.clip:
+            fabric.clip_gradients(state.model, state.optimizer, max_norm=config.optimizer.clip)
+        state.optimizer.step()
+        # None, not zero: with zeros, momentum and weight decay would move what the next phase does not use
+        state.optimizer.zero_grad(set_to_none=True)
+    if state.averaged is not None:
+        update_average(state.averaged, state.model, config.ema, state.epoch * steps + state.step)
+    return values
+
+
+@torch.no_grad()
+def update_average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the averaged weights towards the model's; buffers are copied. Early steps use a smaller decay."""
+    decay = min(decay, (1 + step) / (10 + step))
+    source = dict(model.module.state_dict()) if hasattr(model, "module") else model.state_dict()
+    for name, value in averaged.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(source[name].to(value.dtype), 1 - decay)
+        else:
+            value.copy_(source[name])
+
+
+@torch.no_grad()
+def validate(
+    fabric: Fabric, config: Config, state: State, task: Task, cache: Cache, rows: np.ndarray, log: RunLog
+) -> dict[str, float]:
+    """Loss, and per-image Dice and IoU where the task segments, over the validation part; {} if it is empty."""
+    if not len(rows):
+        return {}
+    model = state.averaged if state.averaged is not None else state.model
+    model.eval()
+    torch.manual_seed(step_seed(config, 0, -2))  # the same hidden patches in every validation
+    augment, sums = Augment(config.preprocess), torch.zeros(4, device=fabric.device, dtype=torch.float64)
+    mine = rows[fabric.global_rank :: fabric.world_size]
+    for start in range(0, len(mine), config.batch_size):
+        batch = load_batch(cache, mine[start : start + config.batch_size], augment, fabric.device)
+        with fabric.autocast():
+            outputs = {phase: task(model, batch, phase) for phase in task.phases}
+        sums[0] += len(batch.ids)
+        sums[1] += sum(float(output["loss"]) for output in outputs.values()) * len(batch.ids)
+        if "segment" in outputs:
+            found = outputs["segment"]["logits"][:, 0].cpu().numpy() > 0
+            counts = metrics.counts(found, batch.mask[:, 0].cpu().numpy() > 0.5)
+            sums[2] += float(metrics.dice(counts).sum())
+            sums[3] += float(metrics.iou(counts).sum())
+        if start == 0:
+            log.pictures(model, batch, task, state.epoch + 1)
+    count, loss, dice, iou = fabric.all_reduce(sums, reduce_op="sum").tolist()
+    result = {"val_loss": loss / count}
+    if "segment" in task.phases:
+        result |= {"val_dice": dice / count, "val_iou": iou / count}
+    return result
+
+
+def describe_data(config: Config, split: Split, cache: Cache, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a model's config.json says about where it comes from."""
+    return {
+        "task": config.task,
+        "trained_on": {"dataset": split.dataset, "split": split.name, "sha256": split.sha256,
+                       "parts": ["train", "val"], "images": len(rows["train"]), "cache_sha256": cache.digest},
+        "train_ids": [cache.ids[row] for row in rows["train"]],
+        "seed": config.seed,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {config.device}",
+        "starts": {key: Path(value).name for key in ("start", "vit", "cnn") if (value := getattr(config.model, key))},
+        "config": config_to_dict(config),
+    }  # fmt: skip
+
+
+def save_model(fabric: Fabric, config: Config, state: State, folder: Path, provenance: dict[str, Any]) -> None:
+    """Write a model folder with the weights that were validated."""
+    if fabric.global_rank == 0:
+        model = state.averaged if state.averaged is not None else state.model.module
+        info = ModelInfo(config.model.name, dict(config.model.options), config.preprocess, provenance=provenance)
+        save_pretrained(folder, model, info)
+
+
+def _claim(folder: Path, config: Config, cache: Cache) -> None:
+    """Start the run's folder, or check that it belongs to the same configuration and data."""
+    path = folder / "config.json"
+    harmless = ("threads", "resume", "tensorboard", "save_every", "output")
+    mine = {key: value for key, value in config_to_dict(config).items() if key not in harmless}
+    mine["data"] = {**mine["data"], "root": "", "cache": "", "sha256": cache.digest}
+    if not path.exists():
+        write_json(path, {"config": config_to_dict(config), "data_sha256": cache.digest, "resumes_with": mine})
+        return
+    if config.resume == "never":
+        raise ConfigError(f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it")
+    before = read_json(path)["resumes_with"]
+    changed = sorted(_differences(before, mine))
+    if changed:
+        raise ConfigError(f"{folder}: was started with other settings or data ({'; '.join(changed[:4])}). "
+                          "Choose another name=, or restore what changed to go on")  # fmt: skip
+
+
+def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {*before, *after}:
+            yield from _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+    elif before != after:
+        yield f"{key}: {before} -> {after}"
+
+
+def _save_state(fabric: Fabric, folder: Path, state: State) -> None:
+    """Write state.pt whole or not at all, keeping the one before for the case that the disk spoils it."""
+    if fabric.global_rank == 0:
+        values = {
+            "counters": {name: getattr(state, name) for name in State.COUNTERS},
+            "model": state.model.module.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "averaged": None if state.averaged is None else state.averaged.state_dict(),
+        }
+        path = folder / "state.pt"
+        with atomic_path(path) as temporary:
+            torch.save(values, temporary)
+            if path.exists():
+                os.replace(path, folder / "state.previous.pt")
+    fabric.barrier()
+
+
+def _load_state(folder: Path, state: State, device: torch.device) -> bool:
+    """Fill `state` from the newest readable state file; False if there is none."""
+    for name in ("state.pt", "state.previous.pt"):
+        if not (folder / name).exists():
+            continue
+        try:
+            values = torch.load(folder / name, map_location=device, weights_only=True)
+        except Exception:  # a torn or foreign file: torch raises many kinds
+            continue
+        state.model.module.load_state_dict(values["model"])
+        state.optimizer.load_state_dict(values["optimizer"])
+        if state.averaged is not None:
+            state.averaged.load_state_dict(values["averaged"])
+        for key, value in values["counters"].items():
+            setattr(state, key, value)
+        return True
+    return False
+
+
+def _forget_later_records(path: Path, state: State) -> None:
+    """Drop log lines of epochs that will be run again."""
+    if path.exists():
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # half a line, written when the run was killed
+            if record["epoch"] <= state.epoch:
+                kept.append(line)
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
+
+
+class named_memory_error:
+    """Turn "out of memory" into a message that names the settings to lower."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        ran_out = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if ran_out or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+            c = self.config
+            raise TrainingStopped(
+                f"out of memory at batch_size={c.batch_size}, preprocess.size={c.preprocess.size}. Lower batch_size "
+                f"(and raise accumulate={c.accumulate} by as much), or set precision=bf16-mixed"
+            ) from error
+
