@@ -1,0 +1,43 @@
+# Each target makes the virtual environment that it needs; a second call starts at once.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench
+
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# Relative, because pip splits this variable at spaces. The environment also reaches pip's build environments.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:
+	@echo "make demo               segment lesions that the project draws (installs the core alone: no torch)"
+	@echo "make demo IMAGE=FILE    segment your own photograph, or every photograph of a folder"
+	@echo "make test               run the tests (installs torch); ARGS='-k name' goes to pytest"
+	@echo "make lint               ruff and mypy; 'make format' mends what ruff can"
+	@echo "make bench              images per second, training and prediction"
+
+demo: .venv-core/installed
+	.venv-core/bin/segmae demo $${IMAGE:+"$$IMAGE"}
+
+test: .venv/installed
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/installed
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: .venv/installed
+	.venv/bin/python benchmarks/throughput.py $(ARGS)
+
+.venv-core/installed: EXTRAS :=
+.venv/installed: EXTRAS := [train,export,dev]
+
+%/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later found. Install one, or: make PYTHON=/path/to/python3"; exit 1; }
+	test -x $*/bin/python || $(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet -e ".$(EXTRAS)"
+	touch $@

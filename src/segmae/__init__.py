@@ -1,0 +1,58 @@
+"""Skin lesion segmentation: a dermoscopic photograph in, a mask and a probability map at its own size out.
+
+>>> import segmae
+>>> predictor = segmae.load("segmae-tiny")
+>>> result = predictor("lesion.jpg")
+>>> result.mask, result.probability  # bool and float32 in [0, 1], both [height, width] of the photograph
+
+A research tool, not a medical device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segmae.checkpoint import load_model, save_pretrained
+    from segmae.errors import SegmaeError
+    from segmae.models import create_model, list_models
+    from segmae.predict import Predictor, Result, load
+
+__version__ = "0.1.0"
+
+# The home of every public name. They are imported on first use, so that `import segmae` is quick and needs no torch.
+_HOMES = {
+    "SegmaeError": "segmae.errors",
+    "list_models": "segmae.models",
+    "create_model": "segmae.models",
+    "load_model": "segmae.checkpoint",
+    "save_pretrained": "segmae.checkpoint",
+    "load": "segmae.predict",
+    "Predictor": "segmae.predict",
+    "Result": "segmae.predict",
+}
+
+__all__ = [
+    "Predictor",
+    "Result",
+    "SegmaeError",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load",
+    "load_model",
+    "save_pretrained",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'segmae' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next access takes the short way
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
