@@ -46,12 +46,18 @@ def test_thresholded_iou_keeps_exactly_the_threshold() -> None:
 
 
 def test_mean_over_images_and_pooled_differ_as_they_should() -> None:
-    c = metrics.counts(np.stack([box(0, 0, 2, 2), box(0, 0, 10, 10)]), np.stack([box(0, 0, 2, 4), box(0, 0, 10, 10)]))
+    c = metrics.counts(
+        np.stack([box(0, 0, 2, 2), box(0, 0, 10, 10)]), np.stack([box(0, 0, 2, 4), box(0, 0, 10, 10)])
+    )
     assert metrics.per_image_mean(c)["dice"] == pytest.approx((8 / 12 + 1) / 2)
     assert metrics.pooled(c)["dice"] == pytest.approx(208 / 212)
     assert "thresholded_iou" not in metrics.pooled(c)
     halves = [metrics.Counts(*(v[i] for v in (c.tp, c.fp, c.fn, c.tn))) for i in (0, 1)]
-    assert metrics.pooled(halves[0] + halves[1]) == metrics.pooled(c) == metrics.pooled(metrics.Counts.stack(halves))
+    assert (
+        metrics.pooled(halves[0] + halves[1])
+        == metrics.pooled(c)
+        == metrics.pooled(metrics.Counts.stack(halves))
+    )
 
 
 @pytest.mark.parametrize("prediction", [EMPTY, FULL, box(0, 0, 2, 3, (6, 8))])
@@ -124,15 +130,19 @@ def test_surface_distances_equal_monai() -> None:
 
 
 def test_boundary_iou_by_hand() -> None:
-    # 30 x 40 has a diagonal of 50: the band is 1 pixel wide. Rings of 4 x 4 and 6 x 6 boxes: 12 and 20 pixels.
+    # 30 x 40 has a diagonal of 50: the band is 1 pixel wide. Rings of 4 x 4 and 6 x 6 boxes: 12 and 20
+    # pixels.
     shape = (30, 40)
     assert metrics.boundary_iou(box(1, 1, 4, 4, shape), box(1, 1, 4, 4, shape)) == 1
     # Shifted by one column the rings share 2 x 3 pixels of the top and bottom rows, of 12 + 12 - 6.
     assert metrics.boundary_iou(box(1, 1, 4, 4, shape), box(1, 2, 4, 4, shape)) == pytest.approx(6 / 18)
     # Concentric: no pixel of one ring lies on the other.
     assert metrics.boundary_iou(box(2, 2, 4, 4, shape), box(1, 1, 6, 6, shape)) == 0
-    # A band of 2 pixels (ratio .04): 6 x 6 keeps 36 - 4 pixels, 4 x 4 all 16, of which 4 lie deeper than that.
-    assert metrics.boundary_iou(box(2, 2, 4, 4, shape), box(1, 1, 6, 6, shape), 0.04) == pytest.approx(12 / 36)
+    # A band of 2 pixels (ratio .04): 6 x 6 keeps 36 - 4 pixels, 4 x 4 all 16, of which 4 lie deeper than
+    # that.
+    assert metrics.boundary_iou(box(2, 2, 4, 4, shape), box(1, 1, 6, 6, shape), 0.04) == pytest.approx(
+        12 / 36
+    )
     assert metrics.boundary_iou(EMPTY, EMPTY) == 1
     assert metrics.boundary_iou(EMPTY, FULL) == 0
     assert metrics.boundary_iou(FULL, FULL) == 1
@@ -164,9 +174,16 @@ def test_calibration_by_hand() -> None:
 def test_reliability_adds_up_over_images() -> None:
     rng = np.random.default_rng(0)
     p, y = rng.random((2, 16, 16)), rng.random((2, 16, 16)) > 0.5
-    together, apart = metrics.reliability(p, y), metrics.reliability(p[0], y[0]) + metrics.reliability(p[1], y[1])
-    assert metrics.expected_calibration_error(together) == pytest.approx(metrics.expected_calibration_error(apart))
-    assert metrics.brier(together) == pytest.approx(metrics.brier(apart)) == pytest.approx(np.mean((p - y) ** 2))
+    together, apart = (
+        metrics.reliability(p, y),
+        metrics.reliability(p[0], y[0]) + metrics.reliability(p[1], y[1]),
+    )
+    assert metrics.expected_calibration_error(together) == pytest.approx(
+        metrics.expected_calibration_error(apart)
+    )
+    assert (
+        metrics.brier(together) == pytest.approx(metrics.brier(apart)) == pytest.approx(np.mean((p - y) ** 2))
+    )
 
 
 @pytest.mark.parametrize("wrong", [1.5, -0.1, np.nan])

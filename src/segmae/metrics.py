@@ -1,8 +1,8 @@
 """Measures of a predicted mask: counts first, everything else a pure function of them.
 
-Overlap measures follow eq. 13-17 of the paper. Where a ratio is 0/0 they follow the official scorer of the ISIC
-challenges (package isic-challenge-scoring): nothing to find and nothing found counts as 1. All of them take counts
-of one image or of many and return values in [0, 1] of the same shape.
+Overlap measures follow eq. 13-17 of the paper. Where a ratio is 0/0 they follow the official scorer of the
+ISIC challenges (package isic-challenge-scoring): nothing to find and nothing found counts as 1. All of them
+take counts of one image or of many and return values in [0, 1] of the same shape.
 
 Boundary measures are in pixels of the masks given; calibration measures read the probability map.
 """
@@ -68,7 +68,7 @@ def dice(c: Counts) -> FloatArray:
 
 
 def iou(c: Counts) -> FloatArray:
-    """Intersection over union, the Jaccard index: TP / (TP + FP + FN), eq. 15; 1 where both masks are empty."""
+    """Intersection over union (Jaccard index), TP / (TP + FP + FN), eq. 15; 1 where both are empty."""
     return _ratio(c.tp, c.tp + c.fp + c.fn)
 
 
@@ -100,7 +100,7 @@ OVERLAP: dict[str, Callable[[Counts], FloatArray]] = {
 
 
 def per_image_mean(c: Counts) -> dict[str, float]:
-    """Each overlap measure of each image, then the mean over images: the convention of the ISIC challenges."""
+    """Each overlap measure of each image, then the mean over images: the way of the ISIC challenges."""
     return {name: float(np.mean(measure(c))) for name, measure in OVERLAP.items()}
 
 
@@ -111,12 +111,12 @@ def pooled(c: Counts) -> dict[str, float]:
 
 
 def surface_distances(prediction: Mask, mask: Mask) -> tuple[float, float]:
-    """(hd95, assd) in pixels of two masks [H, W], from their edge pixels (lesion with a 4-neighbour outside it).
+    """(hd95, assd) in pixels of two masks [H, W], from edge pixels (lesion with a 4-neighbour outside it).
 
-    hd95 is the larger of the two directed 95th percentiles (linear interpolation) of the distances from one edge to
-    the other; assd, the average symmetric surface distance, is the mean over the edge pixels of both. Two empty masks
-    have distance 0. If one alone is empty there is no distance; both are then the length of the image's diagonal, so
-    that a missed lesion counts as the worst case instead of dropping out of a mean.
+    hd95 is the larger of the two directed 95th percentiles (linear interpolation) of the distances from one
+    edge to the other; assd, the average symmetric surface distance, is the mean over the edge pixels of both.
+    Two empty masks have distance 0. If one alone is empty there is no distance; both are then the length of
+    the image's diagonal, so that a missed lesion counts as the worst case instead of dropping out of a mean.
     Sources: Huttenlocher et al. 1993; Maier-Hein et al., Metrics Reloaded, 2024.
     """
     found, lesion = _as_masks(prediction, mask)
@@ -127,7 +127,8 @@ def surface_distances(prediction: Mask, mask: Mask) -> tuple[float, float]:
         return diagonal, diagonal
     from scipy.spatial import cKDTree
 
-    # A tree of edge points is exact, as a distance transform is, and does not grow with the area of the photograph.
+    # A tree of edge points is exact, as a distance transform is, and does not grow with the area of the
+    # photograph.
     found, lesion = _crop(found, lesion)
     edges = [np.argwhere(area & ~_erode(area)) for area in (found, lesion)]
     there = cKDTree(edges[1]).query(edges[0])[0]
@@ -149,8 +150,8 @@ def assd(prediction: Mask, mask: Mask) -> float:
 def boundary_iou(prediction: Mask, mask: Mask, dilation_ratio: float = 0.02) -> float:
     """IoU of the two inner bands along the contours, in [0, 1]; 1 where both masks are empty.
 
-    The band is `dilation_ratio` of the image's diagonal wide, rounded, at least one pixel, by the chessboard distance.
-    The image's edge counts as contour. Source: Cheng et al., Boundary IoU, CVPR 2021.
+    The band is `dilation_ratio` of the image's diagonal wide, rounded, at least one pixel, by the chessboard
+    distance. The image's edge counts as contour. Source: Cheng et al., Boundary IoU, CVPR 2021.
     """
     found, lesion = _as_masks(prediction, mask)
     if not found.any() and not lesion.any():
@@ -167,7 +168,7 @@ def boundary_iou(prediction: Mask, mask: Mask, dilation_ratio: float = 0.02) -> 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Pixels sorted into equal bins of their lesion probability; what both calibration measures are computed from."""
+    """Pixels sorted into equal bins of their lesion probability: what calibration is computed from."""
 
     pixels: IntArray  # [bins]
     probability: FloatArray  # [bins], summed over the bin's pixels
@@ -207,8 +208,8 @@ def reliability(probability: NDArray[np.floating[Any]], mask: Mask, bins: int = 
 def expected_calibration_error(r: Reliability) -> float:
     """Mean over pixels of |mean probability - share of lesion| in the pixel's bin; in [0, 1].
 
-    The bins divide the probability of lesion, not the confidence in the likelier class. Sources: Naeini et al., AAAI
-    2015; Guo et al., ICML 2017 (who use 15 bins).
+    The bins divide the probability of lesion, not the confidence in the likelier class. Sources: Naeini et
+    al., AAAI 2015; Guo et al., ICML 2017 (who use 15 bins).
     """
     return float(np.abs(r.probability - r.lesion).sum() / r.pixels.sum())
 
