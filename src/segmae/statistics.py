@@ -1,0 +1,80 @@
+"""How sure a figure is: bootstrap intervals over images, paired tests, correction for many comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+def resampled_sums(values: NDArray[Any], resamples: int, seed: int) -> FloatArray:
+    """Sums over bootstrap samples of images: [images, columns] -> float64 [resamples, columns].
+
+    Each sample draws as many images as there are, with replacement; all columns of a sample share the draw,
+    so ratios of sums (pooled measures) can be formed afterwards.
+    """
+    columns = np.asarray(values, dtype=np.float64)
+    images = len(columns)
+    generator = np.random.default_rng(seed)
+    sums = np.empty((resamples, columns.shape[1]))
+    for start in range(0, resamples, 256):  # bounds the memory: 256 x images draws at a time
+        part = sums[start : start + 256]
+        draws = generator.multinomial(images, np.full(images, 1 / images), size=len(part))
+        part[:] = draws @ columns
+    return sums
+
+
+def percentile_interval(samples: NDArray[Any], level: float = 0.95) -> tuple[FloatArray, FloatArray]:
+    """Bounds of the middle `level` of bootstrap samples [resamples, ...]: two arrays [...]."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def mean_interval(
+    values: NDArray[Any], resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over images of `values` [images] (Efron 1979).
+
+    For two models on the same images, give the differences: the interval is then that of the mean difference.
+    """
+    column = np.asarray(values)[:, None]
+    low, high = percentile_interval(resampled_sums(column, resamples, seed) / len(column), level)
+    return float(low[0]), float(high[0])
+
+
+def wilcoxon(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test on the same images of two models, [images] each.
+
+    Images with equal values say nothing and are dropped; if that is all of them, p is 1.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
+    from scipy import stats
+
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"paired values must be of the same images: {first.shape} and {second.shape}")
+    if np.array_equal(first, second):
+        return 1.0
+    return float(stats.wilcoxon(first, second).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number by Holm's step-down method (Holm 1979), in the order given.
+
+    The smallest is multiplied by their number m, the next by m - 1 and so on; none may fall below a smaller
+    one's result or exceed 1. Rejecting all that are at most alpha keeps the chance of any false rejection at
+    alpha.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1)
+    return [float(value) for value in adjusted]
