@@ -179,11 +179,11 @@ def load_start(model: SegMAE, folder: str | Path) -> LoadReport:
 def resize_kernel(kernel: Tensor, size: int) -> Tensor:
     """Resize a patch-embedding kernel `[D,C,p,p] -> [D,C,size,size]` by a pseudo-inverse.
 
-    PI-resize (FlexiViT, Beyer et al., 2023): the least-squares solution of "the new kernel gives on the resized
-    patch what the old one gave on the patch", exact when patches grow, as from DINOv2's 14 to our 16.
+    PI-resize (FlexiViT, Beyer et al., 2023): the least-squares solution of "the new kernel gives on the
+    resized patch what the old one gave on the patch", exact when patches grow, as from DINOv2's 14 to our 16.
     """
     old = kernel.shape[-1]
-    pixels = torch.eye(old * old, dtype=torch.float64).reshape(old * old, 1, old, old)  # one pixel lit in each
+    pixels = torch.eye(old * old, dtype=torch.float64).reshape(old * old, 1, old, old)  # one pixel each
     resized = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
     inverse = torch.linalg.pinv(resized.reshape(old * old, size * size))
     flat = kernel.double().reshape(*kernel.shape[:2], old * old)
@@ -232,7 +232,7 @@ def _read_torch(path: Path) -> Weights:
 
 
 def _timm_names(weights: Weights) -> Weights:
-    """Google's names and layouts (kernels HWIO, projections `[in,heads,width]`) as timm's; others as they are."""
+    """Google's names and layouts (kernels HWIO, projections `[in,heads,width]`) as timm's; others unchanged."""
     if not any("/" in name for name in weights):
         return weights
     renamed = {}
@@ -290,12 +290,15 @@ def _adapt_layer_scale(weights: Weights, state: Weights, notes: list[str]) -> We
 
 
 def _fit_position(table: Tensor, target: Tensor, notes: list[str]) -> Tensor:
-    """Drop the slots of class and register tokens, which come first, then interpolate to the network's grid."""
+    """Drop the slots of class and register tokens, which come first, then interpolate to the network's grid.
+
+    A table that is no square grid comes back as it is; its shape then keeps it out of the network.
+    """
     if table.ndim != 3:
         return table
     side, wanted = math.isqrt(table.shape[1]), math.isqrt(target.shape[1])
     extra = table.shape[1] - side * side
-    if extra > 8:  # no square grid: it stays as it is and is left out for its shape
+    if extra > 8:
         return table
     if side != wanted:
         notes.append(f"position grid interpolated from {side}x{side} to {wanted}x{wanted}")
