@@ -1,0 +1,235 @@
+"""The command line: one verb calls one Python function and prints what it returns.
+
+Options have no defaults here; what is not given is not passed on, so that the function's own default holds.
+Exit codes: 0 all well; 1 some inputs failed; 2 wrong usage, or nothing could be done; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from segmae.errors import SegmaeError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+Engine = Annotated[str | None, typer.Option(help="auto, onnxruntime or torch.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda (torch engine).")]
+Settings = Annotated[list[str], typer.Argument(metavar="RECIPE.yaml [KEY=VALUE]...", help="A recipe and overrides.")]
+
+
+class Verbs(TyperGroup):
+    """Turns errors meant for users into one line on stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (SegmaeError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            print("stopped", file=sys.stderr)
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Skin lesion segmentation: train, evaluate, predict. A research tool, not a medical device.",
+)
+data = typer.Typer(no_args_is_help=True, help="Check, prepare, download and split datasets.")
+splits = typer.Typer(no_args_is_help=True, help="Which case belongs to training, validation and test.")
+app.add_typer(data, name="data")
+data.add_typer(splits, name="splits")
+
+
+def main() -> None:
+    """Entry point of `segmae` and `python -m segmae`."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        from segmae import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the networks that can be built and trained."""
+    import dataclasses
+
+    from segmae.models import TABLE
+
+    if as_json:
+        print_json([dataclasses.asdict(entry) for entry in TABLE])
+        return
+    rows = [(e.name, f"{e.parameters / 1e6:.1f} M", str(e.year), e.licence, e.origin, e.paper) for e in TABLE]
+    print_table(("name", "parameters", "year", "licence", "code", "paper"), rows)
+
+
+@app.command()
+def pretrain(settings: Settings) -> None:
+    """Stage 1: train the encoder to rebuild hidden patches."""
+    recipe, overrides = recipe_and_overrides(settings)
+    _train(recipe, ["task=pretrain", *overrides])
+
+
+@app.command()
+def train(settings: Settings) -> None:
+    """Stage 2, or any other run that a recipe describes. Run it again to resume."""
+    _train(*recipe_and_overrides(settings))
+
+
+def _train(recipe: Path | None, overrides: list[str]) -> None:
+    from segmae.config import load_config
+
+    config = load_config(recipe, overrides)
+    from segmae.train import run  # after the configuration: a slip there is told before torch is imported
+
+    with progress("training") as advance:
+
+        def listener(event: dict[str, Any]) -> None:
+            if event["kind"] == "message":
+                note(event["text"])
+            elif event["kind"] == "step":
+                done = (event["epoch"] - 1) * event["steps"] + event["step"]
+                advance(done, event["epochs"] * event["steps"], f"epoch {event['epoch']}  loss {event['loss']:.4f}")
+            elif event["kind"] == "epoch":
+                note("  ".join(f"{key} {short(value)}" for key, value in event.items() if key != "kind"))
+
+        print(run(config, listener))
+
+
+@app.command()
+def demo(
+    image: Annotated[Path | None, typer.Argument(help="Your photograph, or a folder; default: drawn lesions.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the pictures.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+) -> None:
+    """Segment lesions that the project draws, or your own photographs, and show the result as a page."""
+    from segmae.demo import run_demo
+
+    with progress("images") as advance:
+        result = run_demo(**given(image=image, out=out, model=model), progress=advance)
+    rows = [(r["name"], f"{r['width']} x {r['height']}", f"{r['lesion']:.1%}", short(r.get("dice", "-"))) for r in result.rows]
+    print_table(("image", "size", "lesion", "Dice"), rows)
+    print_failures(result.failures)
+    print(f"page      {result.page}\npictures  {result.sheet}\nmasks     {result.folder}")
+    raise typer.Exit(1 if result.failures else 0)
+
+
+@app.command()
+def doctor(
+    as_json: Json = False,
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+) -> None:
+    """Show versions, extras, device and model, and time one drawn image."""
+    from segmae.doctor import diagnose
+
+    report = diagnose(**given(model=model))
+    if as_json:
+        print_json(report)
+    else:
+        print_doctor(report)
+    raise typer.Exit(0 if report["ok"] else 1)
+
+
+def recipe_and_overrides(settings: list[str]) -> tuple[Path | None, list[str]]:
+    """The first word is the recipe unless it is KEY=VALUE already."""
+    if Path(settings[0]).suffix in (".yaml", ".yml") or "=" not in settings[0]:
+        return Path(settings[0]), settings[1:]
+    return None, settings
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def note(text: str) -> None:
+    """One line for the person who watches, beside what the verb prints as its result."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(text)
+
+
+def short(value: Any) -> str:
+    """A number as a person reads it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A table as wide as its content where the output is read by a program, else as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 400, markup=False, highlight=False).print(table)
+
+
+def print_failures(failures: list[Any]) -> None:
+    """Inputs that failed, one line each."""
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+
+
+def print_doctor(report: dict[str, Any]) -> None:
+    device, model, test = report["device"], report["model"], report.get("self_test")
+    rows = [("versions", "  ".join(f"{name} {version}" for name, version in report["versions"].items()))]
+    rows.append(("machine", f"{device['platform']}, {device['cpus']} CPUs"))
+    rows.append(("predicts on", f"onnxruntime: {', '.join(device['onnxruntime'])}"))
+    rows.append(("trains on", device["torch"] or "torch is not installed"))
+    for name, extra in report["extras"].items():
+        state = f"missing {', '.join(extra['missing'])}: {extra['install']}" if extra["missing"] else "installed"
+        rows.append((f"extra {name}", state))
+    if test:
+        rows.append(("model", f"{model['name']} ({model['architecture']}, {model['size']} px) in {model['path']}"))
+        rows += [("", f"{name} sha256 {digest}") for name, digest in model["sha256"].items()]
+        rows.append(("self-test", f"{test['engine']} on {test['device']}: {test['seconds_per_image'] * 1000:.0f} ms an image, "
+                                  f"Dice {test['dice']} on a drawn lesion"))  # fmt: skip
+    else:
+        rows.append(("model", f"not usable: {report['problem']}"))
+    print_table(("", ""), rows)
+
+
+@contextmanager
+def progress(unit: str) -> Iterator[Callable[..., None]]:
+    """A bar on stderr with rate and time left; silent where stderr is no terminal.
+
+    Yields a function (done, total, text) that moves the bar.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), Left(), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(unit, total=None, text="")
+        yield lambda done, total, text="": bar.update(task, completed=done, total=total, text=text)

@@ -1,0 +1,145 @@
+"""Imports point one way, the core needs no torch, and nothing needs torchvision."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import segmae
+
+SOURCE = Path(segmae.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# A room may import only from the rooms above it in this list, and from itself.
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"errors"}),
+    frozenset({"files"}),
+    frozenset({"config"}),
+    frozenset({"data", "models", "losses", "metrics", "statistics", "overlay"}),
+    frozenset({"tasks", "checkpoint"}),
+    frozenset({"engines", "runlog"}),
+    frozenset({"predict"}),
+    frozenset({"evaluate"}),
+    frozenset({"report"}),
+    frozenset({"train"}),
+    frozenset({"doctor", "demo"}),
+    frozenset({"cli"}),
+    frozenset({"__main__"}),
+)
+RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
+
+# These may import torch and what the extra `train` or `export` brings when they are imported themselves.
+TORCH_FILES = {"losses.py", "tasks.py", "runlog.py", "train.py", "engines/torch.py", "engines/export.py"}
+TORCH_FILES |= {"data/augment.py"}
+EXTRAS = {"torch", "torchvision", "kornia", "lightning_fabric", "safetensors", "omegaconf", "tensorboardX"}
+EXTRAS |= {"matplotlib", "onnx", "onnxscript", "monai", "pandas", "timm"}
+
+
+def room_of(file: Path) -> str:
+    relative = file.relative_to(SOURCE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Full names of everything imported anywhere in a file, `from a import b` as a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the full path"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SOURCE).as_posix())
+def test_imports_point_one_way(file: Path) -> None:
+    if file == SOURCE / "__init__.py":
+        return  # the public names, imported lazily
+    room = room_of(file)
+    assert room in RANK, f"{room} has no place in LAYERS: give it one"
+    for name in imported(ast.parse(file.read_text(encoding="utf-8"))):
+        parts = name.split(".")
+        if parts[0] == "segmae" and parts[1] not in (room, "__version__"):
+            assert parts[1] in RANK, f"{name}: import it from the module that defines it"
+            assert RANK[parts[1]] < RANK[room], f"{room} must not import {parts[1]}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SOURCE).as_posix())
+def test_the_core_imports_what_comes_with_an_extra_only_inside_functions(file: Path) -> None:
+    relative = file.relative_to(SOURCE).as_posix()
+    if relative in TORCH_FILES or (relative.startswith("models/") and relative != "models/__init__.py"):
+        return
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {name.split(".")[0] for node in at_import for name in imported(node)}
+    assert not names & EXTRAS
+    if relative != "cli.py":
+        assert not names & {"typer", "rich"}, "only the command line prints"
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+BLOCK = """
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"No module named '{{name}}'", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import segmae",
+        "import segmae; segmae.list_models()",
+        "import sys; sys.argv = ['segmae', '--help']\ntry:\n    import segmae.__main__\nexcept SystemExit as e:\n    assert not e.code",
+    ],
+    ids=["import", "list_models", "help"],
+)
+def test_starting_loads_nothing_heavy(code: str) -> None:
+    heavy = EXTRAS | {"numpy", "scipy", "PIL", "onnxruntime"}
+    loaded = python(f"{code}\nimport sys\nprint('LOADED', sorted({heavy!r} & set(sys.modules)))")
+    assert loaded.splitlines()[-1] == "LOADED []"
+
+
+def test_nothing_needs_torchvision() -> None:
+    pytest.importorskip("torch")
+    python(
+        BLOCK.format(blocked={"torchvision", "timm"})
+        + """
+import importlib, pkgutil, segmae
+names = [m.name for m in pkgutil.walk_packages(segmae.__path__, "segmae.") if m.name != "segmae.__main__"]
+assert len(names) > 20
+for name in names:
+    importlib.import_module(name)
+segmae.create_model("segmae-tiny")
+"""
+    )
+
+
+@pytest.mark.skipif(not (SOURCE / "assets" / "segmae-tiny" / "model.onnx").exists(), reason="no model shipped yet")
+def test_predicting_works_where_torch_and_every_extra_are_absent() -> None:
+    python(
+        BLOCK.format(blocked=EXTRAS)
+        + """
+import segmae
+from segmae.data.phantom import draw_lesion
+image, mask = draw_lesion(seed=3, size=(301, 200))
+result = segmae.load("segmae-tiny")(image)
+assert result.mask.shape == result.probability.shape == (200, 301)
+assert result.mask.dtype == bool and 0 <= result.probability.min() <= result.probability.max() <= 1
+overlap = (result.mask & (mask > 0)).sum() * 2 / (result.mask.sum() + mask.sum())
+assert overlap > 0.7, overlap
+assert not {"torch", "safetensors", "omegaconf"} & set(__import__("sys").modules)
+"""
+    )
