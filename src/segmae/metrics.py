@@ -170,10 +170,10 @@ def boundary_iou(prediction: Mask, mask: Mask, dilation_ratio: float = 0.02) -> 
 class Reliability:
     """Pixels sorted into equal bins of their lesion probability: what calibration is computed from."""
 
-    pixels: IntArray  # [bins]
-    probability: FloatArray  # [bins], summed over the bin's pixels
-    lesion: IntArray  # [bins], pixels that are lesion in the reference
-    squared_error: float  # summed over all pixels
+    pixels: FloatArray  # [..., bins], how many
+    probability: FloatArray  # [..., bins], summed over the bin's pixels
+    lesion: FloatArray  # [..., bins], how many of them are lesion in the reference
+    squared_error: FloatArray  # [...], summed over all pixels
 
     def __add__(self, other: Reliability) -> Reliability:
         return Reliability(
@@ -190,33 +190,32 @@ def reliability(probability: NDArray[np.floating[Any]], mask: Mask, bins: int = 
     Raises:
         ValueError: the shapes differ, or a probability is outside [0, 1] or no number.
     """
-    p = np.asarray(probability, dtype=np.float64).ravel()
     if np.shape(probability) != np.shape(mask):
         raise ValueError(f"probability {np.shape(probability)} and mask {np.shape(mask)} differ in shape")
-    if not (p.min() >= 0 and p.max() <= 1):
-        raise ValueError(f"probabilities must lie in [0, 1], got {p.min()} to {p.max()}")
-    lesion = np.asarray(mask).ravel() != 0
-    index = np.minimum((p * bins).astype(np.int64), bins - 1)
-    return Reliability(
-        np.bincount(index, minlength=bins),
-        np.bincount(index, weights=p, minlength=bins).astype(np.float64),
-        np.bincount(index[lesion], minlength=bins),
-        float(np.square(p - lesion).sum()),
-    )
+    flat, lesions = np.asarray(probability).ravel(), np.asarray(mask).ravel() != 0
+    if not (flat.min() >= 0 and flat.max() <= 1):
+        raise ValueError(f"probabilities must lie in [0, 1], got {flat.min()} to {flat.max()}")
+    sums, squared_error = np.zeros((3, bins)), np.zeros(())
+    for start in range(0, flat.size, 1 << 20):  # bounds the memory on large photographs
+        p, lesion = flat[start : start + (1 << 20)].astype(np.float64), lesions[start : start + (1 << 20)]
+        index = np.minimum((p * bins).astype(np.int64), bins - 1)
+        sums += [np.bincount(index, weights, bins) for weights in (None, p, lesion)]
+        squared_error += np.square(p - lesion).sum()
+    return Reliability(sums[0], sums[1], sums[2], squared_error)
 
 
-def expected_calibration_error(r: Reliability) -> float:
+def expected_calibration_error(r: Reliability) -> FloatArray:
     """Mean over pixels of |mean probability - share of lesion| in the pixel's bin; in [0, 1].
 
     The bins divide the probability of lesion, not the confidence in the likelier class. Sources: Naeini et
     al., AAAI 2015; Guo et al., ICML 2017 (who use 15 bins).
     """
-    return float(np.abs(r.probability - r.lesion).sum() / r.pixels.sum())
+    return np.asarray(np.abs(r.probability - r.lesion).sum(axis=-1) / r.pixels.sum(axis=-1))
 
 
-def brier(r: Reliability) -> float:
+def brier(r: Reliability) -> FloatArray:
     """Mean squared difference of probability and mask (Brier 1950, for one class); in [0, 1]."""
-    return r.squared_error / float(r.pixels.sum())
+    return np.asarray(r.squared_error / r.pixels.sum(axis=-1))
 
 
 def _as_masks(prediction: Mask, mask: Mask) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
