@@ -220,8 +220,9 @@ def _read(path: str | Path) -> Weights:
 
 
 def _read_torch(path: Path) -> Weights:
-    with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's training saves its arguments so
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    allowed = torch.serialization.safe_globals([argparse.Namespace])  # in what MAE's own training saves
+    with allowed, path.open("rb") as file:  # a file, as torch would judge a path by its suffix
+        content = torch.load(file, map_location="cpu", weights_only=True)
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
