@@ -1,0 +1,190 @@
+"""Prepared images: decoded once by many processes into arrays on disk that training maps into memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from segmae.config import Preprocess, config_to_dict
+from segmae.data.catalog import Case
+from segmae.data.preprocess import prepare_image, read_image, read_mask, resize_mask
+from segmae.errors import DataError, ImageError
+from segmae.files import read_json, write_json
+
+Progress = Callable[[int, int], None]
+FORMAT = 1  # of the folder; another number is prepared anew
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Prepared cases.
+
+    Attributes:
+        images: uint8 `[N,S,S,3]`, mapped from disk.
+        masks: uint8 `[N,S,S]` in {0, 1}, mapped from disk; zeros where a case has no mask.
+        ids: one per row.
+        sizes: `[N,2]`, width and height of the photographs.
+        digest: SHA-256 over ids, images and masks.
+        failures: (id, message) of the cases that could not be read.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    ids: tuple[str, ...]
+    sizes: np.ndarray
+    digest: str
+    failures: list[tuple[str, str]]
+    _row: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_row", {name: row for row, name in enumerate(self.ids)})
+
+    def rows(self, ids: Iterable[str]) -> np.ndarray:
+        """The rows of these ids, in their order.
+
+        Raises:
+            DataError: an id is not in the cache.
+        """
+        ids = list(ids)
+        unknown = [name for name in ids if name not in self._row]
+        if unknown:
+            raise DataError(f"{len(unknown)} ids are not among the prepared images, e.g. {', '.join(unknown[:3])}. "
+                            "Prepare them: `segmae data prepare`")  # fmt: skip
+        return np.array([self._row[name] for name in ids], dtype=np.int64)
+
+
+def prepare(
+    cases: Sequence[Case],
+    preprocess: Preprocess,
+    folder: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Cache:
+    """Decode, resize and store cases, or open what an earlier call stored.
+
+    A cache is used again as long as the same files (by name, size and time of change) are asked for with the
+    same preprocessing. It appears in one step, so that a killed call leaves nothing half-made.
+
+    Args:
+        folder: where caches are kept; default: the user's cache folder.
+        workers: processes; default: one per core, none for few cases.
+        progress: called with (done, total).
+
+    Raises:
+        DataError: no cases, or not one of them can be read.
+    """
+    if not cases:
+        raise DataError("no cases to prepare. Check the folder and the split")
+    key = _key(cases, preprocess)
+    place = (folder or default_folder()) / key[:16]
+    if not (place / "index.json").exists():
+        _build(cases, preprocess, place, workers, progress)
+    return _open(place)
+
+
+def default_folder() -> Path:
+    """The user's cache folder for segmae."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(base) / "segmae"
+
+
+def _key(cases: Sequence[Case], preprocess: Preprocess) -> str:
+    shape = {"format": FORMAT, "size": preprocess.size, "gray_world": preprocess.gray_world}
+    sources = [(case.id, *(_stamp(path) for path in (case.image, case.mask))) for case in cases]
+    return hashlib.sha256(json.dumps([shape, sources]).encode()).hexdigest()
+
+
+def _stamp(path: Path | None) -> tuple[str, int, int] | None:
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return (str(path), -1, -1)
+    return (str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+def _open(place: Path) -> Cache:
+    index = read_json(place / "index.json")
+    images, masks = (np.load(place / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+    failures = [(name, message) for name, message in index["failures"]]
+    return Cache(images, masks, tuple(index["ids"]), np.array(index["sizes"]), index["digest"], failures)
+
+
+def _build(
+    cases: Sequence[Case], preprocess: Preprocess, place: Path, workers: int | None, progress: Progress | None
+) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
+    except OSError as error:
+        raise DataError(f"{place.parent}: prepared images cannot be written here ({error}). "
+                        "Name another folder: data.cache=FOLDER or --cache FOLDER") from error  # fmt: skip
+    try:
+        size, total = preprocess.size, len(cases)
+        images = np.lib.format.open_memmap(building / "all_images.npy", "w+", np.uint8, (total, size, size, 3))
+        masks = np.lib.format.open_memmap(building / "all_masks.npy", "w+", np.uint8, (total, size, size))
+        ids: list[str] = []
+        sizes: list[tuple[int, int]] = []
+        failures: list[tuple[str, str]] = []
+        for done, (case, result) in enumerate(zip(cases, _results(cases, preprocess, workers), strict=True), 1):
+            if isinstance(result, str):
+                failures.append((case.id, result))
+            else:
+                images[len(ids)], masks[len(ids)] = result[0], result[1]
+                ids.append(case.id)
+                sizes.append(result[2])
+            if progress:
+                progress(done, total)
+        if not ids:
+            raise DataError(f"not one of {total} cases can be read. The first: {failures[0][1]}")
+        digest = hashlib.sha256("\n".join(ids).encode())
+        for name, array in (("images", images[: len(ids)]), ("masks", masks[: len(ids)])):
+            np.save(building / f"{name}.npy", array)
+            digest.update(array.data)
+        del images, masks, array
+        for name in ("images", "masks"):
+            (building / f"all_{name}.npy").unlink()
+        write_json(building / "index.json", {
+            "format": FORMAT, "ids": ids, "sizes": sizes, "failures": failures, "digest": digest.hexdigest(),
+            "preprocess": config_to_dict(preprocess),
+        })  # fmt: skip
+        try:
+            building.rename(place)
+        except OSError:
+            if not (place / "index.json").exists():  # else another process was faster; its cache is the same
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _results(cases: Sequence[Case], preprocess: Preprocess, workers: int | None):  # type: ignore[no-untyped-def]
+    work = partial(_prepare_case, preprocess=preprocess)
+    workers = workers or os.cpu_count() or 1
+    if workers == 1 or len(cases) < 64:
+        yield from map(work, cases)
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            yield from pool.map(work, cases, chunksize=16)
+
+
+def _prepare_case(case: Case, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray, tuple[int, int]] | str:
+    """Image, mask and size of one case, or what is wrong with it."""
+    try:
+        photo = read_image(case.image, at_least=preprocess.size)
+        size = (photo.width, photo.height)
+        shape = (preprocess.size, preprocess.size)
+        mask = np.zeros(shape, np.uint8) if case.mask is None else resize_mask(read_mask(case.mask, size), shape[0])
+        return prepare_image(photo.pixels, preprocess), mask, size
+    except ImageError as error:
+        return str(error)

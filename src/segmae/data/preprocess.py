@@ -1,0 +1,206 @@
+"""From any photograph to the network's input and back. Training, evaluation and prediction share these functions."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from segmae.config import Preprocess
+from segmae.errors import ImageError
+
+MAX_PIXELS = 200_000_000  # of one photograph; a header that promises more is refused before anything is decoded
+LOSSY_SLACK = 40  # grey levels by which JPEG may blur the two values of a mask
+NORMAL_ORIENTATION = 1
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photograph, upright as viewers show it.
+
+    Attributes:
+        pixels: uint8 `[h,w,3]` RGB, perhaps decoded at a reduced scale.
+        width, height: full size in pixels, upright.
+        path: where it came from, or a description.
+    """
+
+    pixels: np.ndarray
+    width: int
+    height: int
+    path: str
+
+
+def read_image(source: Any, at_least: int | None = None) -> Photo:
+    """Decode a photograph to upright 8-bit RGB.
+
+    Transparent pixels are laid over white; greyscale, palette, CMYK and 16-bit images are converted, the latter by
+    the full range of their type; of animations and multi-page files the first frame is taken.
+
+    Args:
+        source: a path, bytes, a PIL image, or an array `[H,W]`, `[H,W,1]`, `[H,W,3]` or `[H,W,4]` of uint8 or uint16.
+        at_least: where a JPEG can be decoded at 1/2, 1/4 or 1/8 with both sides still at least this many
+            pixels, it is: far faster, and the network sees a reduced picture anyway.
+
+    Raises:
+        ImageError: missing, unreadable, truncated, not an image, or absurdly large.
+    """
+    if isinstance(source, np.ndarray):
+        return _photo(_from_array(source), "array")
+    if isinstance(source, Image.Image):
+        return _photo(source, str(getattr(source, "filename", "") or "image"))
+    name = "bytes" if isinstance(source, bytes | bytearray) else str(source)
+    with _opened(source, name) as image:
+        return _photo(image, name, at_least)
+
+
+def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a lesion mask: uint8 `[H,W]` in {0, 1}.
+
+    Args:
+        path: a two-valued image (0/255, 0/1, or one value only). JPEG masks may be blurred near their edges.
+        size: (width, height) that the mask must have.
+
+    Raises:
+        ImageError: unreadable, more than two values, or another size than its image.
+    """
+    name = str(path)
+    with _opened(path, name) as image:
+        lossy = image.format == "JPEG"
+        image = _decoded(image, name)
+        values = np.asarray(image.convert("RGB") if image.mode in ("P", "PA", "CMYK", "YCbCr") else image)
+    if values.ndim == 3:
+        colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+        if (colours.max(2) - colours.min(2)).max() > (LOSSY_SLACK if lossy else 0):
+            raise ImageError(name, "is a colour picture, not a mask", "A mask has the values 0 and 255 only")
+        values = colours[..., 0]
+    if size is not None and values.shape != (size[1], size[0]):
+        raise ImageError(name, f"mask is {values.shape[1]} x {values.shape[0]} px, its image {size[0]} x {size[1]}",
+                         "Export the mask at the image's own size")  # fmt: skip
+    return _two_valued(values, lossy, name)
+
+
+def _two_valued(values: np.ndarray, lossy: bool, name: str) -> np.ndarray:
+    found = np.unique(values)
+    if len(found) <= 2 and set(found.tolist()) <= {0, 1, 255, 65535, True, False}:
+        return (values > 0).astype(np.uint8)
+    if lossy and (np.minimum(values, 255 - values) <= LOSSY_SLACK).mean() > 0.98:
+        return (values >= 128).astype(np.uint8)
+    some = ", ".join(str(value) for value in found[:4]) + (", ..." if len(found) > 4 else "")
+    raise ImageError(name, f"mask has {len(found)} values ({some}), not two",
+                     "Write it with 0 for skin and 255 for lesion, for example by thresholding at 128")  # fmt: skip
+
+
+def resize_image(pixels: np.ndarray, size: int) -> np.ndarray:
+    """uint8 `[h,w,3] -> [size,size,3]`, bilinear with antialiasing; the aspect ratio is not kept."""
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """uint8 {0,1} `[H,W] -> [size,size]`: antialiased, then lesion where at least half of a pixel is."""
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    return (np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)) >= 128).astype(np.uint8)
+
+
+def gray_world(pixels: np.ndarray) -> np.ndarray:
+    """Scale each channel by overall mean / channel mean, then clip: uint8 `[h,w,3] -> [h,w,3]`."""
+    means = pixels.reshape(-1, 3).mean(0, dtype=np.float64)
+    scaled = pixels * (means.mean() / np.maximum(means, 1e-6)).astype(np.float32)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def prepare_image(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """A decoded photograph uint8 `[h,w,3]` as the network's caches hold it: uint8 `[size,size,3]`."""
+    resized = resize_image(pixels, preprocess.size)
+    return gray_world(resized) if preprocess.gray_world else resized
+
+
+def normalize(batch: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """Prepared images uint8 `[B,S,S,3]` to the network's input float32 `[B,3,S,S]`."""
+    mean, std = (np.asarray(value, dtype=np.float32) for value in (preprocess.mean, preprocess.std))
+    return np.ascontiguousarray(((batch.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
+
+
+def restore(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The network's probability `[S,S]` at the photograph's size (width, height): float32 `[H,W]` in [0, 1]."""
+    grey = Image.fromarray(np.ascontiguousarray(probability, dtype=np.float32))
+    return np.clip(np.asarray(grey.resize(size, Image.Resampling.BILINEAR)), 0, 1)
+
+
+def _opened(source: Any, name: str) -> Image.Image:
+    """Read the header and refuse what cannot or should not be decoded."""
+    if not isinstance(source, bytes | bytearray):
+        path = Path(source)
+        if path.is_dir():
+            raise ImageError(name, "is a folder, not an image", "Name the files in it, or give the folder to `segmae predict`")
+        if not path.exists():
+            raise ImageError(name, "no such file", "Check the name")
+        if path.stat().st_size == 0:
+            raise ImageError(name, "is empty (0 bytes)", "Copy or download it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray) else source)
+    except Image.DecompressionBombError as error:
+        raise ImageError(name, "is absurdly large", f"Scale it below {MAX_PIXELS // 10**6} megapixels") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(name, "is not an image that can be read", "Give a JPEG, PNG, BMP or TIFF file") from error
+    except PermissionError as error:
+        raise ImageError(name, "may not be read", "Change its permissions") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise ImageError(name, f"cannot be opened ({error})", "The file is damaged: copy or download it again") from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ImageError(name, f"is {image.width} x {image.height} px", f"Scale it below {MAX_PIXELS // 10**6} megapixels")
+    return image
+
+
+def _decoded(image: Image.Image, name: str) -> Image.Image:
+    """Decode and turn upright."""
+    try:
+        image.load()
+        if image.getexif().get(EXIF_ORIENTATION, NORMAL_ORIENTATION) != NORMAL_ORIENTATION:
+            image = ImageOps.exif_transpose(image)
+    except Image.DecompressionBombError as error:
+        raise ImageError(name, "is absurdly large", f"Scale it below {MAX_PIXELS // 10**6} megapixels") from error
+    except Exception as error:  # decoders raise many kinds
+        raise ImageError(name, f"is damaged ({error})", "It may be truncated: copy or download it again") from error
+    return image
+
+
+def _photo(image: Image.Image, name: str, at_least: int | None = None) -> Photo:
+    full = image.size
+    if at_least and image.format == "JPEG":
+        scale = next((s for s in (8, 4, 2) if min(full) // s >= at_least), 1)
+        if scale > 1:
+            image.draft("RGB", (full[0] // scale, full[1] // scale))
+    image = _decoded(image, name)
+    turned = (image.width > image.height) != (full[0] > full[1])
+    width, height = (full[1], full[0]) if turned else full
+    return Photo(np.asarray(_rgb(image)), width, height, name)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        top = 255 if values.max(initial=0) <= 255 and image.mode != "I;16" else 65535
+        image = Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype == np.uint16:
+        array = np.rint(array * (255 / 65535)).astype(np.uint8)
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or not array.size:
+        raise ImageError("array", f"has shape {array.shape} and type {array.dtype}", "Give uint8 [H,W,3] in RGB order")
+    return Image.fromarray(np.ascontiguousarray(array))
