@@ -207,6 +207,23 @@ def test_the_cnn_leaks_hidden_pixels_unless_they_are_blanked(options: dict[str, 
     assert influence_of_hidden_pixels(network(**options), blank=True) == 0
 
 
+def test_blanking_takes_the_hidden_pixels_and_no_others() -> None:
+    model, image, visible = (
+        network("efficientnet-lite"),
+        torch.randn(2, 3, 64, 64),
+        random_visible(2, (4, 4), 0.75),
+    )
+    seen: list[Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model.reconstruct(image, visible, blank=True)
+    wanted, got = patchify(image), patchify(seen[0])
+    for sample in range(2):
+        for place in range(16):
+            kept = place in visible[sample].tolist()
+            assert torch.equal(got[sample, place], wanted[sample, place] * kept)
+
+
 def test_the_cnn_leaks_nothing_by_batch_statistics_when_blanked() -> None:
     assert influence_of_hidden_pixels(network("efficientnet-lite").train(), blank=True) == 0
 
