@@ -1,0 +1,181 @@
+"""Which case belongs to training, validation and test: checked-in lists with checksums, and lists of one's own.
+
+A list is a CSV file with the columns `id,part`. Those of the package lie in `split_files/DATASET/NAME.csv`;
+`index.json` beside them holds each one's SHA-256.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segmae.data.catalog import Case
+from segmae.errors import DataError
+from segmae.files import atomic_write, read_json
+
+FOLDER = Path(__file__).parent / "split_files"
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The ids of each part.
+
+    Attributes:
+        name: `DATASET/NAME` of the package's lists, or the path of a CSV file.
+        dataset: the dataset that the ids are of, "" for one's own lists.
+        parts: ids by part (train, val, test), each in order of the file.
+        sha256: of the list's content, independent of line endings.
+    """
+
+    name: str
+    dataset: str
+    parts: dict[str, tuple[str, ...]]
+    sha256: str
+
+
+def list_splits() -> list[str]:
+    """Names of the checked-in splits."""
+    return list(read_json(FOLDER / "index.json"))
+
+
+def load_split(name: str | Path) -> Split:
+    """Read a checked-in split by name, or a CSV file by path.
+
+    Raises:
+        DataError: unknown name, a file that is no such list, or a checked-in list that was changed.
+    """
+    index = read_json(FOLDER / "index.json")
+    text = str(name)
+    if text in index:
+        split = _parse((FOLDER / f"{text}.csv").read_text(encoding="utf-8"), text, text.split("/")[0])
+        if split.sha256 != index[text]:
+            raise DataError(f"split {text}: the package's list was changed (its SHA-256 does not fit). Reinstall segmae")
+        return split
+    path = Path(name).expanduser()
+    if not path.is_file():
+        near = difflib.get_close_matches(text, index, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise DataError(f"{text}: no such split, and no such file.{hint} `segmae data splits list` shows the names")
+    return _parse(path.read_text(encoding="utf-8-sig"), str(path), "")
+
+
+def save_split(split: Split, path: str | Path) -> Path:
+    """Write a split as CSV and return the path."""
+    atomic_write(path, _text(split.parts))
+    return Path(path)
+
+
+def make_split(
+    cases: Sequence[Case], ratios: tuple[float, float, float] = (0.7, 0.1, 0.2), seed: int = 0, name: str = "own"
+) -> Split:
+    """Divide cases at random into train, val and test.
+
+    Cases of one group (lesion or patient) stay together. Where cases have labels, each label is divided by the
+    same ratios.
+
+    Args:
+        ratios: shares of train, val and test; they must add up to 1.
+        seed: the same seed and cases give the same split.
+
+    Raises:
+        DataError: too few cases, or ratios that are no shares of 1.
+    """
+    if min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
+        raise DataError(f"ratios {ratios}: three shares that add up to 1, for example 0.7,0.1,0.2")
+    folds = [(part, share) for part, share in zip(PARTS, ratios, strict=True) if share]
+    if len(cases) < len(folds):
+        raise DataError(f"{len(cases)} cases cannot be divided into {len(folds)} parts. Add images")
+    parts = _divide(cases, [share for _, share in folds], seed)
+    return _split(name, "", {part: ids for (part, _), ids in zip(folds, parts, strict=True)})
+
+
+def make_folds(cases: Sequence[Case], count: int, val_share: float, seed: int, name: str, dataset: str) -> list[Split]:
+    """Cross-validation: each case is tested in one of `count` folds; the rest is divided into train and val."""
+    pieces = _divide(cases, [1 / count] * count, seed)
+    known = {case.id: case for case in cases}
+    splits = []
+    for index, test in enumerate(pieces, 1):
+        rest = [known[i] for piece in pieces if piece is not test for i in piece]
+        share = val_share * len(cases) / len(rest)
+        train, val = _divide(sorted(rest, key=lambda case: case.id), [1 - share, share], seed + index)
+        splits.append(_split(f"{name}{index}", dataset, {"train": train, "val": val, "test": test}))
+    return splits
+
+
+def overlap(ids: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
+    """The ids that both have, sorted."""
+    return tuple(sorted(set(ids) & set(others)))
+
+
+def training_leaks(split: Split) -> list[str]:
+    """Ids that a split trains on (or selects by) and also judges on: in two of train, val and test."""
+    parts = [split.parts.get(part, ()) for part in PARTS]
+    return sorted({*overlap(parts[0], parts[1]), *overlap(parts[0], parts[2]), *overlap(parts[1], parts[2])})
+
+
+def group_leaks(split: Split, cases: Iterable[Case]) -> list[str]:
+    """Groups (lesions, patients) that have images in more than one part of a split."""
+    part_of = {name: part for part, ids in split.parts.items() for name in ids}
+    seen: dict[str, set[str]] = defaultdict(set)
+    for case in cases:
+        if case.group and case.id in part_of:
+            seen[case.group].add(part_of[case.id])
+    return sorted(group for group, parts in seen.items() if len(parts) > 1)
+
+
+def _divide(cases: Sequence[Case], shares: Sequence[float], seed: int) -> list[tuple[str, ...]]:
+    """Ids in pieces of these shares of all cases: groups stay whole, labels are spread evenly.
+
+    Groups are dealt in random order, label by label, each to the piece that is furthest behind its share of all
+    cases so far dealt, which keeps every label and the whole within one group of the wanted sizes.
+    """
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case in sorted(cases, key=lambda case: case.id):
+        groups[case.group or f"\0{case.id}"].append(case)
+    by_label: dict[str, list[list[Case]]] = defaultdict(list)
+    for members in groups.values():
+        by_label[members[0].label or ""].append(members)
+    random = np.random.default_rng(seed)
+    wanted = np.array(shares)
+    sizes = np.zeros(len(shares))
+    pieces: list[list[str]] = [[] for _ in shares]
+    for label in sorted(by_label):
+        for index in random.permutation(len(by_label[label])):
+            members = by_label[label][index]
+            piece = int(np.argmax(wanted * (sizes.sum() + len(members)) - sizes))
+            pieces[piece] += [case.id for case in members]
+            sizes[piece] += len(members)
+    return [tuple(sorted(piece)) for piece in pieces]
+
+
+def _split(name: str, dataset: str, parts: dict[str, tuple[str, ...]]) -> Split:
+    return Split(name, dataset, parts, hashlib.sha256(_text(parts).encode()).hexdigest())
+
+
+def _text(parts: dict[str, tuple[str, ...]]) -> str:
+    rows = [f"{name},{part}\n" for part, ids in parts.items() for name in ids]
+    return "".join(["id,part\n", *rows])
+
+
+def _parse(text: str, name: str, dataset: str) -> Split:
+    reader = csv.DictReader(io.StringIO(text))
+    if not {"id", "part"} <= set(reader.fieldnames or ()):
+        raise DataError(f"{name}: no list of a split. Its first line must name the columns: id,part")
+    parts: dict[str, list[str]] = defaultdict(list)
+    for number, row in enumerate(reader, 2):
+        part = (row["part"] or "").strip()
+        if part not in PARTS:
+            raise DataError(f"{name}, line {number}: part '{part}' is not one of {', '.join(PARTS)}")
+        parts[part].append(row["id"].strip())
+    if not parts:
+        raise DataError(f"{name}: lists no cases")
+    return _split(name, dataset, {part: tuple(parts[part]) for part in PARTS if parts[part]})
