@@ -27,7 +27,7 @@ from segmae import metrics
 from segmae.checkpoint import ModelInfo, read_info, resolve, save_pretrained
 from segmae.config import Config, config_to_dict
 from segmae.data.augment import Augment
-from segmae.data.catalog import open_dataset
+from segmae.data.catalog import find_data, open_dataset
 from segmae.data.dataset import Cache, prepare
 from segmae.data.splits import Split, load_split, overlap, training_leaks
 from segmae.errors import ConfigError, DataError, SegmaeError
@@ -140,17 +140,6 @@ def open_data(config: Config, tell: Listener) -> tuple[Split, Cache, dict[str, n
         raise DataError(f"{len(cache.failures)} cases cannot be read, e.g. {name}: {reason}. "
                         f"`segmae data check {dataset.root}` lists them; repair them or take them out of the split")  # fmt: skip
     return split, cache, {part: cache.rows(ids) for part, ids in parts.items()}
-
-
-def find_data(root: str) -> Path:
-    """A dataset folder as given, or under $SEGMAE_DATA if it is relative and not here."""
-    path = Path(root).expanduser()
-    base = os.environ.get("SEGMAE_DATA")
-    if not path.exists() and not path.is_absolute() and base:
-        path = Path(base) / root
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder. Set data.root to your dataset, or SEGMAE_DATA to the folder above it")
-    return path
 
 
 def load_weights(model: nn.Module, config: Config, split: Split, tell: Listener) -> dict[str, Any] | None:

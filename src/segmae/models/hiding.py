@@ -14,7 +14,7 @@ from torch import Tensor
 
 def visible_count(patches: int, ratio: float) -> int:
     """How many of `patches` stay visible when the share `ratio` is hidden: 49 of 196 at 0.75."""
-    return max(1, int(patches * (1 - ratio)))
+    return max(1, int(patches * (1 - ratio) + 1e-6))  # 1e-6: 1 - 0.9 is a little below 0.1
 
 
 def random_visible(batch: int, grid: tuple[int, int], ratio: float, device: torch.device | str = "cpu") -> Tensor:

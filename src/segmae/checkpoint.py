@@ -1,0 +1,187 @@
+"""A model on disk: one folder that holds architecture, preprocessing, threshold, provenance and weights.
+
+    config.json         what the model is, see `ModelInfo`
+    model.safetensors   weights; its header repeats config.json, so the file alone is a whole model too
+    model.onnx          optional, for prediction without torch
+    README.md           model card, generated
+
+Nothing here ever unpickles a file.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segmae.config import Preprocess, config_to_dict
+from segmae.errors import CheckpointError, require
+from segmae.files import atomic_path, atomic_write, read_json, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT = 1
+ASSETS = Path(__file__).parent / "assets"
+WEIGHTS, ONNX, CONFIG = "model.safetensors", "model.onnx", "config.json"
+HEADER_KEY = "segmae"  # in the metadata of the safetensors file
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model folder says about its model.
+
+    Attributes:
+        architecture: a name of `segmae.list_models()`.
+        options: keyword arguments that the network was built with.
+        preprocess: from a photograph to the network's input.
+        threshold: probability above which a pixel is lesion.
+        provenance: what it was trained on, from which start, by which settings, with which figures.
+    """
+
+    architecture: str
+    options: dict[str, Any] = field(default_factory=dict)
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    threshold: float = 0.5
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def embedded_models() -> list[str]:
+    """Names of the models that ship inside the package."""
+    return sorted(path.parent.name for path in ASSETS.glob(f"*/{CONFIG}"))
+
+
+def resolve(model: str | Path) -> Path:
+    """Find a model: an embedded one by name, a model folder, a run's folder (its best/, else last/), or a
+    `.safetensors` file.
+
+    Raises:
+        CheckpointError: nothing there, or a pickled file.
+    """
+    path = Path(model).expanduser()
+    if path.suffix in PICKLES:
+        raise CheckpointError(
+            f"{path}: pickled checkpoints can run code and are never loaded. Save the model with segmae.save_pretrained"
+        )
+    if path.suffix == ".safetensors" and path.is_file():
+        return path
+    for folder in (path, path / "best", path / "last"):
+        if (folder / CONFIG).is_file() and ((folder / WEIGHTS).is_file() or (folder / ONNX).is_file()):
+            return folder
+    if str(model) in embedded_models():
+        return ASSETS / str(model)
+    raise CheckpointError(
+        f"{model}: no model here. Looked for a folder with {CONFIG} and {WEIGHTS} or {ONNX}, for best/ and last/ of a "
+        f"run, and for an embedded model ({', '.join(embedded_models()) or 'none in this installation'})"
+    )
+
+
+def read_info(model: str | Path) -> ModelInfo:
+    """Read what a model is, without torch and without its weights."""
+    path = resolve(model)
+    try:
+        values = _header(path) if path.is_file() else read_json(path / CONFIG)
+        if values["format"] > FORMAT:
+            raise CheckpointError(f"{path}: was saved by a newer segmae ({values.get('segmae')}). Update segmae")
+        preprocess = Preprocess(**{key: tuple(value) if isinstance(value, list) else value
+                                   for key, value in values["preprocess"].items()})  # fmt: skip
+        return ModelInfo(values["architecture"], values["options"], preprocess, values["threshold"], values["provenance"])
+    except (KeyError, TypeError, ValueError, struct.error) as error:
+        raise CheckpointError(f"{path}: its configuration cannot be read ({error!r}). Copy or save the model again") from error
+
+
+def save_pretrained(
+    folder: str | Path, model: nn.Module, info: ModelInfo, onnx: bool = False, half: bool = False
+) -> Path:
+    """Write a model folder and return it.
+
+    Args:
+        folder: created where needed; files in it are replaced one by one, each whole or not at all.
+        model: network whose state is saved.
+        info: see `ModelInfo`.
+        onnx: also export `model.onnx`, so that the folder predicts without torch.
+        half: store weights as float16 (half the size); they are computed with as float32.
+    """
+    torch, safetensors = require("torch", "train"), require("safetensors.torch", "train")
+    from segmae import __version__
+
+    folder = Path(folder)
+    values = {"format": FORMAT, "segmae": __version__, **config_to_dict(info)}
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if half:
+        state = {name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()}
+    with atomic_path(folder / WEIGHTS) as temporary:
+        safetensors.save_file(state, temporary, metadata={HEADER_KEY: json.dumps(values)})
+    write_json(folder / CONFIG, values)
+    atomic_write(folder / "README.md", model_card(info, folder.name))
+    if onnx:
+        from segmae.engines.export import export_onnx
+
+        saved, _ = load_model(folder)  # so that both files hold the same, perhaps rounded, weights
+        export_onnx(saved, folder / ONNX, info.preprocess.size, half=half)
+    return folder
+
+
+def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:
+    """Build the network of a model folder or file and load its weights; in eval mode, float32, on the CPU.
+
+    Raises:
+        CheckpointError: weights absent or damaged, or not those of the architecture.
+    """
+    safetensors = require("safetensors.torch", "train")
+    from segmae.models import create_model
+
+    path = resolve(model)
+    info = read_info(path)
+    file = path if path.is_file() else path / WEIGHTS
+    if not file.is_file():
+        raise CheckpointError(f"{path}: has no {WEIGHTS}; only the engine onnxruntime can use it")
+    network = create_model(info.architecture, **info.options)
+    try:
+        state = safetensors.load_file(file)
+    except Exception as error:  # safetensors raises its own kind, OSError or ValueError
+        raise CheckpointError(f"{file}: is damaged ({error}). Copy or download it again") from error
+    try:
+        network.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+    except RuntimeError as error:
+        raise CheckpointError(f"{file}: its weights are not those of {info.architecture} with {info.options}: "
+                              f"{str(error)[:300]}") from error  # fmt: skip
+    return network.eval(), info
+
+
+def model_card(info: ModelInfo, name: str) -> str:
+    """A model's README.md: use, data, training, figures and limits, from its provenance."""
+    p = info.provenance
+    data, record = p.get("trained_on", {}), p.get("last_record", {})
+    lines = [f"# {name}", "", f"{info.architecture}, skin-lesion segmentation; made by segmae.", "", "## Use", "",
+             "Research only; not a medical device. Input: a dermoscopic photograph with one lesion. Output: the probability "
+             f"of lesion for each pixel; the mask is where it exceeds {info.threshold}. The network sees "
+             f"{info.preprocess.size} x {info.preprocess.size} pixels; results are given at the photograph's size.", ""]  # fmt: skip
+    if data:
+        lines += ["## Training", "", f"- data: {data.get('images')} images, train part of split {data.get('split')}; the best "
+                  "epoch was chosen on its val part", f"- task: {p.get('task')}, {p.get('epochs')} epochs, seed {p.get('seed')}, "
+                  f"{p.get('seconds', 0) / 60:.0f} minutes on {p.get('machine')}"]  # fmt: skip
+        lines += [f"- {key}: {value}" for key, value in p.get("starts", {}).items()]
+        if "val_dice" in record:
+            lines.append(f"- per-image Dice on the val part at {info.preprocess.size} px, last epoch: {record['val_dice']:.4f}")
+        lines.append("")
+    for title in ("figures", "licence", "limits"):
+        if title in p:
+            text = p[title] if isinstance(p[title], list) else [p[title]]
+            lines += [f"## {title.capitalize()}", "", *(f"- {line}" for line in text), ""]
+    return "\n".join(lines)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The configuration in a safetensors file's header: 8 bytes of length, then JSON."""
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        if length > path.stat().st_size:
+            raise ValueError("truncated, or no safetensors file")
+        header = json.loads(file.read(length))
+    if HEADER_KEY not in header.get("__metadata__", {}):
+        raise CheckpointError(f"{path}: holds weights but no segmae configuration. Give a model folder saved by segmae")
+    return json.loads(header["__metadata__"][HEADER_KEY])
