@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to
 Engine = Annotated[str | None, typer.Option(help="auto, onnxruntime or torch.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda (torch engine).")]
-Settings = Annotated[list[str], typer.Argument(metavar="RECIPE.yaml [KEY=VALUE]...", help="A recipe and overrides.")]
+Settings = Annotated[
+    list[str], typer.Argument(metavar="RECIPE.yaml [KEY=VALUE]...", help="A recipe and overrides.")
+]
 
 
 class Verbs(TyperGroup):
@@ -108,7 +110,11 @@ def _train(recipe: Path | None, overrides: list[str]) -> None:
                 note(event["text"])
             elif event["kind"] == "step":
                 done = (event["epoch"] - 1) * event["steps"] + event["step"]
-                advance(done, event["epochs"] * event["steps"], f"epoch {event['epoch']}  loss {event['loss']:.4f}")
+                advance(
+                    done,
+                    event["epochs"] * event["steps"],
+                    f"epoch {event['epoch']}  loss {event['loss']:.4f}",
+                )
             elif event["kind"] == "epoch":
                 note("  ".join(f"{key} {short(value)}" for key, value in event.items() if key != "kind"))
 
@@ -116,8 +122,53 @@ def _train(recipe: Path | None, overrides: list[str]) -> None:
 
 
 @app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="Model name, model folder or run folder.")],
+    data_folder: Annotated[Path, typer.Option("--data", help="Dataset folder.")],
+    split: Annotated[
+        str | None, typer.Option(help="Name or CSV file of a split; default: every case.")
+    ] = None,
+    part: Annotated[str | None, typer.Option(help="Part of the split: train, val or test.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for table, summary and pictures.")
+    ] = None,
+    engine: Engine = None,
+    device: Device = None,
+    threads: Threads = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    resamples: Annotated[int | None, typer.Option(min=1, help="Bootstrap samples of the intervals.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the bootstrap.")] = None,
+    allow_leaks: Annotated[
+        bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on a dataset: per image and pooled, at network size and at original size."""
+    from segmae.evaluate import evaluate_checkpoint, summary_table
+
+    options = given(
+        split=split, part=part, out=out, engine=engine, device=device, threads=threads, batch_size=batch_size,
+        resamples=resamples, seed=seed, allow_leaks=allow_leaks,
+    )  # fmt: skip
+    with progress("images") as advance:
+        summary, folder = evaluate_checkpoint(checkpoint, data_folder, **options, progress=advance)
+    for warning in summary["warnings"]:
+        note(f"warning: {warning}")
+    print_failures(summary["data"]["failures"])
+    if as_json:
+        print_json(summary)
+    else:
+        header, *rows = summary_table(summary)
+        print_table(header, rows)
+        print(f"{summary['data']['coverage']} images; all figures in {folder}")
+    raise typer.Exit(1 if summary["data"]["failures"] else 0)
+
+
+@app.command()
 def demo(
-    image: Annotated[Path | None, typer.Argument(help="Your photograph, or a folder; default: drawn lesions.")] = None,
+    image: Annotated[
+        Path | None, typer.Argument(help="Your photograph, or a folder; default: drawn lesions.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the pictures.")] = None,
     model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
 ) -> None:
@@ -126,7 +177,10 @@ def demo(
 
     with progress("images") as advance:
         result = run_demo(**given(image=image, out=out, model=model), progress=advance)
-    rows = [(r["name"], f"{r['width']} x {r['height']}", f"{r['lesion']:.1%}", short(r.get("dice", "-"))) for r in result.rows]
+    rows = [
+        (r["name"], f"{r['width']} x {r['height']}", f"{r['lesion']:.1%}", short(r.get("dice", "-")))
+        for r in result.rows
+    ]
     print_table(("image", "size", "lesion", "Dice"), rows)
     print_failures(result.failures)
     print(f"page      {result.page}\npictures  {result.sheet}\nmasks     {result.folder}")
@@ -188,10 +242,10 @@ def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     Console(width=None if sys.stdout.isatty() else 400, markup=False, highlight=False).print(table)
 
 
-def print_failures(failures: list[Any]) -> None:
+def print_failures(failures: Iterable[dict[str, str]]) -> None:
     """Inputs that failed, one line each."""
     for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
+        print(f"failed: {failure['problem']}", file=sys.stderr)
 
 
 def print_doctor(report: dict[str, Any]) -> None:
@@ -201,10 +255,14 @@ def print_doctor(report: dict[str, Any]) -> None:
     rows.append(("predicts on", f"onnxruntime: {', '.join(device['onnxruntime'])}"))
     rows.append(("trains on", device["torch"] or "torch is not installed"))
     for name, extra in report["extras"].items():
-        state = f"missing {', '.join(extra['missing'])}: {extra['install']}" if extra["missing"] else "installed"
+        state = (
+            f"missing {', '.join(extra['missing'])}: {extra['install']}" if extra["missing"] else "installed"
+        )
         rows.append((f"extra {name}", state))
     if test:
-        rows.append(("model", f"{model['name']} ({model['architecture']}, {model['size']} px) in {model['path']}"))
+        rows.append(
+            ("model", f"{model['name']} ({model['architecture']}, {model['size']} px) in {model['path']}")
+        )
         rows += [("", f"{name} sha256 {digest}") for name, digest in model["sha256"].items()]
         rows.append(("self-test", f"{test['engine']} on {test['device']}: {test['seconds_per_image'] * 1000:.0f} ms an image, "
                                   f"Dice {test['dice']} on a drawn lesion"))  # fmt: skip
@@ -229,7 +287,14 @@ def progress(unit: str) -> Iterator[Callable[..., None]]:
             return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), Left(), TextColumn("{task.fields[text]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        Left(),
+        TextColumn("{task.fields[text]}"),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(unit, total=None, text="")
         yield lambda done, total, text="": bar.update(task, completed=done, total=total, text=text)
