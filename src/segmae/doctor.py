@@ -1,0 +1,143 @@
+"""What this installation can do: versions, extras, device, embedded model, and one drawn image to prove it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from segmae import __version__
+from segmae.errors import SegmaeError
+
+_CORE = ("numpy", "pillow", "scipy", "onnxruntime", "typer", "rich")
+_WEIGHTS = (".onnx", ".safetensors")
+
+
+def diagnose(model: str = "segmae-tiny") -> dict[str, Any]:
+    """Look at this installation and predict one drawn lesion with `model`.
+
+    Returns:
+        A dict that can be written as JSON: `versions`, `extras` (name -> missing packages and the command that
+        installs them), `device`, `model` (with the sha256 of its weights), `self_test`, and `ok`: whether this
+        installation predicts. A model or device that does not work is reported, not raised.
+    """
+    report: dict[str, Any] = {
+        "versions": {
+            "segmae": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _CORE},
+        },
+        "extras": extras(),
+        "device": device(),
+        "model": {"name": model},
+        "ok": False,
+    }
+    try:
+        report["model"] |= describe_model(model)
+        report["self_test"] = self_test(model)
+        report["ok"] = True
+    except SegmaeError as error:
+        report["problem"] = str(error)
+    return report
+
+
+def extras() -> dict[str, dict[str, Any]]:
+    """For each extra of segmae the versions present, the packages missing, and how to get them."""
+    wanted: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires("segmae") or []:
+        name, extra = re.match(r"[\w.-]+", line), re.search(r"extra\s*==\s*['\"]([\w-]+)", line)
+        if name and extra and extra[1] != "dev":
+            wanted.setdefault(extra[1], []).append(name[0])
+    return {extra: _extra(extra, packages) for extra, packages in wanted.items()}
+
+
+def _extra(extra: str, packages: list[str]) -> dict[str, Any]:
+    present = {}
+    for package in packages:
+        try:
+            present[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    missing = [package for package in packages if package not in present]
+    return {
+        "present": present,
+        "missing": missing,
+        "install": f"pip install 'segmae[{extra}]'" if missing else "",
+    }
+
+
+def device() -> dict[str, Any]:
+    """Where prediction and training run on this machine, and on how many threads."""
+    import onnxruntime
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found: dict[str, Any] = {
+        "platform": platform.platform(),
+        "cpus": usable,
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "onnxruntime": onnxruntime.get_available_providers(),
+        "torch": "",  # not installed
+    }
+    try:
+        import torch
+    except ImportError:
+        return found
+    found["torch"] = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+    found["torch_threads"] = torch.get_num_threads()
+    return found
+
+
+def describe_model(name: str) -> dict[str, Any]:
+    """Where a model lies, what it is, and the sha256 of its weight files.
+
+    Raises:
+        CheckpointError: there is no such model, or it cannot be read.
+    """
+    from segmae.checkpoint import read_info, resolve
+
+    path = resolve(name)
+    info = read_info(path)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {
+        "path": str(path),
+        "architecture": info.architecture,
+        "size": info.preprocess.size,
+        "sha256": {file.name: _sha256(file) for file in files if file.suffix in _WEIGHTS},
+    }
+
+
+def self_test(model: str) -> dict[str, Any]:
+    """Load a model and segment one drawn lesion: Dice against the drawing, and seconds for each part."""
+    from segmae import metrics
+    from segmae.data.phantom import draw_lesion
+    from segmae.predict import load
+
+    image, mask = draw_lesion(seed=0)
+    started = time.perf_counter()
+    predictor = load(model)
+    result = predictor(image)
+    loaded = time.perf_counter() - started
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        predictor(image)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "engine": predictor.engine.name,
+        "device": predictor.engine.device,
+        "image": [int(image.shape[1]), int(image.shape[0])],
+        "dice": round(float(metrics.dice(metrics.counts(result.mask, mask))), 4),
+        "load_and_first_seconds": round(loaded, 4),
+        "seconds_per_image": round(statistics.median(seconds), 4),
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
