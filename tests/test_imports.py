@@ -24,8 +24,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"tasks", "checkpoint"}),
     frozenset({"engines", "runlog"}),
     frozenset({"predict"}),
+    frozenset({"scoring", "report"}),
     frozenset({"evaluate"}),
-    frozenset({"report"}),
     frozenset({"train"}),
     frozenset({"doctor", "demo"}),
     frozenset({"cli"}),
@@ -127,7 +127,9 @@ segmae.create_model("segmae-tiny")
     )
 
 
-@pytest.mark.skipif(not (SOURCE / "assets" / "segmae-tiny" / "model.onnx").exists(), reason="no model shipped yet")
+@pytest.mark.skipif(
+    not (SOURCE / "assets" / "segmae-tiny" / "model.onnx").exists(), reason="no model shipped yet"
+)
 def test_predicting_works_where_torch_and_every_extra_are_absent() -> None:
     python(
         BLOCK.format(blocked=EXTRAS)

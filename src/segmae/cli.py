@@ -144,7 +144,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a model on a dataset: per image and pooled, at network size and at original size."""
-    from segmae.evaluate import evaluate_checkpoint, summary_table
+    from segmae.evaluate import evaluate_checkpoint
+    from segmae.report import summary_table
 
     options = given(
         split=split, part=part, out=out, engine=engine, device=device, threads=threads, batch_size=batch_size,

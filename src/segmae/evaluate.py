@@ -1,0 +1,320 @@
+"""A model against a dataset: one row of measures per image, and a summary with intervals and provenance.
+
+Every measure is named with the size at which it was taken: `dice@224` compares the network's output with the
+mask resized to 224 x 224, as the paper does; `dice@original` compares at the photograph's own size, which is
+what a user gets. Per-image means follow the ISIC challenges; pooled measures are those of all pixels
+together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segmae.checkpoint import resolve
+from segmae.config import config_to_dict
+from segmae.data.catalog import Case, find_data, open_dataset
+from segmae.data.splits import Split, load_split, overlap
+from segmae.errors import DataError, SegmaeError
+from segmae.files import atomic_write, write_json
+from segmae.report import write_report
+from segmae.scoring import CONVENTION, Progress, Score, aggregate, measure, to_csv, usable_cpus
+
+if TYPE_CHECKING:
+    from segmae.predict import Predictor
+
+
+def evaluate(
+    predictor: Predictor,
+    cases: Sequence[Case],
+    out: Path,
+    *,
+    data: str,
+    split: Split | None = None,
+    part: str = "all",
+    model: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+    batch_size: int = 16,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure every case and write `per_image.csv` and `summary.json` into the folder `out`.
+
+    A case that cannot be read or has no mask is left out and listed in the summary under `failures`. The same
+    input gives the same bytes in `per_image.csv`.
+
+    Args:
+        predictor: see `segmae.load`.
+        cases: those that are on disk, of one part of a dataset.
+        data: the dataset's name.
+        split: where the cases come from; its ids that are not among `cases` are reported as missing.
+        part: the part of the split that the cases are, "all" if there is no split.
+        model: what the summary says about the model besides its own `ModelInfo`: a name, a checksum.
+        warnings: what the summary has to warn of besides what is found here.
+        resamples: bootstrap samples of the 95 % intervals.
+        seed: of the bootstrap.
+        progress: called after every batch.
+
+    Returns:
+        The summary as written.
+
+    Raises:
+        DataError: not one case could be measured.
+        CheckpointError: the network's output is not a number.
+    """
+    if not cases:
+        raise DataError(f"{data}: no cases to evaluate in part '{part}'. Check the folder and the split")
+    started = time.perf_counter()
+    ordered = sorted(cases, key=lambda case: case.id)
+    scores, failures = measure(predictor, ordered, batch_size, progress)
+    if not scores:
+        raise DataError(
+            f"{data}: none of {len(cases)} cases could be measured. The first: {failures[0]['problem']}"
+        )
+    seconds = time.perf_counter() - started
+
+    expected = len(cases) if split is None else len(split.parts[part])
+    missing = [] if split is None else sorted(set(split.parts[part]) - {case.id for case in cases})
+    coverage = f"{len(scores)} of {expected}"
+    found = list(warnings)
+    if missing:
+        found.append(f"{len(missing)} images of the split are not in the dataset: figures are on {coverage}")
+    if failures:
+        found.append(f"{len(failures)} cases could not be measured: figures are on {coverage}")
+
+    info = predictor.info
+    size = info.preprocess.size
+    means, totals = aggregate(scores, size, resamples, seed)
+    summary = {
+        "model": {
+            **(model or {}),
+            "architecture": info.architecture,
+            "options": _portable(info.options),
+            "preprocess": config_to_dict(info.preprocess),
+            "threshold": info.threshold,
+            "provenance": _portable(info.provenance),
+        },
+        "data": {
+            "name": data,
+            "split": _portable(split.name) if split else None,
+            "split_sha256": split.sha256 if split else None,
+            "part": part,
+            "evaluated": len(scores),
+            "expected": expected,
+            "coverage": coverage,
+            "missing_ids": missing,
+            "failures": failures,
+            "sizes": _sizes(scores),
+        },
+        "warnings": found,
+        "network_size": size,
+        "per_image_mean": means,
+        "pooled": totals,
+        "bootstrap": {
+            "resamples": resamples,
+            "seed": seed,
+            "level": 0.95,
+            "method": "percentile, over images",
+        },
+        "convention": CONVENTION,
+        "engine": {"name": predictor.engine.name, "device": str(predictor.engine.device)},
+        "machine": _machine(),
+        "versions": _versions(),
+        "seconds": round(seconds, 2),
+        "images_per_second": round(len(scores) / seconds, 2),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    atomic_write(out / "per_image.csv", to_csv(scores, size))
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    data: str | Path,
+    split: str | Path | None = None,
+    part: str = "test",
+    out: str | Path | None = None,
+    *,
+    engine: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    batch_size: int = 16,
+    resamples: int = 2000,
+    seed: int = 0,
+    allow_leaks: bool = False,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Evaluate a model by its name, model folder or run folder on a dataset folder.
+
+    Writes `per_image.csv`, `summary.json`, `report.md` and `cases.png` into `out`, by default the folder
+    `evaluation/<data>-<split>-<part>` of the model's run, or `evaluation/<model>-<data>-<split>-<part>` of
+    the current folder where there is no run.
+
+    Args:
+        checkpoint: see `segmae.checkpoint.resolve`.
+        data: a dataset folder; a relative one is also looked for under $SEGMAE_DATA.
+        split: a name that `segmae data splits list` shows or a CSV file; None for every case of the dataset.
+        part: of the split; not used without one.
+        engine, device, threads: see `segmae.load`.
+        allow_leaks: evaluate, with a warning, although the model was trained on some of the images.
+
+    Returns:
+        The summary (see `evaluate`) and the folder.
+
+    Raises:
+        DataError: unusable data or split, or images that the model was trained on.
+        CheckpointError: no usable model.
+    """
+    from segmae.predict import load
+
+    path = resolve(checkpoint)
+    dataset = open_dataset(find_data(str(data)))
+    chosen = load_split(split) if split is not None else None
+    cases = dataset.cases if chosen is None else _cases_of(dataset.cases, chosen, part, str(dataset.root))
+    part = part if chosen else "all"
+    predictor = load(checkpoint, engine=engine, threads=threads, device=device)
+    warnings = _check_leaks(predictor.info.provenance, [case.id for case in cases], allow_leaks)
+
+    name = dataset.root.resolve().name if dataset.name == "folder" else dataset.name
+    label = "-".join([name, *([Path(chosen.name).stem] if chosen else []), part])
+    folder = Path(out) if out is not None else _default_folder(path, label)
+    summary = evaluate(
+        predictor,
+        cases,
+        folder,
+        data=name,
+        split=chosen,
+        part=part,
+        model={"name": _model_name(path), "weights_sha256": _weights_digests(path)},
+        warnings=warnings,
+        batch_size=batch_size,
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
+    )
+    write_report(summary, folder, predictor, cases)
+    return summary, folder
+
+
+def _cases_of(cases: Sequence[Case], split: Split, part: str, root: str) -> tuple[Case, ...]:
+    wanted = split.parts.get(part, ())
+    if not wanted:
+        parts = ", ".join(name for name, ids in split.parts.items() if ids)
+        raise DataError(f"split {split.name}: no part '{part}'. It has {parts}")
+    known = {case.id: case for case in cases}
+    found = tuple(known[id] for id in wanted if id in known)
+    if not found:
+        raise DataError(
+            f"{root}: holds none of the {len(wanted)} {part} images of split {split.name}, e.g. {wanted[0]}. "
+            "Name the dataset that the split was made for"
+        )
+    return found
+
+
+def _check_leaks(provenance: Mapping[str, Any], ids: Sequence[str], allow_leaks: bool) -> list[str]:
+    """Warnings about images that the model has met before; an error if it was trained on some of them."""
+    trained, selected = _met(provenance)
+    if not trained:
+        return ["the model does not say which images it was trained on: these may be among them"]
+    shared = overlap(trained, ids)
+    if shared and not allow_leaks:
+        raise DataError(
+            f"the model was trained on {len(shared)} of these {len(ids)} images, e.g. {', '.join(shared[:3])}: "
+            "the figures would flatter it. Choose other images, or allow leaks and get a warning"
+        )
+    warnings = [f"the model was trained on {len(shared)} of these {len(ids)} images"] if shared else []
+    seen = overlap(selected, ids)
+    if seen:
+        warnings.append(f"the model's checkpoint was chosen on {len(seen)} of these {len(ids)} images")
+    return warnings
+
+
+def _met(provenance: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Ids that a model, or one it started from, was trained on, and ids that its checkpoint was chosen by."""
+    trained, selected = set(provenance.get("train_ids") or ()), set()
+    source = provenance.get("trained_on") or {}
+    if source.get("split"):
+        try:
+            parts = load_split(source["split"]).parts
+        except SegmaeError:  # a split file of one's own that is not here any more
+            parts = {}
+        trained |= set() if trained else set(parts.get("train", ()))
+        selected |= set(parts.get("val", ()))
+    if provenance.get("started_from"):
+        earlier = _met(provenance["started_from"])
+        trained, selected = trained | earlier[0], selected | earlier[1]
+    return trained, selected
+
+
+def _portable(value: Any) -> Any:
+    """Provenance for a summary that is published: without lists of ids and folders of this machine."""
+    if isinstance(value, Mapping):
+        return {key: _portable(item) for key, item in value.items() if key != "train_ids"}
+    if isinstance(value, list | tuple):
+        return [_portable(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _run_of(model: Path) -> Path | None:
+    """The run that a model folder belongs to, if it does."""
+    run = model.parent
+    return run if model.name in ("best", "last") and (run / "metrics.jsonl").exists() else None
+
+
+def _model_name(model: Path) -> str:
+    run = _run_of(model)
+    return f"{run.name}/{model.name}" if run else model.stem
+
+
+def _default_folder(model: Path, label: str) -> Path:
+    run = _run_of(model)
+    if run is None:
+        return Path("evaluation") / f"{model.stem}-{label}"
+    return run / "evaluation" / (label if model.name == "best" else f"{label}-{model.name}")
+
+
+def _weights_digests(model: Path) -> dict[str, str]:
+    files = sorted(model.iterdir()) if model.is_dir() else [model]
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.suffix in (".safetensors", ".onnx")
+    }
+
+
+def _sizes(scores: Sequence[Score]) -> dict[str, list[int]]:
+    by_area = sorted(((s.width, s.height) for s in scores), key=lambda size: size[0] * size[1])
+    return {"smallest": list(by_area[0]), "largest": list(by_area[-1])}
+
+
+def _machine() -> dict[str, Any]:
+    processor = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = (
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
+        )
+        processor = next(names, processor)
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor,
+        "cpus": usable_cpus(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("segmae", "numpy", "scipy", "pillow", "onnxruntime", "torch"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

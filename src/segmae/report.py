@@ -1,0 +1,191 @@
+"""An evaluation to look at: a sheet of the best, median and worst cases, and a page with the figures.
+
+The sheet shows real photographs. It belongs into a run's folder, which git ignores, and is never committed.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from segmae.data.catalog import Case
+from segmae.data.preprocess import read_image, read_mask
+from segmae.files import atomic_path, atomic_write
+from segmae.overlay import PREDICTION, REFERENCE, overlay
+
+if TYPE_CHECKING:
+    from segmae.predict import Predictor
+
+TILE = (384, 288)  # pixels, width x height: the box a photograph is fitted into
+COLUMNS = 4
+GAP, HEADING, CAPTION = 16, 40, 30
+INK, GREY, PAPER, BOX = (24, 24, 27), (100, 100, 108), (255, 255, 255), (236, 236, 240)
+
+
+def write_report(
+    summary: Mapping[str, Any], folder: Path, predictor: Predictor, cases: Sequence[Case]
+) -> tuple[Path, Path]:
+    """Write `cases.png` and `report.md` beside an evaluation's `per_image.csv` in `folder`; the two paths."""
+    with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
+        dice = {row["id"]: float(row["dice@original"]) for row in csv.DictReader(file)}
+    sheet = draw_sheet(predictor, cases, dice, title(summary))
+    with atomic_path(folder / "cases.png") as path:
+        sheet.save(path)
+    atomic_write(folder / "report.md", markdown(summary))
+    return folder / "cases.png", folder / "report.md"
+
+
+def summary_table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of text: a header, then one row per measure; intervals in brackets, "" where not measured."""
+    network = f"@{summary['network_size']}"
+    columns = [
+        (network, "per_image_mean"),
+        (network, "pooled"),
+        ("@original", "per_image_mean"),
+        ("@original", "pooled"),
+    ]
+    titles = {"per_image_mean": "mean of images", "pooled": "pooled"}
+    names = dict.fromkeys(key.split("@")[0] for key in summary["per_image_mean"])
+    rows = [("measure", *(f"{titles[kind]} {size}" for size, kind in columns))]
+    for name in names:
+        cells = [
+            _cell(summary[kind].get(name + size), 2 if name in ("hd95", "assd") else 4)
+            for size, kind in columns
+        ]
+        rows.append((name, *cells))
+    return rows
+
+
+def _cell(figure: Mapping[str, float] | None, digits: int) -> str:
+    if figure is None:
+        return ""
+    value = figure["mean"] if "mean" in figure else figure["value"]
+    return f"{value:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def title(summary: Mapping[str, Any]) -> str:
+    """One line that says which model was evaluated on what."""
+    model, data = summary["model"], summary["data"]
+    return f"{model.get('name', model['architecture'])} on {data['split'] or data['name']}, {data['part']}"
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The page: figures as a table, what they cover, warnings, how they were measured."""
+    header, *rows = ["| " + " | ".join(row) + " |" for row in summary_table(summary)]
+    data, warnings = summary["data"], [f"- **{warning}**" for warning in summary["warnings"]]
+    level = f"{summary['bootstrap']['level']:.0%}"
+    lines = [
+        f"# {title(summary)}",
+        "",
+        f"{data['coverage']} images of {data['name']}; in brackets {level} bootstrap intervals over images.",
+        "",
+        *warnings,
+        *([""] if warnings else []),
+        header,
+        "|---" * header.count(" | ") + "|---|",
+        *rows,
+        "",
+        "![best, median and worst cases](cases.png)",
+        "",
+        summary["convention"],
+        "",
+        "A research tool, not a medical device.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def choose_cases(dice: Mapping[str, float], count: int = COLUMNS) -> dict[str, list[str]]:
+    """Ids of the best, median and worst cases by Dice, each at most once; equal ones by their ids."""
+    ranked = sorted(dice, key=lambda id: (dice[id], id))
+    count = min(count, max(1, len(ranked) // 3))
+    middle = (len(ranked) - count) // 2
+    rows = {
+        "Best": ranked[: -count - 1 : -1],
+        "Worst": ranked[:count],
+        "Median": ranked[middle : middle + count],
+    }
+    shown: set[str] = set()
+    chosen = {}
+    for name, ids in rows.items():
+        chosen[name] = [id for id in ids if id not in shown]
+        shown.update(ids)
+    return {name: chosen[name] for name in ("Best", "Median", "Worst") if chosen[name]}
+
+
+def draw_sheet(
+    predictor: Predictor, cases: Sequence[Case], dice: Mapping[str, float], heading: str
+) -> Image.Image:
+    """The best, median and worst of the cases that `dice` names, with both contours; RGB."""
+    known = {case.id: case for case in cases}
+    rows = choose_cases(dice)
+    columns = max(len(ids) for ids in rows.values())
+    width = max(columns * (TILE[0] + GAP) + GAP, 640)
+    row_height = HEADING + TILE[1] + CAPTION
+    sheet = Image.new("RGB", (width, GAP + 2 * HEADING + len(rows) * row_height + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), _fit(draw, heading, 26, width - 2 * GAP), INK, font=_font(26))
+    mean = sum(dice.values()) / len(dice)
+    draw.text(
+        (GAP, GAP + HEADING),
+        f"{len(dice)} images, mean Dice {mean:.3f} at original size",
+        GREY,
+        font=_font(18),
+    )
+    _legend(draw, width - GAP, GAP + HEADING)
+    for number, (name, ids) in enumerate(rows.items()):
+        top = GAP + 2 * HEADING + number * row_height
+        draw.text((GAP, top + 10), name, INK, font=_font(20))
+        for column, id in enumerate(ids):
+            left = GAP + column * (TILE[0] + GAP)
+            sheet.paste(_tile(predictor, known[id]), (left, top + HEADING))
+            below, figure = top + HEADING + TILE[1] + 5, f"Dice {dice[id]:.3f}"
+            room = TILE[0] - draw.textlength(figure, font=_font(17)) - GAP
+            draw.text((left, below), _fit(draw, id, 17, room), GREY, font=_font(17))
+            draw.text((left + TILE[0], below), figure, INK, font=_font(17), anchor="ra")
+    return sheet
+
+
+def _tile(predictor: Predictor, case: Case) -> Image.Image:
+    assert case.mask is not None  # only cases that were measured are shown
+    photo = read_image(case.image, at_least=TILE[1])
+    scale = min(TILE[0] / photo.width, TILE[1] / photo.height)
+    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
+    masks = predictor(case.image).mask, read_mask(case.mask, size=(photo.width, photo.height))
+    pixels = np.asarray(Image.fromarray(photo.pixels).resize(size, Image.Resampling.LANCZOS))
+    drawn = overlay(pixels, *(_shrink(mask, size) for mask in masks))
+    tile = Image.new("RGB", TILE, BOX)
+    tile.paste(Image.fromarray(drawn), ((TILE[0] - size[0]) // 2, (TILE[1] - size[1]) // 2))
+    return tile
+
+
+def _shrink(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    grey = Image.fromarray((mask != 0).astype(np.uint8) * np.uint8(255))
+    return np.asarray(grey.resize(size, Image.Resampling.BILINEAR)) >= 128
+
+
+def _legend(draw: ImageDraw.ImageDraw, right: int, top: int) -> None:
+    for name, colour in (("reference", REFERENCE), ("prediction", PREDICTION)):
+        right -= round(draw.textlength(name, font=_font(18)))
+        draw.text((right, top), name, GREY, font=_font(18))
+        right -= 40
+        draw.rounded_rectangle((right, top + 8, right + 30, top + 14), 3, colour, outline=GREY)
+        right -= 2 * GAP
+
+
+def _fit(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> str:
+    """The text, shortened in its middle until it fits into `room` pixels."""
+    short, keep = text, len(text)
+    while draw.textlength(short, font=_font(size)) > room and keep > 4:
+        keep -= 1
+        short = f"{text[: (keep + 1) // 2]}...{text[len(text) - keep // 2 :]}"
+    return short
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)

@@ -1,0 +1,340 @@
+"""Evaluation on drawn boxes whose measures can be worked out by hand, and on files that cannot be used."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segmae import evaluate as evaluation
+from segmae import predict
+from segmae.checkpoint import ModelInfo
+from segmae.config import Preprocess
+from segmae.data.catalog import Case
+from segmae.data.splits import Split
+from segmae.errors import CheckpointError, DataError
+from segmae.evaluate import evaluate, evaluate_checkpoint
+from segmae.report import summary_table
+
+SIZE = 64
+
+
+class Darkness:
+    """A predictor that finds what is dark: its results on a drawn box are known exactly."""
+
+    def __init__(self, provenance: dict[str, Any] | None = None, size: int = SIZE) -> None:
+        preprocess = Preprocess(size=size)
+        self.info = ModelInfo("darkness", {}, preprocess, provenance=provenance or {"train_ids": ["other"]})
+        self.engine = SimpleNamespace(name="none", device="cpu")
+
+    def network_probability(self, images: np.ndarray) -> np.ndarray:
+        return np.asarray(np.where(images.mean(axis=-1) < 128, 0.9, 0.1), dtype=np.float32)
+
+    def __call__(self, source: Path) -> SimpleNamespace:
+        return SimpleNamespace(mask=np.asarray(Image.open(source).convert("L")) < 128)
+
+
+def box(width: int, height: int, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def write_case(folder: Path, name: str, found: np.ndarray, mask: np.ndarray | None) -> Case:
+    """A picture that is dark where `found` is 1, and its mask: `Darkness` predicts `found`."""
+    image, reference = folder / "images" / f"{name}.png", folder / "masks" / f"{name}.png"
+    for path in (image, reference):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.where(found[..., None], 20, 230).astype(np.uint8).repeat(3, axis=2)).save(image)
+    if mask is not None:
+        Image.fromarray(mask * np.uint8(255)).save(reference)
+    return Case(name, image, reference if mask is not None else None)
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> tuple[Case, ...]:
+    """Found and true: 1024 and the same; 1024 and the half of them; nothing and nothing; 256 and nothing."""
+    empty = box(SIZE, SIZE, 0, 0, 0, 0)
+    large, half = box(SIZE, SIZE, 16, 16, 48, 48), box(SIZE, SIZE, 16, 16, 32, 48)
+    pairs = [(large, large), (large, half), (empty, empty), (box(SIZE, SIZE, 0, 0, 16, 16), empty)]
+    return tuple(write_case(tmp_path / "set", f"ISIC_000000{i}", *pair) for i, pair in enumerate(pairs))
+
+
+def read_csv(folder: Path) -> list[dict[str, str]]:
+    with (folder / "per_image.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def split_of(*ids: str, **parts: tuple[str, ...]) -> Split:
+    return Split(name="drawn/one", dataset="drawn", parts={"test": ids, **parts}, sha256="0" * 64)
+
+
+def test_figures_by_hand(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    summary = evaluate(Darkness(), cases, tmp_path / "out", data="drawn", resamples=200)
+    means, pooled = summary["per_image_mean"], summary["pooled"]
+    for size in (f"@{SIZE}", "@original"):
+        assert means[f"dice{size}"]["mean"] == pytest.approx((1 + 2 / 3 + 1 + 0) / 4, abs=1e-6)
+        assert means[f"iou{size}"]["mean"] == pytest.approx((1 + 0.5 + 1 + 0) / 4, abs=1e-6)
+        assert means[f"thresholded_iou{size}"]["mean"] == pytest.approx(0.5)
+        assert means[f"dice{size}"]["median"] == pytest.approx((1 + 2 / 3) / 2, abs=1e-6)
+        # 1536 pixels found rightly, 512 + 256 wrongly, none missed, of 4 x 4096
+        assert pooled[f"dice{size}"]["value"] == pytest.approx(3072 / 3840)
+        assert pooled[f"sensitivity{size}"]["value"] == 1
+        assert pooled[f"accuracy{size}"]["value"] == pytest.approx(1 - 768 / 16384, abs=1e-6)
+    # The found box ends 16 columns to the right of the true one.
+    assert float(read_csv(tmp_path / "out")[1]["hd95@original"]) == 16
+    assert means["hd95@original"]["mean"] == pytest.approx((0 + 16 + 0 + 64 * 2**0.5) / 4, abs=1e-5)
+    # Probabilities are .1 or .9: off by .1 where right and by .9 where wrong.
+    assert pooled["brier@original"]["value"] == pytest.approx((15616 * 0.01 + 768 * 0.81) / 16384, abs=1e-6)
+    found, other = 0.9 * 2304 - 1536, 0.1 * 14080
+    assert pooled["ece@original"]["value"] == pytest.approx((found + other) / 16384, abs=1e-5)
+    for figure in (*means.values(), *pooled.values()):
+        assert figure["low"] <= figure.get("mean", figure.get("value")) <= figure["high"]
+
+
+def test_both_sizes_are_measured_and_named(tmp_path: Path) -> None:
+    """The lesion fills half of a 128 x 96 picture; the network sees it at 64 x 64."""
+    half = box(128, 96, 0, 0, 64, 96)
+    out = tmp_path / "out"
+    evaluate(Darkness(), [write_case(tmp_path, "a", half, half)], out, data="drawn", resamples=50)
+    row = read_csv(out)[0]
+    assert (row["width"], row["height"]) == ("128", "96")
+    assert row[f"tp@{SIZE}"] == str(64 * 32)
+    assert row["tp@original"] == str(96 * 64)
+    assert sum(int(row[f"{name}@original"]) for name in ("tp", "fp", "fn", "tn")) == 128 * 96
+    assert row[f"dice@{SIZE}"] == row["dice@original"] == "1.000000"
+
+
+def test_equals_the_official_scorer_on_the_same_files(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    official = pytest.importorskip("isic_challenge_scoring.segmentation")
+    truth, predictions = tmp_path / "truth", tmp_path / "predictions"
+    for folder in (truth, predictions):
+        folder.mkdir()
+    for case in cases:
+        assert case.mask is not None
+        (truth / f"{case.id}_segmentation.png").write_bytes(case.mask.read_bytes())
+        dark = np.asarray(Image.open(case.image).convert("L")) < 128
+        Image.fromarray(dark.astype(np.uint8) * np.uint8(255)).save(predictions / f"{case.id}_predicted.png")
+    theirs = official.SegmentationScore.from_dir(truth, predictions).macro_average
+    ours = evaluate(Darkness(), cases, tmp_path / "out", data="drawn", resamples=50)["per_image_mean"]
+    names = {"jaccard": "iou", "threshold_jaccard": "thresholded_iou"}
+    assert len(theirs) == 6
+    for name, value in theirs.items():
+        assert ours[f"{names.get(name, name)}@original"]["mean"] == pytest.approx(value, abs=1e-6)
+
+
+def test_same_input_gives_the_same_bytes(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    evaluate(Darkness(), cases, first, data="drawn", resamples=50)
+    evaluate(Darkness(), cases[::-1], second, data="drawn", resamples=50, batch_size=3)
+    assert (first / "per_image.csv").read_bytes() == (second / "per_image.csv").read_bytes()
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (first, second)]
+    assert summaries[0]["per_image_mean"] == summaries[1]["per_image_mean"]
+    assert summaries[0]["pooled"] == summaries[1]["pooled"]
+
+
+def test_cases_that_cannot_be_used_are_named_and_do_not_stop_it(
+    cases: tuple[Case, ...], tmp_path: Path
+) -> None:
+    cases[0].image.write_bytes(cases[0].image.read_bytes()[:100])
+    cases[1].image.write_bytes(b"")
+    other_size = write_case(tmp_path, "other_size", box(64, 64, 0, 0, 9, 9), box(32, 50, 0, 0, 9, 9))
+    no_mask = write_case(tmp_path, "no_mask", box(64, 64, 0, 0, 9, 9), None)
+    gone = Case("gone", tmp_path / "gone.png", cases[2].mask)
+    everything = [*cases, other_size, no_mask, gone]
+    summary = evaluate(Darkness(), everything, tmp_path / "out", data="drawn", resamples=50, batch_size=2)
+    problems = {failure["id"]: failure["problem"] for failure in summary["data"]["failures"]}
+    assert set(problems) == {"ISIC_0000000", "ISIC_0000001", "other_size", "no_mask", "gone"}
+    for name, problem in problems.items():
+        assert name in problem
+    assert summary["data"]["coverage"] == "2 of 7"
+    assert any("5 cases" in warning for warning in summary["warnings"])
+    assert [row["id"] for row in read_csv(tmp_path / "out")] == ["ISIC_0000002", "ISIC_0000003"]
+
+
+def test_nothing_usable_is_an_error_with_a_reason(tmp_path: Path) -> None:
+    case = write_case(tmp_path, "no_mask", box(64, 64, 0, 0, 9, 9), None)
+    with pytest.raises(DataError, match="no_mask"):
+        evaluate(Darkness(), [case], tmp_path / "out", data="drawn")
+    with pytest.raises(DataError, match="no cases"):
+        evaluate(Darkness(), [], tmp_path / "out", data="drawn")
+
+
+def test_missing_images_of_the_split_are_listed(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    split = split_of(*(case.id for case in cases), "ISIC_0000008", "ISIC_0000009")
+    summary = evaluate(
+        Darkness(), cases, tmp_path / "out", data="drawn", split=split, part="test", resamples=50
+    )
+    assert summary["data"]["coverage"] == "4 of 6"
+    assert summary["data"]["missing_ids"] == ["ISIC_0000008", "ISIC_0000009"]
+    assert summary["data"]["split_sha256"] == split.sha256
+    assert any("4 of 6" in warning for warning in summary["warnings"])
+
+
+def test_network_output_that_is_no_number_is_an_error(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    class Broken(Darkness):
+        def network_probability(self, images: np.ndarray) -> np.ndarray:
+            return np.full(images.shape[:3], np.nan, np.float32)
+
+    with pytest.raises(CheckpointError, match="ISIC_0000000"):
+        evaluate(Broken(), cases, tmp_path / "out", data="drawn")
+
+
+def test_progress_reaches_the_end(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    evaluate(
+        Darkness(), cases, tmp_path, data="drawn", resamples=9, batch_size=3,
+        progress=lambda *state: seen.append(state),
+    )  # fmt: skip
+    assert seen == [(3, 4), (4, 4)]
+
+
+def test_summary_names_no_folder_of_this_machine(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    provenance = {
+        "train_ids": ["a", "b"],
+        "config": {"data": {"root": str(tmp_path)}, "epochs": 3},
+        "started_from": {"train_ids": ["c"], "task": "pretrain"},
+    }
+    evaluate(Darkness(provenance), cases, tmp_path / "out", data="drawn", resamples=50)
+    text = (tmp_path / "out" / "summary.json").read_text()
+    assert str(tmp_path) not in text
+    kept = json.loads(text)["model"]["provenance"]
+    assert kept["config"]["epochs"] == 3
+    assert kept["started_from"] == {"task": "pretrain"}
+
+
+def test_table_has_every_measure_with_its_interval(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    summary = evaluate(Darkness(), cases, tmp_path / "out", data="drawn", resamples=50)
+    header, *rows = summary_table(summary)
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    low, high = (summary["per_image_mean"]["dice@64"][key] for key in ("low", "high"))
+    assert table["dice"]["mean of images @64"] == f"0.6667 [{low:.4f}, {high:.4f}]"
+    assert table["dice"]["pooled @original"].startswith("0.8000 [")
+    assert table["hd95"]["mean of images @64"] == ""
+    assert table["thresholded_iou"]["pooled @original"] == ""
+
+
+# -- from a checkpoint and a folder
+# --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(cases: tuple[Case, ...], tmp_path: Path) -> Path:
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose model is `Darkness`; `run.provenance.json` says what it was trained on."""
+    best = tmp_path / "runs" / "mine" / "best"
+    best.mkdir(parents=True)
+    (best.parent / "metrics.jsonl").touch()
+    (best / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(evaluation, "resolve", lambda name: best)
+    provenance = {"train_ids": ["elsewhere"]}
+    monkeypatch.setattr(predict, "load", lambda *a, **k: Darkness(provenance))
+    return best.parent
+
+
+def make_model_know(monkeypatch: pytest.MonkeyPatch, provenance: dict[str, Any]) -> None:
+    monkeypatch.setattr(predict, "load", lambda *a, **k: Darkness(provenance))
+
+
+def split_file(folder: Path, **parts: list[str]) -> Path:
+    path = folder / "mine.csv"
+    rows = [f"{id},{part}" for part, ids in parts.items() for id in ids]
+    path.write_text("\n".join(["id,part", *rows]) + "\n")
+    return path
+
+
+def test_writes_into_the_folder_of_the_run(run: Path, folder: Path) -> None:
+    summary, written = evaluate_checkpoint(run, folder, resamples=50)
+    assert written == run / "evaluation" / "set-all"
+    assert len(read_csv(written)) == 4
+    assert summary["model"]["name"] == "mine/best"
+    assert set(summary["model"]["weights_sha256"]) == {"model.safetensors"}
+    assert summary["data"]["split"] is None
+    assert summary["warnings"] == []
+
+
+def test_part_of_a_split_file(run: Path, folder: Path, tmp_path: Path) -> None:
+    split = split_file(
+        tmp_path, train=["x"], val=["y"], test=["ISIC_0000001", "ISIC_0000003", "ISIC_0000007"]
+    )
+    summary, written = evaluate_checkpoint(run, folder, split, out=tmp_path / "here", resamples=50)
+    assert written == tmp_path / "here"
+    assert [row["id"] for row in read_csv(written)] == ["ISIC_0000001", "ISIC_0000003"]
+    assert summary["data"]["coverage"] == "2 of 3"
+    assert summary["data"]["part"] == "test"
+
+
+def test_a_split_of_another_dataset_and_a_part_that_is_not_there(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    split = split_file(tmp_path, train=["ISIC_0000001"], test=["elsewhere_1"])
+    with pytest.raises(DataError, match="elsewhere_1"):
+        evaluate_checkpoint(run, folder, split)
+    with pytest.raises(DataError, match=r"no part 'val'\. It has train, test"):
+        evaluate_checkpoint(run, folder, split, part="val")
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {"train_ids": ["ISIC_0000002", "b"]},
+        {"train_ids": ["b"], "started_from": {"train_ids": ["ISIC_0000002"]}},
+    ],
+    ids=["trained", "pretrained"],
+)
+def test_images_that_the_model_was_trained_on_are_refused(
+    provenance: dict[str, Any], run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model_know(monkeypatch, provenance)
+    with pytest.raises(DataError, match=r"trained on 1 of these 4 images, e\.g\. ISIC_0000002"):
+        evaluate_checkpoint(run, folder)
+    summary, _ = evaluate_checkpoint(run, folder, allow_leaks=True, resamples=50)
+    assert summary["warnings"] == ["the model was trained on 1 of these 4 images"]
+
+
+def test_a_split_that_comes_with_the_package_tells_what_was_trained_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segmae.data.splits import load_split
+
+    parts = load_split("isic2018/fold1").parts
+    mask = box(SIZE, SIZE, 0, 0, 9, 9)
+    for name in (parts["train"][0], parts["val"][0], parts["test"][0]):
+        write_case(tmp_path / "set2", name, mask, mask)
+    make_model_know(
+        monkeypatch,
+        {"trained_on": {"dataset": "isic2018", "split": "isic2018/fold1", "parts": ["train", "val"]}},
+    )
+    with pytest.raises(DataError, match=parts["train"][0]):
+        evaluate_checkpoint(run, tmp_path / "set2")
+    summary, _ = evaluate_checkpoint(run, tmp_path / "set2", allow_leaks=True, resamples=50)
+    assert [warning.split(" of these")[0] for warning in summary["warnings"]] == [
+        "the model was trained on 1",
+        "the model's checkpoint was chosen on 1",
+    ]
+
+
+def test_a_model_that_does_not_say_what_it_was_trained_on_is_warned_of(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model_know(monkeypatch, {"note": "found on the street"})
+    summary, _ = evaluate_checkpoint(run, folder, resamples=50)
+    assert any("does not say" in warning for warning in summary["warnings"])
+
+
+def test_official_folders(run: Path, real_data: Path, tmp_path: Path) -> None:
+    """ISIC2017's test part: what is missing on disk is named, as it must be with every figure."""
+    split = split_file(tmp_path, test=["ISIC_0012086", "ISIC_0012092", "ISIC_9999999"])
+    summary, _ = evaluate_checkpoint(run, real_data / "isic2017", split, out=tmp_path / "out", resamples=50)
+    assert summary["data"]["coverage"] in ("2 of 3", "1 of 3")
+    assert "ISIC_9999999" in summary["data"]["missing_ids"]
