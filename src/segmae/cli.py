@@ -70,6 +70,116 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+@data.command()
+def prepare(
+    folder: Annotated[str, typer.Argument(help="Dataset folder.")],
+    size: Annotated[int | None, typer.Option(help="Side of the prepared images in pixels.")] = None,
+    gray_world: Annotated[bool | None, typer.Option("--gray-world", help="Normalise colours.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where prepared images are kept.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
+) -> None:
+    """Decode every image once into arrays that training reads. Training does it by itself where needed."""
+    from segmae.config import Preprocess
+    from segmae.data.catalog import find_data, open_dataset
+    from segmae.data.dataset import prepare as prepare_cases
+
+    dataset = open_dataset(find_data(folder))
+    preprocess = Preprocess(**given(size=size, gray_world=gray_world))
+    with progress("images") as advance:
+        done = prepare_cases(
+            dataset.cases, preprocess, progress=advance, **given(folder=cache, workers=workers)
+        )
+    print_failures({"problem": message} for _, message in done.failures)
+    print(f"{len(done.ids)} images of {dataset.name} at {preprocess.size} px, sha256 {done.digest}")
+    raise typer.Exit(1 if done.failures else 0)
+
+
+@splits.command("list")
+def list_splits(as_json: Json = False) -> None:
+    """The splits that come with the package."""
+    from segmae.data.splits import list_splits, load_split
+
+    found = [load_split(name) for name in list_splits()]
+    if as_json:
+        print_json([{"name": s.name, "sha256": s.sha256, **_sizes(s)} for s in found])
+        return
+    sizes = [_sizes(split) for split in found]
+    rows = [(s.name, *(str(n[part]) for part in n), s.sha256[:12]) for s, n in zip(found, sizes, strict=True)]
+    print_table(("split", "train", "val", "test", "sha256"), rows)
+
+
+@splits.command()
+def show(
+    split: Annotated[str, typer.Argument(help="A name that `list` shows, or a CSV file.")],
+    part: Annotated[str | None, typer.Option(help="Only this part: train, val or test.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The ids of a split, as CSV lines id,part."""
+    from segmae.data.splits import load_split
+
+    found = load_split(split)
+    if part is not None and part not in found.parts:
+        raise typer.BadParameter(f"'{part}': {found.name} has the parts {', '.join(found.parts)}")
+    parts = {name: ids for name, ids in found.parts.items() if part in (None, name)}
+    if as_json:
+        print_json({"name": found.name, "sha256": found.sha256, "parts": parts})
+        return
+    for name, ids in parts.items():
+        for case in ids:
+            print(f"{case},{name}")
+
+
+@splits.command()
+def make(
+    folder: Annotated[str, typer.Argument(help="Dataset folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write.")],
+    ratios: Annotated[str | None, typer.Option(help="Shares of train,val,test, e.g. 0.7,0.1,0.2.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same split.")] = None,
+) -> None:
+    """Divide your own dataset; lesions and patients stay together, diagnoses are spread evenly."""
+    from segmae.data.catalog import find_data, open_dataset
+    from segmae.data.splits import make_split, save_split
+
+    shares = None if ratios is None else parse_ratios(ratios)
+    split = make_split(open_dataset(find_data(folder)).cases, **given(ratios=shares, seed=seed))
+    save_split(split, out)
+    print(f"{out}: " + ", ".join(f"{len(ids)} {part}" for part, ids in split.parts.items()))
+
+
+@splits.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Splits; default: all of the package.")] = None,
+    folder: Annotated[
+        str | None, typer.Option("--data", help="Also check them against this dataset.")
+    ] = None,
+) -> None:
+    """Check the checksums of splits, that no id is in two parts, and no lesion or patient either."""
+    from segmae.data.catalog import find_data, open_dataset
+    from segmae.data.splits import group_leaks, list_splits, load_split, training_leaks
+
+    dataset = open_dataset(find_data(folder)) if folder else None
+    faults = 0
+    for split in map(load_split, names or list_splits()):
+        found = [f"id {name} is in two parts" for name in training_leaks(split)]
+        if dataset:
+            known = {case.id for case in dataset.cases}
+            found += [f"{name} has images in two parts" for name in group_leaks(split, dataset.cases)]
+            found += [
+                f"id {i} is not in {dataset.root}"
+                for ids in split.parts.values()
+                for i in ids
+                if i not in known
+            ]
+        faults += len(found)
+        print(f"{split.name}: {f'{len(found)} faults' if found else 'ok'}")
+        print_failures({"problem": f"{split.name}: {text}"} for text in found[:10])
+    raise typer.Exit(1 if faults else 0)
+
+
+def _sizes(split: Any) -> dict[str, int]:
+    return {part: len(split.parts.get(part, ())) for part in ("train", "val", "test")}
+
+
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the networks that can be built and trained."""
@@ -209,6 +319,15 @@ def recipe_and_overrides(settings: list[str]) -> tuple[Path | None, list[str]]:
     if Path(settings[0]).suffix in (".yaml", ".yml") or "=" not in settings[0]:
         return Path(settings[0]), settings[1:]
     return None, settings
+
+
+def parse_ratios(text: str) -> tuple[float, ...]:
+    """`0.7,0.1,0.2` as numbers."""
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"'{text}': give three shares, for example 0.7,0.1,0.2") from None
+    return train, val, test
 
 
 def given(**options: Any) -> dict[str, Any]:
