@@ -15,3 +15,18 @@ def real_data() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root}: set SEGMAE_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights that sees 64 x 64 pixels, with model.onnx."""
+    torch = pytest.importorskip("torch")
+    from segmae.checkpoint import ModelInfo, save_pretrained
+    from segmae.config import Preprocess
+    from segmae.models import create_model
+
+    torch.manual_seed(0)
+    options = {"depth": 1, "decoder": None}
+    info = ModelInfo("segmae-tiny", options, Preprocess(size=64), provenance={"train_ids": ["none"]})
+    folder = tmp_path_factory.mktemp("model") / "small"
+    return save_pretrained(folder, create_model("segmae-tiny", **options), info, onnx=True)

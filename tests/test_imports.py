@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # A room may import only from the rooms above it in this list, and from itself.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"files"}),
+    frozenset({"files", "background"}),
     frozenset({"config"}),
     frozenset({"data", "models", "losses", "metrics", "statistics", "overlay"}),
     frozenset({"tasks", "checkpoint"}),

@@ -85,12 +85,21 @@ def read_info(model: str | Path) -> ModelInfo:
     try:
         values = _header(path) if path.is_file() else read_json(path / CONFIG)
         if values["format"] > FORMAT:
-            raise CheckpointError(f"{path}: was saved by a newer segmae ({values.get('segmae')}). Update segmae")
-        preprocess = Preprocess(**{key: tuple(value) if isinstance(value, list) else value
-                                   for key, value in values["preprocess"].items()})  # fmt: skip
-        return ModelInfo(values["architecture"], values["options"], preprocess, values["threshold"], values["provenance"])
+            raise CheckpointError(
+                f"{path}: was saved by a newer segmae ({values.get('segmae')}). Update segmae"
+            )
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values["preprocess"].items()
+        }
+        preprocess = Preprocess(**fields)
+        return ModelInfo(
+            values["architecture"], values["options"], preprocess, values["threshold"], values["provenance"]
+        )
     except (KeyError, TypeError, ValueError, struct.error) as error:
-        raise CheckpointError(f"{path}: its configuration cannot be read ({error!r}). Copy or save the model again") from error
+        raise CheckpointError(
+            f"{path}: its configuration cannot be read ({error!r}). Copy or save the model again"
+        ) from error
 
 
 def save_pretrained(
@@ -112,7 +121,9 @@ def save_pretrained(
     values = {"format": FORMAT, "segmae": __version__, **config_to_dict(info)}
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if half:
-        state = {name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()}
+        state = {
+            name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()
+        }
     with atomic_path(folder / WEIGHTS) as temporary:
         safetensors.save_file(state, temporary, metadata={HEADER_KEY: json.dumps(values)})
     write_json(folder / CONFIG, values)
@@ -145,7 +156,9 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:
     except Exception as error:  # safetensors raises its own kind, OSError or ValueError
         raise CheckpointError(f"{file}: is damaged ({error}). Copy or download it again") from error
     try:
-        network.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+        network.load_state_dict(
+            {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        )
     except RuntimeError as error:
         raise CheckpointError(f"{file}: its weights are not those of {info.architecture} with {info.options}: "
                               f"{str(error)[:300]}") from error  # fmt: skip
@@ -166,7 +179,9 @@ def model_card(info: ModelInfo, name: str) -> str:
                   f"{p.get('seconds', 0) / 60:.0f} minutes on {p.get('machine')}"]  # fmt: skip
         lines += [f"- {key}: {value}" for key, value in p.get("starts", {}).items()]
         if "val_dice" in record:
-            lines.append(f"- per-image Dice on the val part at {info.preprocess.size} px, last epoch: {record['val_dice']:.4f}")
+            lines.append(
+                f"- per-image Dice on the val part at {info.preprocess.size} px, last epoch: {record['val_dice']:.4f}"
+            )
         lines.append("")
     for title in ("figures", "licence", "limits"):
         if title in p:
@@ -183,5 +198,7 @@ def _header(path: Path) -> dict[str, Any]:
             raise ValueError("truncated, or no safetensors file")
         header = json.loads(file.read(length))
     if HEADER_KEY not in header.get("__metadata__", {}):
-        raise CheckpointError(f"{path}: holds weights but no segmae configuration. Give a model folder saved by segmae")
+        raise CheckpointError(
+            f"{path}: holds weights but no segmae configuration. Give a model folder saved by segmae"
+        )
     return json.loads(header["__metadata__"][HEADER_KEY])

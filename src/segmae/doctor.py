@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segmae import __version__
+from segmae.background import usable_cpus
 from segmae.errors import SegmaeError
 
 _CORE = ("numpy", "pillow", "scipy", "onnxruntime", "typer", "rich")
@@ -76,10 +77,9 @@ def device() -> dict[str, Any]:
     """Where prediction and training run on this machine, and on how many threads."""
     import onnxruntime
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found: dict[str, Any] = {
         "platform": platform.platform(),
-        "cpus": usable,
+        "cpus": usable_cpus(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),
         "onnxruntime": onnxruntime.get_available_providers(),
         "torch": "",  # not installed

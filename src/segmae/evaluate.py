@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segmae.background import usable_cpus
 from segmae.checkpoint import resolve
 from segmae.config import config_to_dict
 from segmae.data.catalog import Case, find_data, open_dataset
@@ -24,7 +25,7 @@ from segmae.data.splits import Split, load_split, overlap
 from segmae.errors import DataError, SegmaeError
 from segmae.files import atomic_write, write_json
 from segmae.report import write_report
-from segmae.scoring import CONVENTION, Progress, Score, aggregate, measure, to_csv, usable_cpus
+from segmae.scoring import CONVENTION, Progress, Score, aggregate, measure, to_csv
 
 if TYPE_CHECKING:
     from segmae.predict import Predictor

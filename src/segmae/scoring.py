@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae import metrics, statistics
+from segmae.background import ahead, usable_cpus
 from segmae.config import Preprocess
 from segmae.data.catalog import Case
 from segmae.data.preprocess import prepare_image, read_image, read_mask, resize_mask, restore
@@ -72,7 +71,7 @@ def measure(
     pending: list[Future[Score]] = []
     batch: list[_Sample] = []
     with ThreadPoolExecutor(max_workers=min(4, usable_cpus())) as pool:
-        samples = _ahead(pool, lambda case: _load(case, predictor.info.preprocess), cases, 2 * batch_size)
+        samples = ahead(pool, lambda case: _load(case, predictor.info.preprocess), cases, 2 * batch_size)
         for done, (case, sample) in enumerate(zip(cases, samples, strict=True), start=1):
             if isinstance(sample, _Sample):
                 batch.append(sample)
@@ -86,19 +85,6 @@ def measure(
                 progress(done, len(cases))
         scores += [future.result() for future in pending]
     return scores, failures
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Case], _Sample | str], cases: Iterable[Case], limit: int
-) -> Iterator[_Sample | str]:
-    """Map in threads, in order, with at most `limit` results waiting: a dataset need not fit into memory."""
-    waiting: deque[Future[_Sample | str]] = deque()
-    for case in cases:
-        waiting.append(pool.submit(function, case))
-        if len(waiting) > limit:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _load(case: Case, preprocess: Preprocess) -> _Sample | str:
@@ -228,8 +214,3 @@ def to_csv(scores: Sequence[Score], size: int) -> str:
         figures = [f"{column[i]:.6f}" for column in measured.values()]
         writer.writerow([score.id, score.width, score.height, *pixels, *figures])
     return text.getvalue()
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

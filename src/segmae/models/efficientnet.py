@@ -51,7 +51,7 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """Image `[B,3,H,W]` to maps at strides 2, 4, 8 and 16 with 16, 24, 48 and 120 channels."""
 
-    channels = (16, 24, 48, 120)
+    channels: tuple[int, ...] = (16, 24, 48, 120)
 
     def __init__(self) -> None:
         super().__init__()

@@ -59,7 +59,7 @@ class ResNetV2(nn.Module):
 
     def __init__(self, width: int = 64, units: tuple[int, int, int] = (3, 4, 9)) -> None:
         super().__init__()
-        self.channels = (width, 4 * width, 8 * width, 16 * width)
+        self.channels: tuple[int, ...] = (width, 4 * width, 8 * width, 16 * width)
         self.stem, self.norm = StdConv2d(3, width, 7, 2), group_norm(width)
         self.stages = nn.ModuleList()
         for index, count in enumerate(units):

@@ -42,7 +42,7 @@ class HybridEncoder(nn.Module):
 
     def __init__(
         self,
-        cnn: nn.Module | None,
+        cnn: ResNetV2 | EfficientNetLite | None,
         dim: int,
         depth: int,
         heads: int,
@@ -56,7 +56,7 @@ class HybridEncoder(nn.Module):
             raise ValueError(f"embed='{embed}': choose 'cnn' or 'residual'")
         self.dim = dim
         self.cnn = cnn
-        self.skip_channels: tuple[int, ...] = () if cnn is None else tuple(cnn.channels[:3])  # strides 2, 4, 8
+        self.skip_channels: tuple[int, ...] = () if cnn is None else cnn.channels[:3]  # strides 2, 4, 8
         self.cnn_embed = None if cnn is None else nn.Conv2d(cnn.channels[3], dim, 1)
         self.patch_embed = None
         if cnn is None or embed == "residual":
@@ -68,8 +68,8 @@ class HybridEncoder(nn.Module):
         nn.init.trunc_normal_(self.position, std=0.02)
         init_transformer(self.blocks)
         if self.cnn_embed is not None and self.patch_embed is not None:
-            nn.init.zeros_(self.cnn_embed.weight)
-            nn.init.zeros_(self.cnn_embed.bias)
+            for parameter in self.cnn_embed.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> dict[str, Tensor]:
         """Encode an image.
@@ -83,13 +83,14 @@ class HybridEncoder(nn.Module):
             `block1` ... `blockL` and `tokens` (after the last norm), each `[B,V or N,dim]`.
         """
         features: dict[str, Tensor] = {}
-        x = 0
+        embedded: list[Tensor] = []
         if self.cnn is not None and self.cnn_embed is not None:
             maps = self.cnn(image)
             features = dict(zip(("stride2", "stride4", "stride8", "stride16"), maps, strict=True))
-            x = self.cnn_embed(maps[3])
+            embedded.append(self.cnn_embed(maps[3]))
         if self.patch_embed is not None:
-            x = x + self.patch_embed(image)
+            embedded.append(self.patch_embed(image))
+        x = embedded[0] if len(embedded) == 1 else embedded[0] + embedded[1]
         grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
         x = x.flatten(2).transpose(1, 2) + resize_position(self.position, grid)  # [B,N,dim]
         if visible is not None:  # eq. 2: hidden tokens are dropped, not replaced
@@ -184,9 +185,9 @@ class SegMAE(nn.Module):
         stages = {"resnet": ResNetV2, "efficientnet-lite": EfficientNetLite}
         if cnn != "none" and cnn not in stages:
             raise ValueError(f"cnn='{cnn}': choose {', '.join(stages)} or none")
-        stage = None if cnn == "none" else stages[cnn](**(cnn_options or {}))
+        stage: Any = None if cnn == "none" else stages[cnn](**(cnn_options or {}))
         self.encoder = HybridEncoder(stage, dim, depth, heads, embed, dropout, layer_scale, grid)
-        self.upsampler = CascadedUpsampler(dim, self.encoder.skip_channels, tuple(upsampler))
+        self.upsampler = CascadedUpsampler(dim, self.encoder.skip_channels, upsampler)
         self.mae_decoder = None if decoder is None else MAEDecoder(dim, *decoder)
 
     def forward(

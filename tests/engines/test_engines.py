@@ -1,0 +1,73 @@
+"""Engines give the same logits, say what they need, and are chosen without surprises."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segmae.engines import create_engine
+from segmae.errors import CheckpointError, ConfigError, MissingExtra
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
+
+
+def without(model: Path, name: str, folder: Path) -> Path:
+    """A copy of the model folder that lacks one file."""
+    copy = Path(shutil.copytree(model, folder / "copy"))
+    (copy / name).unlink()
+    return copy
+
+
+def test_onnxruntime_and_torch_agree_for_any_batch(small_model: Path, images: np.ndarray) -> None:
+    onnx, torch = create_engine(small_model, "onnxruntime"), create_engine(small_model, "torch", device="cpu")
+    for count in (1, 3):
+        logits = onnx(images[:count])
+        assert logits.shape == (count, 1, 64, 64) and logits.dtype == np.float32
+        assert np.abs(logits - torch(images[:count])).max() < 1e-3
+
+
+def test_auto_takes_onnxruntime_where_it_can_and_torch_otherwise(small_model: Path, tmp_path: Path) -> None:
+    assert create_engine(small_model).name == "onnxruntime"
+    assert create_engine(without(small_model, "model.onnx", tmp_path)).name == "torch"
+
+
+def test_threads_do_not_change_the_outcome(small_model: Path, images: np.ndarray) -> None:
+    one, two = (create_engine(small_model, threads=count)(images) for count in (1, 2))
+    assert np.abs(one - two).max() < 1e-5
+
+
+def test_what_is_missing_is_named_with_the_remedy(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = without(small_model, "model.onnx", tmp_path)
+    with pytest.raises(CheckpointError, match=r"no model\.onnx.*segmae export"):
+        create_engine(folder, "onnxruntime")
+    with pytest.raises(ConfigError, match=r"'tensorflow'.*onnxruntime"):
+        create_engine(small_model, "tensorflow")
+    with pytest.raises(ConfigError, match=r"cuda.*CPU"):
+        create_engine(small_model, "onnxruntime", device="cuda")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"segmae\[train\]"):
+        create_engine(folder)
+
+
+def test_a_device_that_is_not_there_is_refused(small_model: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    with pytest.raises(ConfigError, match="device 'cuda' cannot be used"):
+        create_engine(small_model, device="cuda")
+
+
+def test_a_damaged_onnx_file_is_named(small_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(small_model, tmp_path / "copy"))
+    data = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"model\.onnx: is damaged"):
+        create_engine(folder)

@@ -1,0 +1,61 @@
+"""Exported files: small, free of this machine's paths, equal to the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from segmae.checkpoint import ModelInfo, load_model, save_pretrained  # noqa: E402
+from segmae.config import Preprocess  # noqa: E402
+from segmae.engines import create_engine  # noqa: E402
+from segmae.engines.export import TOLERANCE, _verify  # noqa: E402
+from segmae.errors import CheckpointError  # noqa: E402
+from segmae.models import create_model  # noqa: E402
+
+
+def test_the_file_holds_no_trace_of_where_it_was_made(small_model: Path) -> None:
+    data = (small_model / "model.onnx").read_bytes()
+    for trace in (str(Path(__file__).parents[2]), "site-packages", ".py"):
+        assert trace.encode() not in data
+
+
+def test_names_shapes_and_a_free_batch(small_model: Path) -> None:
+    graph = onnx.load(str(small_model / "model.onnx")).graph
+    (image,), (logits,) = graph.input, graph.output
+    assert (image.name, logits.name) == ("image", "logits")
+    sizes = [
+        [d.dim_value or d.dim_param for d in value.type.tensor_type.shape.dim] for value in (image, logits)
+    ]
+    assert sizes[0][1:] == [3, 64, 64] and sizes[1][1:] == [1, 64, 64]
+    assert isinstance(sizes[0][0], str)
+
+
+def test_half_precision_halves_the_files_and_both_engines_agree(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    info = ModelInfo("segmae-tiny", {"depth": 1, "decoder": None}, Preprocess(size=64))
+    network = create_model("segmae-tiny", depth=1, decoder=None)
+    whole = save_pretrained(tmp_path / "whole", network, info, onnx=True)
+    half = save_pretrained(tmp_path / "half", network, info, onnx=True, half=True)
+    for name in ("model.onnx", "model.safetensors"):
+        assert (half / name).stat().st_size < 0.6 * (whole / name).stat().st_size
+    images = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
+    engines = [create_engine(half, name, device="cpu") for name in ("onnxruntime", "torch")]
+    assert np.abs(engines[0](images) - engines[1](images)).max() < 1e-3
+
+
+def test_a_model_that_differs_from_its_network_is_refused(small_model: Path) -> None:
+    network, _ = load_model(small_model)
+    with torch.no_grad():
+        network.get_parameter("upsampler.head.bias").add_(1)
+    with pytest.raises(CheckpointError, match="differs from the network"):
+        _verify(
+            network,
+            (small_model / "model.onnx").read_bytes(),
+            np.zeros((2, 3, 64, 64), np.float32),
+            TOLERANCE,
+        )

@@ -1,0 +1,326 @@
+"""The command line as a user meets it: exit codes, one-line errors, JSON, and no defaults of its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import segmae
+from segmae import cli
+from segmae.data.phantom import write_dataset
+
+ASSETS = Path(segmae.__file__).parent / "assets" / "segmae-tiny"
+needs_model = pytest.mark.skipif(not (ASSETS / "model.onnx").exists(), reason="no model shipped yet")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.app([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten drawn lesions as images/ + masks/."""
+    return write_dataset(tmp_path_factory.mktemp("drawn") / "lesions", 10, seed=1)
+
+
+def one_line_error(err: str) -> str:
+    lines = [line for line in err.splitlines() if line]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_version_and_models(run: Run) -> None:
+    assert run("--version") == (0, segmae.__version__ + "\n", "")
+    code, out, _ = run("models", "--json")
+    assert code == 0
+    assert [entry["name"] for entry in json.loads(out)] == segmae.list_models()
+    code, out, _ = run("models")
+    assert "105.28 M" in out
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "segmae", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, segmae.__version__ + "\n")
+
+
+@pytest.mark.parametrize("arguments", [("trian",), ("train",), ("models", "--jsn"), ("evaluate", "x")])
+def test_wrong_usage_ends_with_2(run: Run, arguments: tuple[str, ...]) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert "Usage:" in out + err
+
+
+def test_unknown_settings_name_the_nearest_one(run: Run) -> None:
+    pytest.importorskip("omegaconf")
+    code, _, err = run("train", "optimizer.lrr=1")
+    assert code == 2
+    assert "'optimizer.lr'" in one_line_error(err)
+    code, _, err = run("train", "epochs=many")
+    assert code == 2
+    assert "epochs" in one_line_error(err)
+
+
+def test_a_missing_recipe_dataset_or_model_is_one_line(run: Run, lesions: Path) -> None:
+    pytest.importorskip("omegaconf")
+    code, _, err = run("train", "nowhere.yaml")
+    assert code == 2
+    assert "nowhere.yaml" in one_line_error(err)
+    code, _, err = run("data", "prepare", "no-such-folder")
+    assert code == 2
+    assert "no-such-folder" in one_line_error(err)
+    code, _, err = run("evaluate", "no-such-model", "--data", lesions)
+    assert code == 2
+    assert "no-such-model" in one_line_error(err)
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["omegaconf"] = None
+sys.argv = ["segmae", "train", "epochs=1"]
+from segmae.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'segmae[train]'" in one_line_error(done.stderr)
+
+
+def test_splits_are_made_shown_and_verified(run: Run, lesions: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    code, out, _ = run("data", "splits", "make", lesions, "-o", file, "--ratios", "0.6,0.2,0.2")
+    assert (code, out) == (0, f"{file}: 6 train, 2 val, 2 test\n")
+    code, out, _ = run("data", "splits", "show", file, "--json")
+    parts = json.loads(out)["parts"]
+    assert {part: len(ids) for part, ids in parts.items()} == {"train": 6, "val": 2, "test": 2}
+    code, out, _ = run("data", "splits", "show", file, "--part", "test")
+    assert out == "".join(f"{name},test\n" for name in parts["test"])
+    assert run("data", "splits", "verify", file, "--data", lesions)[0] == 0
+
+    file.write_text(file.read_text() + f"{parts['train'][0]},test\n")
+    code, _, err = run("data", "splits", "verify", file, "--data", lesions)
+    assert code == 1
+    assert parts["train"][0] in err
+
+
+def test_shares_that_are_none_are_wrong_usage(run: Run, lesions: Path, tmp_path: Path) -> None:
+    for ratios in ("1,2", "a,b,c"):
+        assert run("data", "splits", "make", lesions, "-o", tmp_path / "x.csv", "--ratios", ratios)[0] == 2
+    code, _, err = run("data", "splits", "make", lesions, "-o", tmp_path / "x.csv", "--ratios", "1,2,3")
+    assert code == 2
+    assert "add up to 1" in one_line_error(err)
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_listed_splits_are_those_of_the_package(run: Run) -> None:
+    code, out, _ = run("data", "splits", "list", "--json")
+    assert code == 0
+    fold = next(split for split in json.loads(out) if split["name"] == "isic2018/fold1")
+    assert (fold["train"], fold["val"], fold["test"]) == (1816, 260, 518)
+
+
+def test_preparing_goes_on_after_a_broken_image_and_ends_with_1(run: Run, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "lesions", 3, seed=2)
+    broken = sorted((folder / "images").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:200])
+    options = ("--size", "64", "--cache", tmp_path / "cache", "--workers", "1")
+    code, out, err = run("data", "prepare", folder, *options)
+    assert code == 1
+    assert out.startswith("2 images")
+    assert broken.name in err
+
+
+def test_progress_is_silent_off_a_terminal(run: Run, lesions: Path, tmp_path: Path) -> None:
+    code, _, err = run("data", "prepare", lesions, "--size", "32", "--cache", tmp_path)
+    assert (code, err) == (0, "")
+
+
+def test_ctrl_c_ends_with_130_and_one_line(lesions: Path, tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from segmae.data import catalog
+catalog.find_data = lambda root: os.kill(os.getpid(), signal.SIGINT)
+sys.argv = ["segmae", "data", "prepare", "somewhere"]
+from segmae.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_training_run_which_then_resumes(lesions: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    assert make_split_file(lesions, tmp_path / "split.csv")
+    command = [sys.executable, "-m", "segmae", "train", *small_run(lesions, tmp_path), "epochs=500"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    log = tmp_path / "runs" / "small" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "stopped"
+
+
+def test_train_evaluate_and_predict_from_the_command_line(run: Run, lesions: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    make_split_file(lesions, tmp_path / "split.csv")
+    settings = small_run(lesions, tmp_path)
+    code, out, _ = run("train", *settings)
+    folder = Path(out.strip())
+    assert (code, folder) == (0, tmp_path / "runs" / "small")
+    code, _, err = run("train", *settings, "batch_size=3")
+    assert code == 2
+    assert "batch_size" in one_line_error(err.splitlines()[-1])
+
+    evaluation = (
+        "evaluate",
+        folder,
+        "--data",
+        lesions,
+        "--split",
+        tmp_path / "split.csv",
+        "--resamples",
+        "50",
+    )
+    code, out, _ = run(*evaluation, "-o", tmp_path / "evaluation", "--json")
+    assert code == 0
+    assert json.loads(out)["data"]["evaluated"] == 2
+    code, out, _ = run(*evaluation, "-o", tmp_path / "evaluation")
+    assert "dice" in out
+    assert "2 of 2 images" in out
+
+    code, out, err = run("predict", lesions / "images", "-o", tmp_path / "out", "--model", folder)
+    assert code == 0, err
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 10
+
+
+def make_split_file(lesions: Path, path: Path) -> Path:
+    from segmae.data.catalog import open_dataset
+    from segmae.data.splits import make_split, save_split
+
+    return save_split(make_split(open_dataset(lesions).cases, ratios=(0.6, 0.2, 0.2)), path)
+
+
+def small_run(lesions: Path, folder: Path) -> list[str]:
+    return [
+        "name=small", f"output={folder / 'runs'}", f"data.root={lesions}", f"data.split={folder / 'split.csv'}",
+        f"data.cache={folder / 'cache'}", "task=supervised", "epochs=1", "batch_size=2", "device=cpu", "threads=1",
+        "tensorboard=false", "preprocess.size=64", "model.name=segmae-tiny", "model.options.depth=1",
+        "model.options.decoder=null",
+    ]  # fmt: skip
+
+
+def commands(group: Any, path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        label = f"{path} {name}".strip()
+        found |= commands(command, label) if hasattr(command, "commands") else {label: command}
+    return found
+
+
+COMMANDS = commands(typer.main.get_command(cli.app))
+
+
+def test_every_verb_is_there() -> None:
+    data = {"data check", "data prepare", "data download"}
+    splits = {f"data splits {verb}" for verb in ("list", "show", "make", "verify")}
+    rest = {"models", "pretrain", "train", "evaluate", "predict", "export", "demo", "doctor"}
+    assert set(COMMANDS) == data | splits | rest
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_verbs_have_help_and_no_defaults_of_their_own(verb: str) -> None:
+    """An option that was not given is not passed on, so the Python function's default holds."""
+    command = COMMANDS[verb]
+    assert command.help
+    for parameter in command.params:
+        if not parameter.required:
+            assert parameter.default in (None, False, (), []), f"{verb} {parameter.name}"
+
+
+def test_options_are_the_names_of_the_function_behind_them() -> None:
+    from segmae.data.dataset import prepare
+    from segmae.demo import run_demo
+    from segmae.doctor import diagnose
+    from segmae.evaluate import evaluate_checkpoint
+    from segmae.predict import predict_files
+
+    printing = {"as_json", "help"}
+    for verb, function, renamed in (
+        ("evaluate", evaluate_checkpoint, {"data_folder": "data"}),
+        ("predict", predict_files, {}),
+        ("demo", run_demo, {}),
+        ("doctor", diagnose, {}),
+        ("data prepare", prepare, {"folder": "cases", "cache": "folder", "size": "preprocess", "gray_world": "preprocess"}),
+    ):  # fmt: skip
+        names = {renamed.get(p.name, p.name) for p in COMMANDS[verb].params} - printing
+        assert names <= set(inspect.signature(function).parameters), verb
+
+
+@needs_model
+def test_doctor_finds_the_model_and_proves_that_it_predicts(run: Run) -> None:
+    code, out, _ = run("doctor", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["ok"]
+    assert report["self_test"]["dice"] > 0.7
+    assert len(report["model"]["sha256"]["model.onnx"]) == 64
+    code, out, _ = run("doctor")
+    assert report["model"]["sha256"]["model.onnx"] in out
+
+
+def test_doctor_reports_a_model_that_is_not_there(run: Run) -> None:
+    code, out, _ = run("doctor", "--json", "--model", "no-such-model")
+    report = json.loads(out)
+    assert (code, report["ok"]) == (1, False)
+    assert "no-such-model" in report["problem"]
+    assert set(report["extras"]) >= {"train", "export", "serve", "dicom", "cluster"}
+    code, out, _ = run("doctor", "--model", "no-such-model")
+    assert "not usable" in out
+
+
+@needs_model
+def test_the_demo_draws_lesions_and_finds_them(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("demo", "-o", tmp_path / "demo")
+    assert code == 0
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "data:image/" in page
+    assert 'src="http' not in page
+    assert str(tmp_path / "demo" / "sheet.png") in out
+    rows = [json.loads(line) for line in (tmp_path / "demo" / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+
+
+@needs_model
+def test_the_demo_takes_a_photograph_whose_name_has_spaces(run: Run, lesions: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "my photo <1>.jpg"
+    photo.write_bytes(sorted((lesions / "images").iterdir())[0].read_bytes())
+    code, _, err = run("demo", photo, "-o", tmp_path / "demo")
+    assert code == 0, err
+    assert (tmp_path / "demo" / "my photo <1>_mask.png").exists()
+    assert "my photo &lt;1&gt;" in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
