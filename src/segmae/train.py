@@ -29,7 +29,7 @@ from segmae.config import Config, config_to_dict
 from segmae.data.augment import Augment
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.dataset import Cache, prepare
-from segmae.data.splits import Split, load_split, overlap, training_leaks
+from segmae.data.splits import Split, group_leaks, load_split, overlap, training_leaks
 from segmae.errors import ConfigError, DataError, SegmaeError
 from segmae.files import atomic_path, read_json, write_json
 from segmae.models import create_model
@@ -121,6 +121,12 @@ def open_data(config: Config, tell: Listener) -> tuple[Split, Cache, dict[str, n
             "Mend the split, or set data.allow_leaks=true if you must"
         )
     dataset = open_dataset(find_data(config.data.root))
+    groups = group_leaks(split, dataset.cases)
+    if groups and not config.data.allow_leaks:
+        raise DataError(
+            f"split {split.name}: {len(groups)} lesions or patients have images in two parts, e.g. {', '.join(groups[:3])}. "
+            "Make it anew with `segmae data splits make`, or set data.allow_leaks=true if you must"
+        )
     parts = {part: split.parts.get(part, ()) for part in ("train", "val")}
     if not parts["train"]:
         raise DataError(f"split {split.name}: it has no train part. `segmae data splits list` shows those that do")

@@ -1,0 +1,236 @@
+"""Training as users rely on it: what moves, what resumes, what stops and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from segmae.config import Config, config_from_dict, load_config  # noqa: E402
+from segmae.data.catalog import open_dataset  # noqa: E402
+from segmae.data.phantom import write_dataset  # noqa: E402
+from segmae.data.splits import make_split, save_split  # noqa: E402
+from segmae.errors import ConfigError, DataError  # noqa: E402
+from segmae.models import create_model  # noqa: E402
+from segmae.tasks import Batch, create_task, freeze_for  # noqa: E402
+from segmae.train import TrainingStopped, epoch_batches, learning_rate, run  # noqa: E402
+
+SMALL = ["model.name=segmae-tiny", "model.options.depth=1", "model.options.decoder=[32,1,2]", "preprocess.size=64",
+         "batch_size=4", "epochs=2", "device=cpu", "threads=1", "optimizer.name=adamw", "optimizer.lr=1e-3",
+         "tensorboard=false"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty drawn lesions with a split of their own."""
+    root = tmp_path_factory.mktemp("data")
+    folder = write_dataset(root / "lesions", 20, seed=0)
+    save_split(make_split(open_dataset(folder).cases, ratios=(0.6, 0.2, 0.2), seed=0), root / "split.csv")
+    return root
+
+
+def config_for(data: Path, output: Path, *overrides: str) -> Config:
+    paths = [f"data.root={data / 'lesions'}", f"data.split={data / 'split.csv'}", f"data.cache={data / 'cache'}"]
+    return load_config(None, [*SMALL, *paths, f"output={output}", *overrides])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("task", ["hybrid", "pretrain"])
+@pytest.mark.parametrize("kill", [(1, 1), (1, 3), (2, 2)], ids=["before any save", "inside epoch 1", "in epoch 2"])
+def test_a_killed_run_resumes_and_ends_with_the_same_bits(
+    data: Path, tmp_path: Path, task: str, kill: tuple[int, int]
+) -> None:
+    options = (f"task={task}", "save_every=2", "ema=0.9", "schedule.name=plateau", "schedule.patience=0")
+    undisturbed = run(config_for(data, tmp_path / "undisturbed", *options))
+
+    config = config_for(data, tmp_path / "killed", *options)
+    script = (
+        "import json, os, signal, sys\n"
+        "from segmae.config import config_from_dict\n"
+        "from segmae.train import run\n"
+        "def listener(event):\n"
+        f"    if event['kind'] == 'step' and (event['epoch'], event['step']) == {kill}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run(config_from_dict(json.loads(sys.argv[1])), listener)\n"
+    )
+    from segmae.config import config_to_dict
+
+    killed = subprocess.run([sys.executable, "-c", script, json.dumps(config_to_dict(config))], capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()[-2000:]
+    resumed = run(config)
+
+    for kind in ("best", "last"):
+        assert same(weights(undisturbed / kind), weights(resumed / kind))
+    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (undisturbed, resumed)]
+    timing = ("seconds", "images_per_second")
+    records = [[{k: v for k, v in json.loads(line).items() if k not in timing} for line in text] for text in lines]
+    assert records[0] == records[1]
+
+
+def test_another_seed_gives_another_model(data: Path, tmp_path: Path) -> None:
+    one = run(config_for(data, tmp_path, "name=one", "epochs=1"))
+    two = run(config_for(data, tmp_path, "name=two", "epochs=1", "seed=1"))
+    assert not same(weights(one / "last"), weights(two / "last"))
+
+
+def test_a_spoilt_state_file_falls_back_to_the_one_before(data: Path, tmp_path: Path) -> None:
+    config = config_for(data, tmp_path, "epochs=2")
+    folder = run(config)
+    expected = weights(folder / "last")
+    (folder / "state.pt").write_bytes(b"half a file")
+    messages: list[str] = []
+    run(config, lambda event: messages.append(str(event.get("text", ""))))
+    assert any("epoch 2, step 1" in text or "epoch 1" in text or "epoch 2" in text for text in messages), messages
+    assert same(expected, weights(folder / "last"))
+
+
+def moved(task_name: str, phase: str) -> set[str]:
+    """The parts of the network that change by a bit in one optimiser step after a warm-up step of every phase."""
+    torch.manual_seed(0)
+    model = create_model("segmae-tiny", depth=1, decoder=[32, 1, 2])
+    freeze_for(task_name, model)
+    config = load_config(None, ["optimizer.weight_decay=0.1"])
+    task = create_task(task_name, config.losses, config.reconstruction)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1, 0.9, weight_decay=0.1)
+    batch = Batch(torch.randn(2, 3, 64, 64), (torch.rand(2, 1, 64, 64) > 0.5).float(), ["a", "b"])
+
+    def step(name: str) -> None:
+        task(model, batch, name)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    for name in task.phases:  # so that momentum exists for everything that any phase moves
+        step(name)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    step(phase)
+    return {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def test_stage_1_does_not_move_the_upsampler() -> None:
+    assert moved("pretrain", "reconstruct") == {"encoder", "mae_decoder"}
+
+
+def test_each_step_of_stage_2_moves_its_own_decoder_only() -> None:
+    assert moved("hybrid", "segment") == {"encoder", "upsampler"}
+    assert moved("hybrid", "reconstruct") == {"encoder", "mae_decoder"}
+
+
+def test_pretraining_leaves_the_upsampler_as_it_was_built(data: Path, tmp_path: Path) -> None:
+    folder = run(config_for(data, tmp_path, "task=pretrain", "epochs=1", "optimizer.weight_decay=0.5"))
+    torch.manual_seed(0)
+    fresh = create_model("segmae-tiny", depth=1, decoder=[32, 1, 2]).state_dict()
+    trained = weights(folder / "last")
+    parts = [name for name in fresh if name.startswith("upsampler.")]
+    assert parts and all(torch.equal(fresh[name], trained[name]) for name in parts)
+    assert not torch.equal(fresh["mae_decoder.head.weight"], trained["mae_decoder.head.weight"])
+
+
+def test_training_learns_and_saves_a_model_that_loads(data: Path, tmp_path: Path) -> None:
+    from segmae.checkpoint import load_model
+
+    folder = run(config_for(data, tmp_path, "epochs=6", "optimizer.lr=2e-3"))
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["train_segment"] < records[0]["train_segment"]
+    model, info = load_model(folder)
+    assert info.preprocess.size == 64
+    assert info.provenance["trained_on"]["images"] == 12
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingStopped, match=r"loss is nan.*phantom|loss is nan.*batch"):
+        run(config_for(data, tmp_path, "losses.bce=.nan"))
+
+
+def test_out_of_memory_names_the_settings_to_lower(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("segmae.train.train_step", full)
+    with pytest.raises(TrainingStopped, match="Lower batch_size"):
+        run(config_for(data, tmp_path))
+
+
+def test_a_folder_is_not_continued_with_other_settings(data: Path, tmp_path: Path) -> None:
+    run(config_for(data, tmp_path, "epochs=1"))
+    with pytest.raises(ConfigError, match=r"optimizer.lr: 0.001 -> 0.5"):
+        run(config_for(data, tmp_path, "epochs=1", "optimizer.lr=0.5"))
+    with pytest.raises(ConfigError, match="a run is there already"):
+        run(config_for(data, tmp_path, "epochs=1", "resume=never"))
+
+
+def test_a_leaking_split_is_refused(data: Path, tmp_path: Path) -> None:
+    lines = (data / "split.csv").read_text().splitlines()
+    trained = next(line for line in lines if line.endswith(",train")).split(",")[0]
+    (data / "leaking.csv").write_text("\n".join([*lines, f"{trained},test"]) + "\n")
+    with pytest.raises(DataError, match=trained):
+        run(config_for(data, tmp_path, f"data.split={data / 'leaking.csv'}"))
+
+
+def test_a_split_that_divides_a_lesions_images_is_refused(data: Path, tmp_path: Path) -> None:
+    lines = (data / "split.csv").read_text().splitlines()
+    trained = next(line for line in lines if line.endswith(",train")).split(",")[0]
+    tested = next(line for line in lines if line.endswith(",test")).split(",")[0]
+    table = data / "lesions" / "metadata.csv"
+    table.write_text(f"image_id,lesion_id\n{trained},L7\n{tested},L7\n")
+    try:
+        with pytest.raises(DataError, match=r"1 lesions or patients .*L7"):
+            run(config_for(data, tmp_path))
+        run(config_for(data, tmp_path, "data.allow_leaks=true", "epochs=1"))
+    finally:
+        table.unlink()
+
+
+def test_a_start_that_saw_the_images_judged_on_is_refused(data: Path, tmp_path: Path) -> None:
+    first = run(config_for(data, tmp_path, "name=stage1", "task=pretrain", "epochs=1"))
+    lines = (data / "split.csv").read_text().splitlines()
+    swap = {"train": "test", "test": "train"}
+    swapped = [lines[0]] + [f"{i},{swap.get(part, part)}" for i, part in (line.split(",") for line in lines[1:])]
+    (data / "swapped.csv").write_text("\n".join(swapped) + "\n")
+    with pytest.raises(DataError, match="that split .* judges on"):
+        run(config_for(data, tmp_path, "name=stage2", f"model.start={first}", f"data.split={data / 'swapped.csv'}"))
+    messages: list[str] = []
+    run(config_for(data, tmp_path, "name=ok", "epochs=1", f"model.start={first}"),
+        lambda event: messages.append(str(event.get("text", ""))))  # fmt: skip
+    assert any(text.startswith("start ") for text in messages)
+
+
+def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(data: Path, tmp_path: Path) -> None:
+    config = config_for(data, tmp_path)
+    first, again, second = (np.concatenate(epoch_batches(np.arange(12), config, epoch)) for epoch in (0, 0, 1))
+    assert sorted(first) == list(range(12))
+    assert (first == again).all() and (first != second).any()
+
+
+def test_the_cosine_schedule_warms_up_and_falls_to_its_floor() -> None:
+    from types import SimpleNamespace
+
+    config = load_config(None, ["epochs=10", "schedule.name=cosine", "schedule.warmup=2", "schedule.floor=0.1"])
+    lr = config.optimizer.lr
+    at = [learning_rate(config, SimpleNamespace(epoch=e, step=s, factor=1.0), 10) for e, s in  # type: ignore[arg-type]
+          [(0, 0), (1, 9), (2, 0), (6, 0), (10, 0)]]  # fmt: skip
+    assert at == pytest.approx([lr / 20, lr, lr, lr * 0.55, lr * 0.1])
+
+
+def test_a_saved_configuration_reads_back(data: Path, tmp_path: Path) -> None:
+    from segmae.config import config_to_dict
+
+    config = config_for(data, tmp_path)
+    assert config_from_dict(config_to_dict(config)) == config
