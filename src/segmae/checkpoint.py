@@ -11,6 +11,7 @@ Nothing here ever unpickles a file.
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,17 +140,28 @@ def save_pretrained(
 def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:
     """Build the network of a model folder or file and load its weights; in eval mode, float32, on the CPU.
 
+    A model whose network is a Python file of one's own runs that file. This needs the environment variable
+    SEGMAE_TRUST_CODE to name the file: a folder from elsewhere must not decide what is run.
+
     Raises:
-        CheckpointError: weights absent or damaged, or not those of the architecture.
+        CheckpointError: weights absent or damaged, not those of the architecture, or code that is not trusted.
     """
     safetensors = require("safetensors.torch", "train")
-    from segmae.models import create_model
+    from segmae.models import code_file, create_model
 
     path = resolve(model)
     info = read_info(path)
     file = path if path.is_file() else path / WEIGHTS
     if not file.is_file():
         raise CheckpointError(f"{path}: has no {WEIGHTS}; only the engine onnxruntime can use it")
+    code = code_file(info.architecture)
+    trusted = [
+        Path(name).resolve() for name in os.environ.get("SEGMAE_TRUST_CODE", "").split(os.pathsep) if name
+    ]
+    if code is not None and code.resolve() not in trusted:
+        raise CheckpointError(
+            f"{path}: loading it runs the code of {code}. If you trust that file, set SEGMAE_TRUST_CODE={code}"
+        )
     network = create_model(info.architecture, **info.options)
     try:
         state = safetensors.load_file(file)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmae.errors import ConfigError, require
@@ -18,37 +21,43 @@ class Entry:
     """One row of the table."""
 
     name: str
-    function: str  # "module:function", imported on `build`
+    function: str  # "module:function", imported by `create_model`
+    kind: str  # "segmentation", or "pretraining": an encoder with a decoder that rebuilds hidden patches
     paper: str
     year: int
     link: str
     licence: str  # of our code for it
     origin: str  # "ours", or the library that is wrapped
     parameters: int  # of the part that segments, with default options
+    gflops: float  # 2 x multiply-adds of convolutions and matrix products, one image of 224 x 224
+    pretraining: str  # public weights that its encoder can start from
 
 
-_SEGMAE = dict(
+_SEGMAE: dict[str, Any] = dict(
+    kind="segmentation", year=2025, link="https://www.ic-icc.cn/2025/index.php", licence="Apache-2.0", origin="ours",
     paper="SegMAE: A Dual Decoder Framework with Patch Wise Constraint for Skin Lesion Segmentation (ICIC)",
-    year=2025, link="https://www.ic-icc.cn/2025/index.php", licence="Apache-2.0", origin="ours",
 )  # fmt: skip
 
 TABLE: tuple[Entry, ...] = (
-    Entry("segmae-base", "segmae.models.segmae:segmae_base", parameters=105_275_921, **_SEGMAE),
-    Entry("segmae-small", "segmae.models.segmae:segmae_small", parameters=25_868_657, **_SEGMAE),
-    Entry("segmae-tiny", "segmae.models.segmae:segmae_tiny", parameters=4_297_753, **_SEGMAE),
-)
+    Entry("segmae-base", "segmae.models.segmae:segmae_base", parameters=105_275_921, gflops=58.39,
+          pretraining="ImageNet-21k R50+ViT-B/16 (timm, Google), MAE ViT-B", **_SEGMAE),
+    Entry("segmae-small", "segmae.models.segmae:segmae_small", parameters=25_868_657, gflops=15.21,
+          pretraining="DINOv2 ViT-S/14, any ViT-S (timm)", **_SEGMAE),
+    Entry("segmae-tiny", "segmae.models.segmae:segmae_tiny", parameters=4_297_753, gflops=2.93,
+          pretraining="ImageNet EfficientNet-Lite2", **_SEGMAE),
+)  # fmt: skip
 
 
-def list_models() -> list[str]:
-    """The names that `create_model` takes."""
-    return [entry.name for entry in TABLE]
+def list_models(kind: str | None = None) -> list[str]:
+    """The names that `create_model` takes, of one kind (`segmentation`, `pretraining`) or of both."""
+    return [entry.name for entry in TABLE if kind in (None, entry.kind)]
 
 
 def create_model(name: str, **options: Any) -> nn.Module:
     """Build a network with random weights.
 
     Args:
-        name: a name of `list_models()`.
+        name: a name of `list_models()`, or `FILE.py:NAME` for a class or function in a Python file of one's own.
         options: keyword arguments of the network.
 
     Returns:
@@ -58,15 +67,47 @@ def create_model(name: str, **options: Any) -> nn.Module:
         ConfigError: no such name, or an option that the network does not have or take.
         MissingExtra: torch is not installed.
     """
-    entry = next((entry for entry in TABLE if entry.name == name), None)
-    if entry is None:
-        near = difflib.get_close_matches(name, list_models(), n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"unknown model '{name}'.{hint} `segmae models` lists them")
     require("torch", "train")
-    module, function = entry.function.split(":")
+    build = _function(name)
     try:
-        model: nn.Module = getattr(importlib.import_module(module), function)(**options)
+        model: nn.Module = build(**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model '{name}' with options {options}: {error}") from error
     return model
+
+
+def find_entry(name: str) -> Entry:
+    """The row of a name.
+
+    Raises:
+        ConfigError: there is none; the nearest name is given.
+    """
+    for entry in TABLE:
+        if entry.name == name:
+            return entry
+    near = difflib.get_close_matches(name, list_models(), n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise ConfigError(f"unknown model '{name}'.{hint} `segmae models` lists them; your own is FILE.py:NAME")
+
+
+def code_file(name: str) -> Path | None:
+    """The Python file of a model of one's own, `FILE.py:NAME`; None for a name of the table."""
+    file = name.rpartition(":")[0]
+    return Path(file) if file.endswith(".py") else None
+
+
+def _function(name: str) -> Callable[..., Any]:
+    file = code_file(name)
+    if file is None:
+        module, _, function = find_entry(name).function.partition(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        return found
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"model '{name}': {file} is no file here. Give its path from the current folder")
+    code = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(code)
+    function = name.rpartition(":")[2]
+    if not callable(getattr(code, function, None)):
+        raise ConfigError(f"model '{name}': {file} has no class or function '{function}'")
+    return getattr(code, function)

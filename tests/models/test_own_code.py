@@ -1,0 +1,67 @@
+"""A network from a Python file outside the package: the page docs/add-a-model.md, carried out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from segmae.checkpoint import load_model  # noqa: E402
+from segmae.config import load_config  # noqa: E402
+from segmae.data.catalog import open_dataset  # noqa: E402
+from segmae.data.phantom import write_dataset  # noqa: E402
+from segmae.data.splits import make_split, save_split  # noqa: E402
+from segmae.errors import CheckpointError, ConfigError  # noqa: E402
+from segmae.models import create_model  # noqa: E402
+from segmae.train import run  # noqa: E402
+
+PAGE = Path(__file__).parents[2] / "docs" / "add-a-model.md"
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The page's own example as toy.py in the current folder, beside drawn lesions."""
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert code
+    (tmp_path / "toy.py").write_text(code[1], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEGMAE_TRUST_CODE", raising=False)
+    return tmp_path / "toy.py"
+
+
+def test_the_pages_network_trains_is_saved_and_loads_only_where_trusted(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_dataset("lesions", 10)
+    save_split(make_split(open_dataset(folder).cases, ratios=(0.6, 0.2, 0.2)), "split.csv")
+    command = re.search(r"segmae train (.*?)\n(?=export)", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert command
+    settings = command[1].replace("\\\n", " ").split()
+    mine = [
+        "data.root=lesions",
+        "data.split=split.csv",
+        "data.cache=cache",
+        "device=cpu",
+        "threads=1",
+        "batch_size=2",
+    ]
+    trained = run(load_config(None, [*settings, *mine]))
+    with pytest.raises(CheckpointError, match=r"SEGMAE_TRUST_CODE=toy\.py"):
+        load_model(trained)
+    monkeypatch.setenv("SEGMAE_TRUST_CODE", str(toy))
+    model, info = load_model(trained)
+    assert info.architecture == "toy.py:Toy"
+    assert model.get_parameter("body.0.weight").shape[0] == 8
+    assert model(torch.zeros(1, 3, 40, 56)).shape == (1, 1, 40, 56)
+
+
+def test_what_is_wrong_with_a_name_is_said(toy: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.py is no file here"):
+        create_model("none.py:Toy")
+    with pytest.raises(ConfigError, match="no class or function 'Tory'"):
+        create_model("toy.py:Tory")
+    with pytest.raises(ConfigError, match=r"toy\.py:Toy.*wide"):
+        create_model("toy.py:Toy", wide=8)
