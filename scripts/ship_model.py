@@ -1,6 +1,6 @@
 """Make a trained run the model that the package embeds, measure it as shipped, and write its card.
 
-    python scripts/ship_model.py runs/tiny-fold1
+    python scripts/ship_model.py runs/tiny-fold1-160px
 
 Writes src/segmae/assets/segmae-tiny/ (half-precision weights, ONNX, card) and, for the shipped files themselves,
 results/default_model/{isic2018-fold1-test,ph2-all-test}.{json,csv}. The datasets are looked for under $SEGMAE_DATA.
@@ -29,7 +29,7 @@ LICENCE = (
 LIMITS = (
     "dermoscopic photographs of one lesion; clinical photographs, several lesions and other organs were never seen",
     "the training photographs come from few clinics and hold few dark skin tones; expect more errors elsewhere",
-    "most training photographs passed through a JPEG of 256 px; outlines are no finer than the 224 px that the network sees",
+    "most training photographs passed through a JPEG of 256 px; outlines are no finer than the 160 px that the network sees",
     "not validated for any clinical use; do not decide on a patient by it",
 )
 

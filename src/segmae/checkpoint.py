@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmae.config import Preprocess, config_to_dict
-from segmae.errors import CheckpointError, require
+from segmae.errors import CheckpointError, ConfigError, require
 from segmae.files import atomic_path, atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
@@ -93,11 +93,13 @@ def read_info(model: str | Path) -> ModelInfo:
             key: tuple(value) if isinstance(value, list) else value
             for key, value in values["preprocess"].items()
         }
-        preprocess = Preprocess(**fields)
+        preprocess, options, provenance = Preprocess(**fields), values["options"], values["provenance"]
+        if not isinstance(preprocess.size, int) or not isinstance(provenance, dict):
+            raise TypeError("size or provenance is of a wrong kind")
         return ModelInfo(
-            values["architecture"], values["options"], preprocess, values["threshold"], values["provenance"]
+            values["architecture"], dict(options), preprocess, float(values["threshold"]), provenance
         )
-    except (KeyError, TypeError, ValueError, struct.error) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
         raise CheckpointError(
             f"{path}: its configuration cannot be read ({error!r}). Copy or save the model again"
         ) from error
@@ -109,7 +111,8 @@ def save_pretrained(
     """Write a model folder and return it.
 
     Args:
-        folder: created where needed; files in it are replaced one by one, each whole or not at all.
+        folder: created where needed; files in it are replaced one by one, each whole or not at all. A model.onnx of
+            earlier weights is removed.
         model: network whose state is saved.
         info: see `ModelInfo`.
         onnx: also export `model.onnx`, so that the folder predicts without torch.
@@ -125,6 +128,7 @@ def save_pretrained(
         state = {
             name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()
         }
+    (folder / ONNX).unlink(missing_ok=True)  # it would predict with the weights that are replaced now
     with atomic_path(folder / WEIGHTS) as temporary:
         safetensors.save_file(state, temporary, metadata={HEADER_KEY: json.dumps(values)})
     write_json(folder / CONFIG, values)
@@ -162,7 +166,10 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:
         raise CheckpointError(
             f"{path}: loading it runs the code of {code}. If you trust that file, set SEGMAE_TRUST_CODE={code}"
         )
-    network = create_model(info.architecture, **info.options)
+    try:
+        network = create_model(info.architecture, **info.options)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     try:
         state = safetensors.load_file(file)
     except Exception as error:  # safetensors raises its own kind, OSError or ValueError
@@ -187,12 +194,12 @@ def model_card(info: ModelInfo, name: str) -> str:
              f"{info.preprocess.size} x {info.preprocess.size} pixels; results are given at the photograph's size.", ""]  # fmt: skip
     if data:
         lines += ["## Training", "", f"- data: {data.get('images')} images, train part of split {data.get('split')}; the best "
-                  "epoch was chosen on its val part", f"- task: {p.get('task')}, {p.get('epochs')} epochs, seed {p.get('seed')}, "
+                  "epoch was chosen on its val part", f"- task: {p.get('task')}, saved after {p.get('epochs')} epochs, seed {p.get('seed')}, "
                   f"{p.get('seconds', 0) / 60:.0f} minutes on {p.get('machine')}"]  # fmt: skip
         lines += [f"- {key}: {value}" for key, value in p.get("starts", {}).items()]
         if "val_dice" in record:
             lines.append(
-                f"- per-image Dice on the val part at {info.preprocess.size} px, last epoch: {record['val_dice']:.4f}"
+                f"- per-image Dice on the val part at {info.preprocess.size} px after them: {record['val_dice']:.4f}"
             )
         lines.append("")
     for title in ("figures", "licence", "limits"):
@@ -206,7 +213,7 @@ def _header(path: Path) -> dict[str, Any]:
     """The configuration in a safetensors file's header: 8 bytes of length, then JSON."""
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8))[0]
-        if length > path.stat().st_size:
+        if 8 + length > path.stat().st_size:
             raise ValueError("truncated, or no safetensors file")
         header = json.loads(file.read(length))
     if HEADER_KEY not in header.get("__metadata__", {}):
