@@ -152,6 +152,39 @@ def test_preparing_goes_on_after_a_broken_image_and_ends_with_1(run: Run, tmp_pa
     assert broken.name in err
 
 
+def test_check_reports_what_is_wrong_and_ends_with_1_for_errors_only(run: Run, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "lesions", 4, size=(96, 72), seed=2)
+    code, out, err = run("data", "check", folder, "--workers", "1")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"4 images in {folder}: errors 0, warnings 0, notes 0"
+
+    split = tmp_path / "split.csv"
+    ids = [path.stem for path in sorted((folder / "images").iterdir())]
+    split.write_text("id,part\n" + "".join(f"{name},train\n" for name in ids) + f"{ids[0]},test\n")
+    (folder / "masks" / f"{ids[3]}.png").rename(folder / "masks" / "nobody.png")
+    (folder / "images" / f"{ids[1]}.jpg").write_bytes(b"")
+    code, out, err = run("data", "check", folder, "--split", split, "--workers", "1")
+    assert code == 1
+    assert out.splitlines()[0].split()[:3] == ["severity", "finding", "where"]
+    kinds = [line.split("  ")[0] for line in out.splitlines()[1:-1]]
+    assert kinds == ["error", "error", "error", "warning"]
+    assert out.splitlines()[-1] == f"4 images in {folder}: errors 3, warnings 1, notes 0"
+    assert f"{ids[1]}.jpg" in out
+
+    code, out, _ = run("data", "check", folder, "--split", split, "--workers", "1", "--json")
+    report = json.loads(out)
+    assert (code, report["ok"]) == (1, False)
+    assert {f["kind"]: f["count"] for f in report["findings"]} == {
+        "unreadable image": 1,
+        "missing mask": 1,
+        "ids in two parts": 1,
+        "orphaned mask": 1,
+    }
+    code, _, err = run("data", "check", tmp_path / "nowhere")
+    assert code == 2
+    assert "nowhere" in one_line_error(err)
+
+
 def test_progress_is_silent_off_a_terminal(run: Run, lesions: Path, tmp_path: Path) -> None:
     code, _, err = run("data", "prepare", lesions, "--size", "32", "--cache", tmp_path)
     assert (code, err) == (0, "")
@@ -264,7 +297,9 @@ def test_verbs_have_help_and_no_defaults_of_their_own(verb: str) -> None:
 
 
 def test_options_are_the_names_of_the_function_behind_them() -> None:
+    from segmae.data.check import check
     from segmae.data.dataset import prepare
+    from segmae.data.download import download
     from segmae.demo import run_demo
     from segmae.doctor import diagnose
     from segmae.evaluate import evaluate_checkpoint
@@ -276,6 +311,8 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
         ("predict", predict_files, {}),
         ("demo", run_demo, {}),
         ("doctor", diagnose, {}),
+        ("data check", check, {}),
+        ("data download", download, {}),
         ("data prepare", prepare, {"folder": "cases", "cache": "folder", "size": "preprocess", "gray_world": "preprocess"}),
     ):  # fmt: skip
         names = {renamed.get(p.name, p.name) for p in COMMANDS[verb].params} - printing

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +22,14 @@ from segmae.errors import SegmaeError
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 Engine = Annotated[str | None, typer.Option(help="auto, onnxruntime or torch.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda (torch engine).")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Settings = Annotated[
     list[str], typer.Argument(metavar="RECIPE.yaml [KEY=VALUE]...", help="A recipe and overrides.")
 ]
+
+
+class Format(StrEnum):
+    onnx = "onnx"
 
 
 class Verbs(TyperGroup):
@@ -68,6 +73,82 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
         print(__version__)
         raise typer.Exit
+
+
+@data.command()
+def download(
+    name: Annotated[str, typer.Argument(help="isic2017, isic2018 or ph2.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for this dataset alone; of ph2, your own copy.")],
+    parts: Annotated[
+        list[str] | None, typer.Option("--part", help="Only this one: train, val or test. May be repeated.")
+    ] = None,
+    keep_archives: Annotated[
+        bool | None, typer.Option("--keep-archives", help="Keep the zip files after unpacking.")
+    ] = None,
+    accept_mismatch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARCHIVE", help="Use it although its checksum is wrong. May be repeated."),
+    ] = None,
+) -> None:
+    """Fetch ISIC2017 or ISIC2018 Task 1, or check a copy of PH2. Stopped, the same command goes on."""
+    from segmae.data.download import ChecksumMismatch
+
+    options = given(parts=parts or None, keep_archives=keep_archives)
+    accepted = list(accept_mismatch or ())
+    while True:
+        try:
+            done = _download(name, folder, accept_mismatch=accepted, **options)
+            break
+        except ChecksumMismatch as error:
+            if not sys.stdin.isatty():
+                raise
+            note(f"warning: {error}")
+            if not typer.confirm("Use it all the same?", err=True):
+                raise typer.Exit(2) from error
+            accepted.append(error.archive)
+    for warning in done.warnings:
+        note(f"warning: {warning}")
+    print_table(("part", "images", "masks"), [(part, *map(str, n)) for part, n in done.counts.items()])
+    print(f"{done.dataset.name} in {done.dataset.root}")
+
+
+def _download(name: str, folder: Path, **options: Any) -> Any:
+    from segmae.data.download import download
+
+    with progress("MB") as advance:
+
+        def megabytes(done: int, total: int, text: str) -> None:
+            advance(done / 1e6, total / 1e6, text)
+
+        return download(name, folder, progress=megabytes, **options)
+
+
+@data.command()
+def check(
+    folders: Annotated[list[str], typer.Argument(metavar="FOLDER", help="Datasets, or folders of them.")],
+    splits: Annotated[
+        list[str] | None, typer.Option("--split", help="Also check this CSV file. May be repeated.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find broken files, masks that are none, copies, and images that splits or datasets share."""
+    from segmae.data.catalog import find_data
+    from segmae.data.check import COLUMNS, SEVERITIES
+    from segmae.data.check import check as check_data
+
+    options = given(splits=splits or None, workers=workers)
+    with progress("images") as advance:
+        report = check_data([find_data(folder) for folder in folders], progress=advance, **options)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        if report.findings:
+            print_table(COLUMNS, report.rows())
+        found = [finding.severity for finding in report.findings]
+        images = ", ".join(f"{d['images']} images in {d['folder']}" for d in report.datasets)
+        print(f"{images}: {', '.join(f'{kind}s {found.count(kind)}' for kind in SEVERITIES)}")
+    raise typer.Exit(0 if report.ok else 1)
 
 
 @data.command()
@@ -190,8 +271,14 @@ def models(as_json: Json = False) -> None:
     if as_json:
         print_json([dataclasses.asdict(entry) for entry in TABLE])
         return
-    rows = [(e.name, f"{e.parameters / 1e6:.1f} M", str(e.year), e.licence, e.origin, e.paper) for e in TABLE]
-    print_table(("name", "parameters", "year", "licence", "code", "paper"), rows)
+    print_table(
+        ("name", "kind", "parameters", "GFLOPs", "starts from", "code", "year", "paper"),
+        [
+            (e.name, e.kind, f"{e.parameters / 1e6:.2f} M", f"{e.gflops:.2f}", e.pretraining, e.origin, str(e.year),
+             f"{e.paper} {e.link}")
+            for e in TABLE
+        ],
+    )  # fmt: skip
 
 
 @app.command()
@@ -276,6 +363,57 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="FILE|FOLDER...", help="Photographs, or folders of them.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, overlays and results.jsonl.")],
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+    engine: Engine = None,
+    device: Device = None,
+    threads: Threads = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs at once.")] = None,
+    resume: Annotated[bool | None, typer.Option("--resume", help="Skip what is already done.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Segment photographs: NAME_mask.png (0/255), NAME_overlay.png and results.jsonl. Goes on after a bad file."""
+    from segmae.predict import predict_files
+
+    options = given(
+        model=model, engine=engine, device=device, threads=threads, batch_size=batch_size, resume=resume
+    )
+    with progress("photographs") as advance:
+        done = predict_files(sources, out, **options, progress=advance)
+    print_failures(done.failures)
+    if as_json:
+        print_json({"results": done.rows, "failures": done.failures, "skipped": done.skipped})
+    else:
+        already = f" ({done.skipped} of them earlier)" if done.skipped else ""
+        failed = f", {len(done.failures)} failed" if done.failures else ""
+        print(
+            f"{len(done.rows)} segmented{already}{failed}; masks, overlays and results.jsonl in {done.folder}"
+        )
+    raise typer.Exit(1 if done.failures else 0)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="Model name, model folder or run folder.")],
+    to: Annotated[Format, typer.Option("--to", help="Format to write.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File; default: model.onnx beside the weights.")
+    ] = None,
+) -> None:
+    """Write a model in a form that predicts without torch."""
+    from segmae.checkpoint import ONNX, load_model, resolve
+    from segmae.engines.export import export_onnx
+
+    place = resolve(checkpoint)
+    model, info = load_model(place)
+    print(export_onnx(model, out or (place if place.is_dir() else place.parent) / ONNX, info.preprocess.size))
+
+
+@app.command()
 def demo(
     image: Annotated[
         Path | None, typer.Argument(help="Your photograph, or a folder; default: drawn lesions.")
@@ -351,7 +489,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table as wide as its content where the output is read by a program, else as the terminal."""
     from rich.console import Console
     from rich.table import Table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -32,7 +33,7 @@ def diagnose(model: str = "segmae-tiny") -> dict[str, Any]:
         "versions": {
             "segmae": __version__,
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _CORE},
+            **{name: _version(name) or "not installed" for name in _CORE},
         },
         "extras": extras(),
         "device": device(),
@@ -45,13 +46,16 @@ def diagnose(model: str = "segmae-tiny") -> dict[str, Any]:
         report["ok"] = True
     except SegmaeError as error:
         report["problem"] = str(error)
+    except Exception as error:  # whatever is broken here, it is what the doctor was called for
+        report["problem"] = f"{type(error).__name__}: {error}"
     return report
 
 
 def extras() -> dict[str, dict[str, Any]]:
     """For each extra of segmae the versions present, the packages missing, and how to get them."""
     wanted: dict[str, list[str]] = {}
-    for line in importlib.metadata.requires("segmae") or []:
+    installed = _version("segmae")  # not where it is run from a source tree
+    for line in (importlib.metadata.requires("segmae") or []) if installed else []:
         name, extra = re.match(r"[\w.-]+", line), re.search(r"extra\s*==\s*['\"]([\w-]+)", line)
         if name and extra and extra[1] != "dev":
             wanted.setdefault(extra[1], []).append(name[0])
@@ -59,12 +63,7 @@ def extras() -> dict[str, dict[str, Any]]:
 
 
 def _extra(extra: str, packages: list[str]) -> dict[str, Any]:
-    present = {}
-    for package in packages:
-        try:
-            present[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    present = {package: version for package in packages if (version := _version(package))}
     missing = [package for package in packages if package not in present]
     return {
         "present": present,
@@ -73,20 +72,30 @@ def _extra(extra: str, packages: list[str]) -> dict[str, Any]:
     }
 
 
+def _version(package: str) -> str:
+    """Of an installed package; empty where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def device() -> dict[str, Any]:
     """Where prediction and training run on this machine, and on how many threads."""
-    import onnxruntime
-
     found: dict[str, Any] = {
         "platform": platform.platform(),
         "cpus": usable_cpus(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),
-        "onnxruntime": onnxruntime.get_available_providers(),
-        "torch": "",  # not installed
+        "onnxruntime": [],  # not installed, or broken
+        "torch": "",
     }
+    with contextlib.suppress(ImportError, OSError):  # OSError: a shared library of it is missing
+        import onnxruntime
+
+        found["onnxruntime"] = onnxruntime.get_available_providers()
     try:
         import torch
-    except ImportError:
+    except (ImportError, OSError):
         return found
     found["torch"] = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
     found["torch_threads"] = torch.get_num_threads()

@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from segmae.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 MASK_ENDING = re.compile(r"_(segmentation|lesion|mask)$", re.IGNORECASE)
-GROUP_COLUMNS = ("lesion_id", "lesion", "patient_id", "patient", "group")
+USUAL = ("", ".csv", ".txt", ".json", ".md", ".db", ".ini")  # files beside the images that need no word
+ID_COLUMNS = ("image_id", "image", "id")
+GROUP_COLUMNS = ("patient_id", "patient", "lesion_id", "lesion", "group")  # a patient has several lesions
+LABEL_COLUMNS = ("dx", "diagnosis", "label")
+HAM_TABLE = "HAM10000_metadata.csv"
 ISIC_PARTS = {"training": "train", "validation": "val", "test": "test", "test_v2": "test"}
 LAYOUTS = (
     "ISIC-2017_*_Data/ with ISIC-2017_*_Part1_GroundTruth/, ISIC2018_Task1-2_*_Input/ with "
@@ -73,8 +78,26 @@ class Dataset:
         return tuple(known[name] for name in ids)
 
 
+Pairs = tuple[list[Case], list[Path], list[Path]]  # cases, stray files, orphaned masks
+
+
 def open_dataset(folder: str | Path) -> Dataset:
     """Recognise the layout of a folder, or of the one folder inside it that has a layout.
+
+    Raises:
+        DataError: no such folder, no known layout, several datasets, or two files with one id.
+    """
+    found = open_datasets(folder)
+    if len(found) > 1:
+        names = ", ".join(f"{dataset.name} in {dataset.root}" for dataset in found)
+        raise DataError(
+            f"{folder}: holds several datasets ({names}). Keep one a folder, and name that folder"
+        )
+    return found[0]
+
+
+def open_datasets(folder: str | Path) -> list[Dataset]:
+    """All datasets of a folder: its own, else those of the folders directly inside it, else its plain images.
 
     Raises:
         DataError: no such folder, no known layout, or two files with one id.
@@ -82,21 +105,15 @@ def open_dataset(folder: str | Path) -> Dataset:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Give the folder that holds the dataset")
-    for reader in (_isic, _ph2, _images_and_masks):
-        dataset = reader(root)
-        if dataset is not None:
-            return dataset
-    inner = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    found = [dataset for path in inner for reader in (_isic, _ph2, _images_and_masks) if (dataset := reader(path))]
-    if len(found) == 1:
-        return found[0]
-    if len(found) > 1:
-        names = ", ".join(dataset.root.name for dataset in found)
-        raise DataError(f"{root}: holds several datasets ({names}). Name one of them")
-    plain = _plain(root)
-    if plain is None:
+    found = _known_layouts(root)
+    if not found:
+        inner = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+        found = [dataset for path in inner for dataset in _known_layouts(path)]
+    if not found and (plain := _plain(root)):
+        found = [plain]
+    if not found:
         raise DataError(f"{root}: no dataset recognised. Known layouts: {LAYOUTS}")
-    return plain
+    return found
 
 
 def find_data(root: str) -> Path:
@@ -110,20 +127,32 @@ def find_data(root: str) -> Path:
     if not path.exists() and not path.is_absolute() and base:
         path = Path(base) / root
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder. Give your dataset's folder, or set SEGMAE_DATA to the folder above it")
+        remedy = "Give your dataset's folder, or set SEGMAE_DATA to the folder above it"
+        raise DataError(f"{path}: no such folder. {remedy}")
     return path
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Image files directly in a folder, by name; hidden files are passed over."""
+    """Image files directly in a folder, by name; hidden files are passed over, links to nowhere are not."""
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir():
             yield path
 
 
-def _isic(root: Path) -> Dataset | None:
+def _known_layouts(root: Path) -> list[Dataset]:
+    others = (read(root) for read in (_ph2, _ham10000, _images_and_masks))
+    found = [*_isic(root), *(dataset for dataset in others if dataset)]
+    return [dataset for dataset in found if dataset.name != "folder"] or found
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    """Folders directly inside, by name in small letters."""
+    return {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+
+
+def _isic(root: Path) -> Iterator[Dataset]:
     """ISIC2017 and ISIC2018 Task 1."""
-    folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
+    folders = _folders(root)
     for name, images, masks in (
         ("isic2017", r"isic-2017_(\w+)_data", "isic-2017_{}_part1_groundtruth"),
         ("isic2018", r"isic2018_task1-2_(\w+)_input", "isic2018_task1_{}_groundtruth"),
@@ -137,39 +166,42 @@ def _isic(root: Path) -> Dataset | None:
                 continue
             part = ISIC_PARTS.get(match[1])
             mask_folder = folders.get(masks.format(match[1]))
-            some = _pair(_unwrapped(folder), None if mask_folder is None else _unwrapped(mask_folder))
-            label = part if name == "isic2017" or part != "train" else None  # 2018's splits divide the training part
-            cases += [Case(case.id, case.image, case.mask, part=label) for case in some[0]]
+            if name == "isic2018" and part == "train":
+                part = None  # which the splits divide
+            some = _pair([folder], mask_folder)
+            cases += [replace(case, part=part) for case in some[0]]
             strays += some[1]
             orphans += some[2]
         if cases:
-            return _dataset(name, root, cases, strays, orphans)
-    return None
+            yield _dataset(name, root, cases, strays, orphans)
 
 
 def _unwrapped(folder: Path) -> Path:
     """Unpacked archives may hold a folder of the same name."""
-    inner = folder / folder.name
-    return inner if inner.is_dir() else folder
+    inner = _folders(folder).get(folder.name.lower())
+    return folder if inner is None or any(image_files(folder)) else inner
 
 
 def _ph2(root: Path) -> Dataset | None:
     """PH2: one folder a case, bitmaps, diagnoses in PH2_dataset.txt."""
-    places = (root / "PH2 Dataset images", root / "PH2Dataset" / "PH2 Dataset images")
-    images = next((path for path in places if path.is_dir()), None)
+    base = _folders(root).get("ph2dataset", root)
+    images = _folders(base).get("ph2 dataset images")
     if images is None:
         return None
-    labels = _ph2_labels(images.parent / "PH2_dataset.txt")
-    cases = []
+    labels = _ph2_labels(base / "PH2_dataset.txt")
+    cases, orphans = [], []
     for folder in sorted(path for path in images.iterdir() if path.is_dir()):
-        name = folder.name
-        photo = next(iter(image_files(folder / f"{name}_Dermoscopic_Image")), None) if (
-            folder / f"{name}_Dermoscopic_Image").is_dir() else None  # fmt: skip
-        mask_folder = folder / f"{name}_lesion"
-        mask = next(iter(image_files(mask_folder)), None) if mask_folder.is_dir() else None
-        if photo is not None:
-            cases.append(Case(name, photo, mask, label=labels.get(name)))
-    return _dataset("ph2", root, cases) if cases else None
+        inner = _folders(folder)
+        found = []
+        for kind in ("dermoscopic_image", "lesion"):
+            place = inner.get(f"{folder.name}_{kind}".lower())
+            found.append(None if place is None else next(image_files(place), None))
+        image, mask = found
+        if image is not None:
+            cases.append(Case(folder.name, image, mask, label=labels.get(folder.name)))
+        elif mask is not None:
+            orphans.append(mask)
+    return _dataset("ph2", root, cases, orphans=orphans) if cases else None
 
 
 def _ph2_labels(path: Path) -> dict[str, str]:
@@ -184,82 +216,115 @@ def _ph2_labels(path: Path) -> dict[str, str]:
     return labels
 
 
+def _ham10000(root: Path) -> Dataset | None:
+    """HAM10000 as its publishers pack it: images in two parts, masks by Tschandl et al., a table of lesions."""
+    folders = _folders(root)
+    parts = [folders[name] for name in sorted(folders) if re.fullmatch(r"ham10000_images_part_\d", name)]
+    masks = folders.get("ham10000_segmentations_lesion_tschandl")
+    if not parts:
+        return None
+    return _with_table("ham10000", root, root / HAM_TABLE, _pair(parts, masks))
+
+
 def _images_and_masks(root: Path) -> Dataset | None:
-    """HAM10000, or anyone's images/ and masks/."""
-    folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
+    """Anyone's images/ and masks/, with metadata.csv perhaps; HAM10000 where its table lies beside them."""
+    folders = _folders(root)
     if "images" not in folders:
         return None
-    cases, strays, orphans = _pair(folders["images"], folders.get("masks"))
-    if not cases:
-        return None
-    ham = root / "HAM10000_metadata.csv"
-    rows = _table(ham if ham.is_file() else root / "metadata.csv")
-    known = [
-        Case(case.id, case.image, case.mask, rows.get(case.id, {}).get("group"), rows.get(case.id, {}).get("label"))
-        for case in cases
-    ]
-    return _dataset("ham10000" if ham.is_file() else "folder", root, known, strays, orphans)
+    ham = (root / HAM_TABLE).is_file()
+    name, table = ("ham10000", HAM_TABLE) if ham else ("folder", "metadata.csv")
+    return _with_table(name, root, root / table, _pair([folders["images"]], folders.get("masks")))
+
+
+def _with_table(name: str, root: Path, table: Path, found: Pairs) -> Dataset | None:
+    """A dataset whose groups and diagnoses are in a CSV file."""
+    cases, strays, orphans = found
+    rows = _table(table)
+    known = []
+    for case in cases:
+        group, label = rows.get(case.id, (None, None))
+        known.append(replace(case, group=group, label=label))
+    return _dataset(name, root, known, strays, orphans) if cases else None
 
 
 def _plain(root: Path) -> Dataset | None:
     """A folder of photographs, without masks or with masks beside them (NAME_mask.png)."""
-    cases, strays, orphans = _pair(root, root)
+    cases, strays, orphans = _pair([root], root)
     return _dataset("folder", root, cases, strays, orphans) if cases else None
 
 
-def _pair(images: Path, masks: Path | None) -> tuple[list[Case], list[Path], list[Path]]:
-    """Match images and masks by name: cases, stray files, orphaned masks."""
-    cases: dict[str, Case] = {}
-    found: dict[str, Path] = {}
+def _pair(folders: Sequence[Path], masks: Path | None) -> Pairs:
+    """Match images and masks by name; masks may lie among the images if their names say that they are masks."""
+    folders, masks = [_unwrapped(folder) for folder in folders], None if masks is None else _unwrapped(masks)
+    shared = masks in folders
+    images: dict[str, Path] = {}
     strays: list[Path] = []
-    shared = masks == images
+    for path in (path for folder in folders for path in image_files(folder)):
+        if path.stem.lower().endswith("_superpixels"):
+            strays.append(path)
+        elif not (shared and MASK_ENDING.search(path.stem)):
+            if path.stem in images:
+                raise _two_images(images[path.stem], path)
+            images[path.stem] = path
+    found: dict[str, Path] = {}
     for path in image_files(masks) if masks is not None else ():
         if path.stem.lower().endswith("_superpixels"):
-            if not shared:
-                strays.append(path)
-        elif MASK_ENDING.search(path.stem) or not shared:
-            name = MASK_ENDING.sub("", path.stem)
+            strays += [] if shared else [path]
+        elif not shared or MASK_ENDING.search(path.stem):
+            name = path.stem if path.stem in images and not shared else MASK_ENDING.sub("", path.stem)
             if name in found:
                 raise DataError(f"{path} and {found[name]}: two masks for '{name}'. Keep one of them")
             found[name] = path
-    for path in image_files(images):
-        if path.stem.lower().endswith("_superpixels"):
-            strays.append(path)
-        elif shared and MASK_ENDING.search(path.stem):
-            continue
-        elif path.stem in cases:
-            raise DataError(f"{path} and {cases[path.stem].image}: two images with the id '{path.stem}'. Rename one")
-        else:
-            cases[path.stem] = Case(path.stem, path, found.pop(path.stem, None))
-    known = {*IMAGE_SUFFIXES, ".csv", ".txt", ".json", ".md", ".db", ".ini", ""}
-    folders = {images, masks} - {None}
-    for folder in sorted(path for path in folders if path):
-        strays += [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix.lower() not in known]
-    return list(cases.values()), strays, list(found.values())
+    for folder in dict.fromkeys([*folders, *([masks] if masks else [])]):
+        strays += [path for path in sorted(folder.iterdir()) if _is_stray(path)]
+    cases = [Case(name, path, found.pop(name, None)) for name, path in images.items()]
+    return cases, strays, list(found.values())
 
 
-def _table(path: Path) -> dict[str, dict[str, str]]:
-    """Group and diagnosis by image id from a CSV with a column `image_id`, `image` or `id`."""
+def _is_stray(path: Path) -> bool:
+    """A file of no known kind, or a folder that is named like an image."""
+    if path.name.startswith("."):
+        return False
+    suffix = path.suffix.lower()
+    return suffix in IMAGE_SUFFIXES if path.is_dir() else suffix not in IMAGE_SUFFIXES + USUAL
+
+
+def _table(path: Path) -> dict[str, tuple[str | None, str | None]]:
+    """Group and diagnosis by image id from a CSV with a column `image_id`, `image` or `id`, in any letter case."""
     if not path.is_file():
         return {}
-    rows: dict[str, dict[str, str]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
-            name = next((row[key] for key in ("image_id", "image", "id") if row.get(key)), None)
-            if name is None:
-                raise DataError(f"{path}: has no column image_id, image or id. Add one with the images' names")
-            group = next((row[key] for key in GROUP_COLUMNS if row.get(key)), None)
-            label = next((row[key] for key in ("dx", "diagnosis", "label") if row.get(key)), None)
-            values = {"group": group, "label": label}
-            rows[Path(name).stem] = {key: value for key, value in values.items() if value}
-    return rows
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file)
+            columns = [column.strip().lower() for column in next(rows, [])]
+            lines = [dict(zip(columns, map(str.strip, row), strict=False)) for row in rows if any(row)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        remedy = "Save it as comma-separated UTF-8 text"
+        raise DataError(f"{path}: cannot be read as CSV ({error}). {remedy}") from error
+    if not set(ID_COLUMNS) & set(columns):
+        raise DataError(f"{path}: no column is named {', '.join(ID_COLUMNS[:-1])} or {ID_COLUMNS[-1]}. "
+                        "Name the one with the images' ids so, and separate columns by commas")  # fmt: skip
+    known: dict[str, tuple[str | None, str | None]] = {}
+    for line in lines:
+        name = next((line[key] for key in ID_COLUMNS if line.get(key)), None)
+        if name is None:
+            raise DataError(f"{path}: a row names no image ({line}). Write its id, or remove the row")
+        group = next((line[key] for key in GROUP_COLUMNS if line.get(key)), None)
+        label = next((line[key] for key in LABEL_COLUMNS if line.get(key)), None)
+        ending = Path(name).suffix.lower() in IMAGE_SUFFIXES
+        known[Path(name).stem if ending else name] = (group, label)
+    return known
+
+
+def _two_images(one: Path, two: Path) -> DataError:
+    return DataError(f"{one} and {two}: two images with the id '{one.stem}'. Rename one")
 
 
 def _dataset(
     name: str, root: Path, cases: list[Case], strays: Iterable[Path] = (), orphans: Iterable[Path] = ()
 ) -> Dataset:
     ordered = sorted(cases, key=lambda case: case.id)
-    for one, two in zip(ordered, ordered[1:], strict=False):
+    for one, two in pairwise(ordered):
         if one.id == two.id:
-            raise DataError(f"{one.image} and {two.image}: two images with the id '{one.id}'. Rename one")
+            raise _two_images(one.image, two.image)
     return Dataset(name, root, tuple(ordered), tuple(strays), tuple(orphans))

@@ -66,8 +66,13 @@ def write_dataset(
         layout: `folder` (images/ + masks/), `isic2018`, `isic2017` (three parts) or `ph2`.
         size: width and height in pixels.
         seed: of the first lesion; the others follow.
+
+    Raises:
+        DataError: no such layout, no lesions, or a size below 16 px.
     """
     root = Path(folder)
+    if n < 1:
+        raise DataError(f"{n} drawn lesions: give at least 1")
     if layout not in ("folder", "isic2018", "isic2017", "ph2"):
         raise DataError(f"layout '{layout}': choose folder, isic2018, isic2017 or ph2")
     for index in range(n):
@@ -110,13 +115,14 @@ def _lesion_depth(random: np.random.Generator, x: Field, y: Field) -> Field:
     room = (abs(float(x[0, 0])), abs(float(y[0, 0])))
     radius = random.uniform(0.16, 0.34)
     shift = [random.uniform(-0.35, 0.35) * max(0.0, side - radius) for side in room]
-    u, v = x - np.float32(shift[0]), y - np.float32(shift[1])
+    u: Field = x - np.float32(shift[0])
+    v: Field = y - np.float32(shift[1])
     u, v = u + 0.022 * _noise(random, x, 0.16), v + 0.022 * _noise(random, x, 0.16)
     turn, stretch = random.uniform(0, np.pi), random.uniform(1.0, 1.5)
     along, across = np.cos(turn) * u + np.sin(turn) * v, np.cos(turn) * v - np.sin(turn) * u
     along, across = along / np.sqrt(stretch), across * np.sqrt(stretch)
     angle, distance = np.arctan2(across, along), np.hypot(along, across)
-    outline = np.ones_like(x)
+    outline: Field = np.ones_like(x)
     for wave in range(2, 9):
         outline += random.normal(0, 0.24 / wave**1.5) * np.cos(wave * angle + random.uniform(0, 2 * np.pi))
     return np.asarray(radius * np.clip(outline, 0.6, 1.5) - distance, np.float32)

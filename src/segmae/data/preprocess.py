@@ -14,10 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from segmae.config import Preprocess
 from segmae.errors import ImageError
 
-MAX_PIXELS = 200_000_000  # of one photograph; a header that promises more is refused before anything is decoded
+MAX_PIXELS = 170_000_000  # more is refused before it is decoded; Pillow itself stops at 179 million
+SCALE_IT = f"Scale it below {MAX_PIXELS // 10**6} megapixels"
 LOSSY_SLACK = 40  # grey levels by which JPEG may blur the two values of a mask
-NORMAL_ORIENTATION = 1
 EXIF_ORIENTATION = 0x0112
+UPRIGHT, ON_ITS_SIDE = 1, (5, 6, 7, 8)  # values of EXIF's orientation
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Photo:
 def read_image(source: Any, at_least: int | None = None) -> Photo:
     """Decode a photograph to upright 8-bit RGB.
 
-    Transparent pixels are laid over white; greyscale, palette, CMYK and 16-bit images are converted, the latter by
-    the full range of their type; of animations and multi-page files the first frame is taken.
+    Transparent pixels are laid over white; greyscale, palette, CMYK, 16-bit and float images are converted, the
+    latter two by the range of their type (float: 0 to 1); of animations and multi-page files the first frame is taken.
 
     Args:
         source: a path, bytes, a PIL image, or an array `[H,W]`, `[H,W,1]`, `[H,W,3]` or `[H,W,4]` of uint8 or uint16.
@@ -63,7 +64,8 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
     """Read a lesion mask: uint8 `[H,W]` in {0, 1}.
 
     Args:
-        path: a two-valued image (0/255, 0/1, or one value only). JPEG masks may be blurred near their edges.
+        path: a two-valued image (0/255, 0/1, or one of these only). JPEG masks may be blurred near their edges;
+            what is transparent is skin.
         size: (width, height) that the mask must have.
 
     Raises:
@@ -73,9 +75,13 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
     with _opened(path, name) as image:
         lossy = image.format == "JPEG"
         image = _decoded(image, name)
-        values = np.asarray(image.convert("RGB") if image.mode in ("P", "PA", "CMYK", "YCbCr") else image)
+        if image.mode in ("P", "PA", "CMYK", "YCbCr"):
+            image = image.convert("RGBA")
+        values = np.asarray(image)
     if values.ndim == 3:
         colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+        if values.shape[2] in (2, 4):
+            colours = np.where(values[..., -1:] < 128, 0, colours)
         if (colours.max(2) - colours.min(2)).max() > (LOSSY_SLACK if lossy else 0):
             raise ImageError(name, "is a colour picture, not a mask", "A mask has the values 0 and 255 only")
         values = colours[..., 0]
@@ -87,12 +93,12 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
 
 def _two_valued(values: np.ndarray, lossy: bool, name: str) -> np.ndarray:
     found = np.unique(values)
-    if len(found) <= 2 and set(found.tolist()) <= {0, 1, 255, 65535, True, False}:
+    if len(found) <= 2 and (len(found) == 1 or found[0] == 0) and set(found.tolist()) <= {0, 1, 255, 65535}:
         return (values > 0).astype(np.uint8)
     if lossy and (np.minimum(values, 255 - values) <= LOSSY_SLACK).mean() > 0.98:
         return (values >= 128).astype(np.uint8)
     some = ", ".join(str(value) for value in found[:4]) + (", ..." if len(found) > 4 else "")
-    raise ImageError(name, f"mask has {len(found)} values ({some}), not two",
+    raise ImageError(name, f"mask has {len(found)} values ({some}) instead of 0 and 255",
                      "Write it with 0 for skin and 255 for lesion, for example by thresholding at 128")  # fmt: skip
 
 
@@ -135,41 +141,56 @@ def restore(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _opened(source: Any, name: str) -> Image.Image:
     """Read the header and refuse what cannot or should not be decoded."""
     if not isinstance(source, bytes | bytearray):
-        path = Path(source)
-        if path.is_dir():
-            raise ImageError(name, "is a folder, not an image", "Name the files in it, or give the folder to `segmae predict`")
-        if not path.exists():
-            raise ImageError(name, "no such file", "Check the name")
-        if path.stat().st_size == 0:
-            raise ImageError(name, "is empty (0 bytes)", "Copy or download it again")
+        _check_place(Path(source), name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray) else source)
     except Image.DecompressionBombError as error:
-        raise ImageError(name, "is absurdly large", f"Scale it below {MAX_PIXELS // 10**6} megapixels") from error
+        raise ImageError(name, "is absurdly large", SCALE_IT) from error
     except UnidentifiedImageError as error:
-        raise ImageError(name, "is not an image that can be read", "Give a JPEG, PNG, BMP or TIFF file") from error
+        remedy = "Give a JPEG, PNG, BMP or TIFF file; if it is one, copy or download it again"
+        raise ImageError(name, "is not an image that can be read", remedy) from error
     except PermissionError as error:
         raise ImageError(name, "may not be read", "Change its permissions") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ImageError(name, f"cannot be opened ({error})", "The file is damaged: copy or download it again") from error
+        remedy = "The file is damaged: copy or download it again"
+        raise ImageError(name, f"cannot be opened ({error})", remedy) from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise ImageError(name, f"is {image.width} x {image.height} px", f"Scale it below {MAX_PIXELS // 10**6} megapixels")
+        raise ImageError(name, f"is {image.width} x {image.height} px", SCALE_IT)
     return image
+
+
+def _check_place(path: Path, name: str) -> None:
+    """Refuse what is no file with anything in it."""
+    try:
+        if path.is_dir():
+            remedy = "Name the files in it, or give the folder to `segmae predict`"
+            raise ImageError(name, "is a folder, not an image", remedy)
+        if path.is_symlink() and not path.exists():
+            raise ImageError(
+                name, f"is a link to {path.readlink()}, which is absent", "Mend or remove the link"
+            )
+        if not path.exists():
+            raise ImageError(name, "no such file", "Check the name")
+        if path.stat().st_size == 0:
+            raise ImageError(name, "is empty (0 bytes)", "Copy or download it again")
+    except (OSError, ValueError) as error:  # permissions of a folder above it, a name that is too long
+        raise ImageError(name, f"cannot be opened ({error})", "Check the name and the permissions") from error
 
 
 def _decoded(image: Image.Image, name: str) -> Image.Image:
     """Decode and turn upright."""
     try:
         image.load()
-        if image.getexif().get(EXIF_ORIENTATION, NORMAL_ORIENTATION) != NORMAL_ORIENTATION:
+        if image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT:
             image = ImageOps.exif_transpose(image)
     except Image.DecompressionBombError as error:
-        raise ImageError(name, "is absurdly large", f"Scale it below {MAX_PIXELS // 10**6} megapixels") from error
+        raise ImageError(name, "is absurdly large", SCALE_IT) from error
     except Exception as error:  # decoders raise many kinds
-        raise ImageError(name, f"is damaged ({error})", "It may be truncated: copy or download it again") from error
+        remedy = "It may be truncated: copy or download it again"
+        raise ImageError(name, f"is damaged ({error})", remedy) from error
     return image
 
 
@@ -179,18 +200,25 @@ def _photo(image: Image.Image, name: str, at_least: int | None = None) -> Photo:
         scale = next((s for s in (8, 4, 2) if min(full) // s >= at_least), 1)
         if scale > 1:
             image.draft("RGB", (full[0] // scale, full[1] // scale))
-    image = _decoded(image, name)
-    turned = (image.width > image.height) != (full[0] > full[1])
+    upright = _decoded(image, name)
+    turned = image.getexif().get(EXIF_ORIENTATION) in ON_ITS_SIDE
     width, height = (full[1], full[0]) if turned else full
-    return Photo(np.asarray(_rgb(image)), width, height, name)
+    try:
+        return Photo(np.asarray(_rgb(upright)), width, height, name)
+    except ValueError as error:
+        raise ImageError(name, f"has colours that cannot be converted ({error})", "Save it as RGB") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
-        top = 255 if values.max(initial=0) <= 255 and image.mode != "I;16" else 65535
+        highest = values.max(initial=0)
+        if image.mode == "F" and highest <= 1:
+            top = 1
+        else:
+            top = 255 if highest <= 255 and not image.mode.startswith("I;16") else 65535
         image = Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
@@ -201,6 +229,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array[:, :, 0]
     if array.dtype == np.uint16:
         array = np.rint(array * (255 / 65535)).astype(np.uint8)
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or not array.size:
-        raise ImageError("array", f"has shape {array.shape} and type {array.dtype}", "Give uint8 [H,W,3] in RGB order")
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not shaped or not array.size:
+        problem = f"has shape {array.shape} and type {array.dtype}"
+        raise ImageError("array", problem, "Give uint8 [H,W,3] in RGB order")
     return Image.fromarray(np.ascontiguousarray(array))

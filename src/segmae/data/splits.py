@@ -58,14 +58,25 @@ def load_split(name: str | Path) -> Split:
     if text in index:
         split = _parse((FOLDER / f"{text}.csv").read_text(encoding="utf-8"), text, text.split("/")[0])
         if split.sha256 != index[text]:
-            raise DataError(f"split {text}: the package's list was changed (its SHA-256 does not fit). Reinstall segmae")
+            raise DataError(
+                f"split {text}: the package's list was changed (its SHA-256 does not fit). Reinstall segmae"
+            )
         return split
     path = Path(name).expanduser()
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder. Give the CSV file with the columns id,part")
     if not path.is_file():
         near = difflib.get_close_matches(text, index, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise DataError(f"{text}: no such split, and no such file.{hint} `segmae data splits list` shows the names")
-    return _parse(path.read_text(encoding="utf-8-sig"), str(path), "")
+        raise DataError(
+            f"{text}: no such split, and no such file.{hint} `segmae data splits list` shows the names"
+        )
+    try:
+        return _parse(path.read_text(encoding="utf-8-sig"), str(path), "")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: no list of a split ({error}). Give a CSV file with the columns id,part"
+        ) from error
 
 
 def save_split(split: Split, path: str | Path) -> Path:
@@ -75,7 +86,10 @@ def save_split(split: Split, path: str | Path) -> Path:
 
 
 def make_split(
-    cases: Sequence[Case], ratios: tuple[float, float, float] = (0.7, 0.1, 0.2), seed: int = 0, name: str = "own"
+    cases: Sequence[Case],
+    ratios: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    name: str = "own",
 ) -> Split:
     """Divide cases at random into train, val and test.
 
@@ -89,16 +103,21 @@ def make_split(
     Raises:
         DataError: too few cases, or ratios that are no shares of 1.
     """
-    if min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
+    if len(ratios) != 3 or not (min(ratios) >= 0 and abs(sum(ratios) - 1) < 1e-6):
         raise DataError(f"ratios {ratios}: three shares that add up to 1, for example 0.7,0.1,0.2")
     folds = [(part, share) for part, share in zip(PARTS, ratios, strict=True) if share]
     if len(cases) < len(folds):
         raise DataError(f"{len(cases)} cases cannot be divided into {len(folds)} parts. Add images")
     parts = _divide(cases, [share for _, share in folds], seed)
+    if bare := [part for (part, _), ids in zip(folds, parts, strict=True) if not ids]:
+        raise DataError(f"{len(cases)} cases, divided by {ratios}, leave nothing for {' and '.join(bare)}. "
+                        "Add images (of other lesions or patients), or give that part a larger share")  # fmt: skip
     return _split(name, "", {part: ids for (part, _), ids in zip(folds, parts, strict=True)})
 
 
-def make_folds(cases: Sequence[Case], count: int, val_share: float, seed: int, name: str, dataset: str) -> list[Split]:
+def make_folds(
+    cases: Sequence[Case], count: int, val_share: float, seed: int, name: str, dataset: str
+) -> list[Split]:
     """Cross-validation: each case is tested in one of `count` folds; the rest is divided into train and val."""
     pieces = _divide(cases, [1 / count] * count, seed)
     known = {case.id: case for case in cases}
@@ -136,7 +155,7 @@ def _divide(cases: Sequence[Case], shares: Sequence[float], seed: int) -> list[t
     """Ids in pieces of these shares of all cases: groups stay whole, labels are spread evenly.
 
     Groups are dealt in random order, label by label, each to the piece that is furthest behind its share of all
-    cases so far dealt, which keeps every label and the whole within one group of the wanted sizes.
+    cases so far dealt, which keeps every label and the whole within about one group of the wanted sizes.
     """
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in sorted(cases, key=lambda case: case.id):
@@ -162,20 +181,28 @@ def _split(name: str, dataset: str, parts: dict[str, tuple[str, ...]]) -> Split:
 
 
 def _text(parts: dict[str, tuple[str, ...]]) -> str:
-    rows = [f"{name},{part}\n" for part, ids in parts.items() for name in ids]
-    return "".join(["id,part\n", *rows])
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")  # quotes an id that has a comma
+    table.writerows([("id", "part"), *((name, part) for part, ids in parts.items() for name in ids)])
+    return text.getvalue()
 
 
 def _parse(text: str, name: str, dataset: str) -> Split:
-    reader = csv.DictReader(io.StringIO(text))
+    reader = csv.DictReader(io.StringIO(text), restval="")
     if not {"id", "part"} <= set(reader.fieldnames or ()):
         raise DataError(f"{name}: no list of a split. Its first line must name the columns: id,part")
     parts: dict[str, list[str]] = defaultdict(list)
+    seen: dict[str, set[str]] = defaultdict(set)
     for number, row in enumerate(reader, 2):
-        part = (row["part"] or "").strip()
+        case, part = row["id"].strip(), row["part"].strip()
+        if not case:
+            raise DataError(f"{name}, line {number}: names no id. Write it, or remove the line")
         if part not in PARTS:
             raise DataError(f"{name}, line {number}: part '{part}' is not one of {', '.join(PARTS)}")
-        parts[part].append(row["id"].strip())
+        if case in seen[part]:
+            raise DataError(f"{name}, line {number}: id '{case}' is in {part} twice. Remove one of the lines")
+        seen[part].add(case)
+        parts[part].append(case)
     if not parts:
         raise DataError(f"{name}: lists no cases")
     return _split(name, dataset, {part: tuple(parts[part]) for part in PARTS if parts[part]})
