@@ -48,7 +48,7 @@ def test_there_are_recipes() -> None:
 def test_no_extra_needs_torchvision_and_the_core_needs_no_torch() -> None:
     project = PROJECT["project"]
     names = {re.split(r"[\[<>=~!; ]", line)[0].lower() for line in project["dependencies"]}
-    assert names == {"numpy", "pillow", "scipy", "onnxruntime", "typer", "rich"}
+    assert names == {"numpy", "pillow", "scipy", "contourpy", "onnxruntime", "typer", "rich"}
     everything = [line for extra in project["optional-dependencies"].values() for line in extra]
     assert not [line for line in everything if re.match(r"torchvision|timm|lightning\b(?!-fabric)", line)]
 
