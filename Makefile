@@ -1,6 +1,6 @@
 # Each target makes the virtual environment that it needs; a second call starts at once.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench
+.PHONY: help demo test lint format bench overfit
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -14,6 +14,7 @@ help:
 	@echo "make test               run the tests (installs torch); ARGS='-k name' goes to pytest"
 	@echo "make lint               ruff and mypy; 'make format' mends what ruff can"
 	@echo "make bench              images per second, training and prediction"
+	@echo "make overfit            overfit every network on eight images of SEGMAE_DATA; MODEL=NAME: that one"
 
 demo: .venv-core/installed
 	.venv-core/bin/segmae demo $${IMAGE:+"$$IMAGE"}
@@ -32,6 +33,9 @@ format: .venv/installed
 
 bench: .venv/installed
 	.venv/bin/python benchmarks/throughput.py $(ARGS)
+
+overfit: .venv/installed
+	.venv/bin/python scripts/overfit.py $(MODEL) $(ARGS)
 
 .venv-core/installed: EXTRAS :=
 .venv/installed: EXTRAS := [train,export,dev]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from segmae.data.phantom import write_dataset
 
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.catalog import open_dataset
+from segmae.data.phantom import write_dataset
 from segmae.data.preprocess import read_image
 from segmae.evaluate import evaluate
 from segmae.overlay import PREDICTION, REFERENCE

@@ -36,7 +36,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_for(data: Path, output: Path, *overrides: str) -> Config:
-    paths = [f"data.root={data / 'lesions'}", f"data.split={data / 'split.csv'}", f"data.cache={data / 'cache'}"]
+    paths = [
+        f"data.root={data / 'lesions'}",
+        f"data.split={data / 'split.csv'}",
+        f"data.cache={data / 'cache'}",
+    ]
     return load_config(None, [*SMALL, *paths, f"output={output}", *overrides])
 
 
@@ -51,7 +55,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("task", ["hybrid", "pretrain"])
-@pytest.mark.parametrize("kill", [(1, 1), (1, 3), (2, 2)], ids=["before any save", "inside epoch 1", "in epoch 2"])
+@pytest.mark.parametrize(
+    "kill", [(1, 1), (1, 3), (2, 2)], ids=["before any save", "inside epoch 1", "in epoch 2"]
+)
 def test_a_killed_run_resumes_and_ends_with_the_same_bits(
     data: Path, tmp_path: Path, task: str, kill: tuple[int, int]
 ) -> None:
@@ -70,7 +76,9 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(
     )
     from segmae.config import config_to_dict
 
-    killed = subprocess.run([sys.executable, "-c", script, json.dumps(config_to_dict(config))], capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(config_to_dict(config))], capture_output=True
+    )
     assert killed.returncode == -9, killed.stderr.decode()[-2000:]
     resumed = run(config)
 
@@ -78,7 +86,9 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(
         assert same(weights(undisturbed / kind), weights(resumed / kind))
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (undisturbed, resumed)]
     timing = ("seconds", "images_per_second")
-    records = [[{k: v for k, v in json.loads(line).items() if k not in timing} for line in text] for text in lines]
+    records = [
+        [{k: v for k, v in json.loads(line).items() if k not in timing} for line in text] for text in lines
+    ]
     assert records[0] == records[1]
 
 
@@ -95,7 +105,9 @@ def test_a_spoilt_state_file_falls_back_to_the_one_before(data: Path, tmp_path: 
     (folder / "state.pt").write_bytes(b"half a file")
     messages: list[str] = []
     run(config, lambda event: messages.append(str(event.get("text", ""))))
-    assert any("epoch 2, step 1" in text or "epoch 1" in text or "epoch 2" in text for text in messages), messages
+    assert any("epoch 2, step 1" in text or "epoch 1" in text or "epoch 2" in text for text in messages), (
+        messages
+    )
     assert same(expected, weights(folder / "last"))
 
 
@@ -106,7 +118,9 @@ def moved(task_name: str, phase: str) -> set[str]:
     freeze_for(task_name, model)
     config = load_config(None, ["optimizer.weight_decay=0.1"])
     task = create_task(task_name, config.losses, config.reconstruction)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1, 0.9, weight_decay=0.1)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], 0.1, 0.9, weight_decay=0.1
+    )
     batch = Batch(torch.randn(2, 3, 64, 64), (torch.rand(2, 1, 64, 64) > 0.5).float(), ["a", "b"])
 
     def step(name: str) -> None:
@@ -118,7 +132,11 @@ def moved(task_name: str, phase: str) -> set[str]:
         step(name)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     step(phase)
-    return {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    return {
+        name.split(".")[0]
+        for name, value in model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
 
 
 def test_stage_1_does_not_move_the_upsampler() -> None:
@@ -202,10 +220,16 @@ def test_a_start_that_saw_the_images_judged_on_is_refused(data: Path, tmp_path: 
     first = run(config_for(data, tmp_path, "name=stage1", "task=pretrain", "epochs=1"))
     lines = (data / "split.csv").read_text().splitlines()
     swap = {"train": "test", "test": "train"}
-    swapped = [lines[0]] + [f"{i},{swap.get(part, part)}" for i, part in (line.split(",") for line in lines[1:])]
+    swapped = [lines[0]] + [
+        f"{i},{swap.get(part, part)}" for i, part in (line.split(",") for line in lines[1:])
+    ]
     (data / "swapped.csv").write_text("\n".join(swapped) + "\n")
-    with pytest.raises(DataError, match="that split .* judges on"):
-        run(config_for(data, tmp_path, "name=stage2", f"model.start={first}", f"data.split={data / 'swapped.csv'}"))
+    with pytest.raises(DataError, match=r"that split .* judges on"):
+        run(
+            config_for(
+                data, tmp_path, "name=stage2", f"model.start={first}", f"data.split={data / 'swapped.csv'}"
+            )
+        )
     messages: list[str] = []
     run(config_for(data, tmp_path, "name=ok", "epochs=1", f"model.start={first}"),
         lambda event: messages.append(str(event.get("text", ""))))  # fmt: skip
@@ -214,7 +238,9 @@ def test_a_start_that_saw_the_images_judged_on_is_refused(data: Path, tmp_path: 
 
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(data: Path, tmp_path: Path) -> None:
     config = config_for(data, tmp_path)
-    first, again, second = (np.concatenate(epoch_batches(np.arange(12), config, epoch)) for epoch in (0, 0, 1))
+    first, again, second = (
+        np.concatenate(epoch_batches(np.arange(12), config, epoch)) for epoch in (0, 0, 1)
+    )
     assert sorted(first) == list(range(12))
     assert (first == again).all() and (first != second).any()
 
@@ -222,7 +248,9 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(data: Path, tm
 def test_the_cosine_schedule_warms_up_and_falls_to_its_floor() -> None:
     from types import SimpleNamespace
 
-    config = load_config(None, ["epochs=10", "schedule.name=cosine", "schedule.warmup=2", "schedule.floor=0.1"])
+    config = load_config(
+        None, ["epochs=10", "schedule.name=cosine", "schedule.warmup=2", "schedule.floor=0.1"]
+    )
     lr = config.optimizer.lr
     at = [learning_rate(config, SimpleNamespace(epoch=e, step=s, factor=1.0), 10) for e, s in  # type: ignore[arg-type]
           [(0, 0), (1, 9), (2, 0), (6, 0), (10, 0)]]  # fmt: skip

@@ -266,7 +266,7 @@ def models(as_json: Json = False) -> None:
     """List the networks that can be built and trained."""
     import dataclasses
 
-    from segmae.models import TABLE
+    from segmae.models.table import TABLE
 
     if as_json:
         print_json([dataclasses.asdict(entry) for entry in TABLE])

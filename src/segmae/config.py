@@ -36,6 +36,7 @@ class ModelConfig:
     start: str = ""  # a model or run folder whose weights are loaded where they fit
     vit: str = ""  # pretrained ViT weights: timm or DINOv2 .safetensors, Google .npz, MAE .pth
     cnn: str = ""  # pretrained weights of the CNN stage
+    encoder: str = ""  # pretrained weights of a baseline's encoder: torchvision, timm or Hugging Face
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Reconstruction:
     """Hiding patches and the loss of rebuilding them, section 3.1 and eq. 12 of the paper."""
 
     ratio: float = 0.75  # share of the patches that is hidden
-    strategy: str = "random"  # random | designated (one pattern per image id) | grid (one fixed pattern)
+    strategy: str = "random"  # random | designated (one pattern per image id) | grid (one fixed pattern) | uniform (one of every 2x2)
     blank_hidden_pixels: bool = False  # also blank the hidden pixels before the CNN sees them
     normalize_patches: bool = False  # rebuild patches scaled to mean 0, variance 1, as an option of MAE
     weighted: bool = True  # softmax weights over the hidden patches; False: the plain mean of eq. 12
@@ -111,7 +112,7 @@ class Config:
     """One run. `segmae train RECIPE.yaml key=value` resolves to one of these."""
 
     name: str = "run"
-    task: str = "hybrid"  # pretrain | hybrid | supervised
+    task: str = "hybrid"  # pretrain | hybrid | supervised | adversarial | chained
     output: str = "runs"  # the run's folder is OUTPUT/NAME
     seed: int = 0
     epochs: int = 100
@@ -146,7 +147,9 @@ def load_config(recipe: str | Path | None = None, overrides: Sequence[str] = ())
     if recipe is not None:
         source = Path(recipe)
         if not source.is_file():
-            raise ConfigError(f"{source}: no such recipe. Give a YAML file, for example recipes/smoke/tiny.yaml")
+            raise ConfigError(
+                f"{source}: no such recipe. Give a YAML file, for example recipes/smoke/tiny.yaml"
+            )
         try:
             loaded = omegaconf.OmegaConf.load(source)
         except Exception as error:  # YAML errors of several libraries
@@ -165,7 +168,9 @@ def load_config(recipe: str | Path | None = None, overrides: Sequence[str] = ())
 def config_from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `config_to_dict`, for a run's saved configuration."""
     omegaconf = require("omegaconf", "train")
-    merged = _merge(omegaconf.OmegaConf.structured(Config), omegaconf.OmegaConf.create(values), "saved configuration")
+    merged = _merge(
+        omegaconf.OmegaConf.structured(Config), omegaconf.OmegaConf.create(values), "saved configuration"
+    )
     resolved: Config = omegaconf.OmegaConf.to_object(merged)
     return _check(resolved)
 
@@ -212,11 +217,11 @@ def _merge(config: Any, addition: Any, source: str) -> Any:
 
 
 _CHOICES = {
-    "task": ("pretrain", "hybrid", "supervised"),
+    "task": ("pretrain", "hybrid", "supervised", "adversarial", "chained"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
     "device": ("auto", "cpu", "cuda"),
     "resume": ("auto", "never"),
-    "reconstruction.strategy": ("random", "designated", "grid"),
+    "reconstruction.strategy": ("random", "designated", "grid", "uniform"),
     "optimizer.name": ("sgd", "adamw"),
     "schedule.name": ("plateau", "cosine", "constant"),
 }

@@ -51,7 +51,9 @@ class RunLog:
         if "segment" in task.phases:
             mask = batch.mask[:PICTURES].expand(-1, 3, -1, -1)
             probability = model(image).float().sigmoid().expand(-1, 3, -1, -1)
-            self._add("segmentation: image, mask, probability", [self._colours(image), mask, probability], epoch)
+            self._add(
+                "segmentation: image, mask, probability", [self._colours(image), mask, probability], epoch
+            )
         if "reconstruct" in task.phases:
             c = self.config.reconstruction
             grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)

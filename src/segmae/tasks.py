@@ -8,43 +8,70 @@ does not use get no gradient and do not move.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmae.config import Losses, Reconstruction
+from segmae.errors import ConfigError
 from segmae.losses import bce_loss, dice_loss, patch_wise_loss, reconstruction_loss
 from segmae.models.hiding import choose_visible
 from segmae.models.segmae import PATCH, patchify
 
+UNKNOWN = -1  # the class index of an image without a label
+OWN_WAY = ("adversarial", "chained")  # only for models that name them in their attribute `task`
+
 
 @dataclass
 class Batch:
-    """image: normalised `[B,3,H,W]`; mask: `[B,1,H,W]` in {0, 1}; ids: one per image."""
+    """image: normalised `[B,3,H,W]`; mask: `[B,1,H,W]` in {0, 1}; ids: one per image; labels: class indices `[B]`
+    int64, -1 where unknown, which is also the default."""
 
     image: Tensor
     mask: Tensor
     ids: Sequence[str]
+    labels: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.labels is None:
+            self.labels = torch.full((len(self.ids),), UNKNOWN, device=self.image.device)
 
 
 class Supervised:
-    """Segmentation on all tokens: 1.2 BCE + 0.4 Dice + 0.8 patch-wise (eq. 11), for any model."""
+    """Segmentation on all tokens: 1.2 BCE + 0.4 Dice + 0.8 patch-wise (eq. 11), for any model.
+
+    A model with `extra_losses` (name -> what it is compared with, weight) is asked for its extra heads in training,
+    and each adds weight * loss: `mask`, the loss above; `edge`, BCE against `edge_target`; `label`, `label_loss`.
+    """
 
     phases: tuple[str, ...] = ("segment",)
 
     def __init__(self, losses: Losses) -> None:
         self.losses = losses
 
-    def __call__(self, model: Callable[..., Tensor], batch: Batch, phase: str) -> dict[str, Any]:
-        c, logits = self.losses, model(batch.image)
-        bce = bce_loss(logits, batch.mask)
-        dice = dice_loss(logits, batch.mask, c.literal_eq10)
-        patch = patch_wise_loss(logits, batch.mask, c.beta, c.detach_weights, c.literal_eq8)
-        loss = c.bce * bce + c.dice * dice + c.patch * patch
-        parts = {"bce": bce.detach(), "dice_loss": dice.detach(), "patch_loss": patch.detach()}
+    def __call__(self, model: Callable[..., Any], batch: Batch, phase: str) -> dict[str, Any]:
+        network = unwrapped(model)
+        extra_losses = getattr(network, "extra_losses", {}) if network.training else {}
+        outputs = model(batch.image, extras=True) if extra_losses else {"logits": model(batch.image)}
+        logits = outputs["logits"]
+        loss, parts = segmentation_loss(logits, batch.mask, self.losses)
+        for name, (target, weight) in extra_losses.items():
+            extra = self.extra_loss(outputs[name], batch, target)
+            loss, parts[name] = loss + weight * extra, extra.detach()
         return {"loss": loss, "parts": parts, "logits": logits.detach().float()}
+
+    def extra_loss(self, output: Tensor, batch: Batch, target: str) -> Tensor:
+        """The loss of an extra head against a target: `mask`, `edge` or `label`."""
+        if target == "label":
+            return label_loss(output, batch.labels)
+        if target == "edge":
+            return bce_loss(output, edge_target(batch.mask))
+        return segmentation_loss(output, batch.mask, self.losses)[0]
 
 
 class Pretrain:
@@ -80,18 +107,104 @@ class Hybrid:
         return self.parts[phase](model, batch, phase)
 
 
-Task = Supervised | Pretrain | Hybrid
+class Adversarial:
+    """DAGAN: one step of the generator, which draws the mask, then one step of the discriminators, which judge it.
+
+    Generator: the segmentation loss + `adversarial_weight` (of the model) * the sum over discriminators of
+    BCE(judgement of its probability, 1). Discriminators: the sum of BCE(judgement of the mask, 1) +
+    BCE(judgement of the generator's probability, 0). The part that a phase does not train keeps its bits.
+    """
+
+    phases: tuple[str, ...] = ("segment", "discriminate")
+
+    def __init__(self, losses: Losses) -> None:
+        self.losses = losses
+
+    def __call__(self, model: Callable[..., Any], batch: Batch, phase: str) -> dict[str, Any]:
+        network = unwrapped(model)
+        if phase == "discriminate":
+            with held(network.generator):
+                drawn = model(batch.image).float().sigmoid()
+            real, fake = model(batch.image, judge=batch.mask), model(batch.image, judge=drawn)
+            return {"loss": judged(real, 1.0) + judged(fake, 0.0)}
+        logits = model(batch.image)
+        loss, parts = segmentation_loss(logits, batch.mask, self.losses)
+        with held(network.discriminators):
+            adversarial = judged(model(batch.image, judge=logits.float().sigmoid()), 1.0)
+        loss, parts["adversarial"] = loss + network.adversarial_weight * adversarial, adversarial.detach()
+        return {"loss": loss, "parts": parts, "logits": logits.detach().float()}
 
 
-def create_task(name: str, losses: Losses, reconstruction: Reconstruction) -> Task:
-    """The task of a name: `pretrain`, `hybrid` or `supervised`."""
+class Chained:
+    """CKDNet and MB-DCNN: networks in chain, each trained in a phase of its own on what the ones before it tell.
+
+    The phases are the model's `extra_losses` in their order (coarse, classify), then `segment`; each trains the
+    submodule of its name, while those before it work as at test time and are not trained. A mask is compared by the
+    segmentation loss + the model's `mask_losses` (weight * focal or rank loss), a class by `label_loss`.
+
+    The authors train one network to its end before the next begins; here all learn in one run, batch by batch.
+
+    Args:
+        model: a network whose `forward(image, phase=...)` gives the output of a phase.
+    """
+
+    def __init__(self, losses: Losses, model: nn.Module) -> None:
+        self.losses = losses
+        self.targets: dict[str, tuple[str, float]] = {
+            **getattr(model, "extra_losses", {}),
+            "segment": ("mask", 1.0),
+        }
+        self.phases: tuple[str, ...] = tuple(self.targets)
+
+    def __call__(self, model: Callable[..., Tensor], batch: Batch, phase: str) -> dict[str, Any]:
+        network = unwrapped(model)
+        earlier = self.phases[: self.phases.index(phase)]
+        with held(*(network.get_submodule(name) for name in earlier), as_at_test=True):
+            output = model(batch.image, phase=phase)
+        target, weight = self.targets[phase]
+        if target == "label":
+            return {"loss": weight * label_loss(output, batch.labels)}
+        loss, parts = segmentation_loss(output, batch.mask, self.losses)
+        for name, share in network.mask_losses.items():
+            more = MASK_LOSSES[name](output, batch.mask)
+            loss, parts[name] = loss + share * more, more.detach()
+        if phase != "segment":
+            parts = {f"{phase}_{name}": value for name, value in parts.items()}
+        return {"loss": weight * loss, "parts": parts, "logits": output.detach().float()}
+
+
+Task = Supervised | Pretrain | Hybrid | Adversarial | Chained
+
+
+def create_task(
+    name: str, losses: Losses, reconstruction: Reconstruction, model: nn.Module | None = None
+) -> Task:
+    """The task of a name: `pretrain`, `hybrid`, `supervised`, `adversarial` or `chained`.
+
+    Args:
+        model: the network to train. Its attribute `task` names the task it needs, if that is one of the last two.
+
+    Raises:
+        ConfigError: the model needs another task. A chain or a generator is not trained as if it were one network,
+            since its first networks or its discriminators would stay untrained without a word.
+    """
+    needed = getattr(model, "task", "supervised")
+    if name != needed and (name in OWN_WAY or needed in OWN_WAY):
+        kind = "a model" if model is None else type(model).__name__
+        raise ConfigError(
+            f"task={name}: {kind} is trained by task={needed}. Set task={needed}, or choose another model"
+        )
     if name == "pretrain":
         return Pretrain(reconstruction)
     if name == "hybrid":
         return Hybrid(losses, reconstruction)
     if name == "supervised":
         return Supervised(losses)
-    raise ValueError(f"task '{name}': choose pretrain, hybrid or supervised")
+    if name == "adversarial":
+        return Adversarial(losses)
+    if name == "chained" and model is not None:
+        return Chained(losses, model)
+    raise ValueError(f"task '{name}': choose pretrain, hybrid, supervised, adversarial or chained")
 
 
 def freeze_for(name: str, model: nn.Module) -> None:
@@ -99,3 +212,84 @@ def freeze_for(name: str, model: nn.Module) -> None:
     upsampler = getattr(model, "upsampler", None)
     if name == "pretrain" and upsampler is not None:
         upsampler.requires_grad_(False)
+
+
+def unwrapped(model: Any) -> Any:
+    """The network inside a wrapper for devices, such as Fabric's."""
+    return getattr(model, "module", model)
+
+
+@contextmanager
+def held(*networks: nn.Module, as_at_test: bool = False) -> Iterator[None]:
+    """Nothing of these networks changes by what is computed inside: gradients pass through them but reach none of
+    their parameters, and their norms learn no statistics.
+
+    Args:
+        as_at_test: use the norms' own statistics and no dropout; else the norms use the batch's, as in training.
+    """
+    modules = [module for network in networks for module in network.modules()]
+    switches: list[tuple[Any, str, bool]]
+    switches = [(p, "requires_grad", p.requires_grad) for network in networks for p in network.parameters()]
+    for module in modules:
+        name = "training" if as_at_test else "track_running_stats"
+        switches += [(module, name, getattr(module, name))] if hasattr(module, name) else []
+    for thing, name, _ in switches:
+        setattr(thing, name, False)
+    try:
+        yield
+    finally:
+        for thing, name, value in switches:
+            setattr(thing, name, value)
+
+
+def segmentation_loss(logits: Tensor, mask: Tensor, c: Losses) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 11 with the weights of `c`, and its three values for the log."""
+    bce = bce_loss(logits, mask)
+    dice = dice_loss(logits, mask, c.literal_eq10)
+    patch = patch_wise_loss(logits, mask, c.beta, c.detach_weights, c.literal_eq8)
+    loss = c.bce * bce + c.dice * dice + c.patch * patch
+    return loss, {"bce": bce.detach(), "dice_loss": dice.detach(), "patch_loss": patch.detach()}
+
+
+def edge_target(mask: Tensor) -> Tensor:
+    """The boundary of masks `[B,1,H,W]` in {0, 1}: the morphological gradient of a 3x3 square.
+
+    It marks the pixels with both lesion and skin among themselves and their eight neighbours: a line two pixels
+    wide, one on each side. The image's border is no boundary.
+    """
+    return F.max_pool2d(mask, 3, 1, 1) + F.max_pool2d(-mask, 3, 1, 1)
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of class logits `[B,K]`, mean over the images whose label is known; 0 if none is."""
+    total = F.cross_entropy(logits.float(), labels, ignore_index=UNKNOWN, reduction="sum")
+    return total / (labels != UNKNOWN).sum().clamp(min=1)
+
+
+def judged(judgements: dict[str, Tensor], verdict: float) -> Tensor:
+    """BCE of each discriminator's logits against one verdict for all regions, 1 real or 0 drawn; summed."""
+    return torch.stack([bce_loss(x, torch.full_like(x, verdict)) for x in judgements.values()]).sum()
+
+
+def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
+    """Focal loss (Lin et al., 2017) as CKDNet balances it: the mean over lesion pixels + the mean over skin pixels."""
+    logits, mask = logits.float(), mask.float()
+    probability = logits.sigmoid()
+    lesion = (1 - probability) ** gamma * F.softplus(-logits) * mask
+    skin = probability**gamma * F.softplus(logits) * (1 - mask)
+    return lesion.sum() / mask.sum().clamp(min=1) + skin.sum() / (1 - mask).sum().clamp(min=1)
+
+
+def rank_loss(logits: Tensor, mask: Tensor, hardest: int = 30, margin: float = 0.3) -> Tensor:
+    """Rank loss of MB-DCNN: the skin pixels surest to be lesion against the lesion pixels least so.
+
+    Per image, the mean over all pairs of the 30 hardest of each of `max(0, p - q + 0.3)`, p of skin, q of lesion.
+    """
+    probability, mask = logits.float().sigmoid().flatten(1), mask.float().flatten(1)
+    hardest = min(hardest, mask.shape[1])
+    p = (probability * (1 - mask)).topk(hardest, 1).values
+    q = 1 - ((1 - probability) * mask).topk(hardest, 1).values
+    return F.relu(p[:, :, None] - q[:, None, :] + margin).mean()
+
+
+MASK_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"focal": focal_loss, "rank": rank_loss}

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ from segmae.data.dataset import Cache, prepare
 from segmae.data.splits import Split, group_leaks, load_split, overlap, training_leaks
 from segmae.errors import ConfigError, DataError, SegmaeError
 from segmae.files import atomic_path, read_json, write_json
-from segmae.models import create_model
-from segmae.models.pretrained import load_cnn, load_start, load_vit
+from segmae.models import create_model, model_function
+from segmae.models.pretrained import load_cnn, load_encoder, load_start, load_vit
 from segmae.runlog import RunLog
-from segmae.tasks import Batch, Task, create_task, freeze_for
+from segmae.tasks import UNKNOWN, Batch, Task, create_task, freeze_for
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -48,7 +49,7 @@ class TrainingStopped(SegmaeError):
 class State:
     """Everything that changes while a run goes on."""
 
-    model: nn.Module  # as wrapped by Fabric
+    model: Any  # the network as wrapped by Fabric
     optimizer: torch.optim.Optimizer
     averaged: nn.Module | None  # exponential moving average of the weights
     epoch: int = 0  # epochs completed
@@ -88,23 +89,35 @@ def run(config: Config, listener: Listener | None = None) -> Path:
 
     folder = Path(config.output) / config.name
     split, cache, rows = open_data(config, tell)
-    _claim(folder, config, cache)
+    classes = sorted({cache.labels[row] for row in rows["train"]} - {""})
+    config = count_classes(config, classes, split.dataset, tell)
 
     torch.manual_seed(config.seed)
     model = create_model(config.model.name, **config.model.options)
+    task = create_task(config.task, config.losses, config.reconstruction, model)
+    _claim(folder, config, cache)  # not before model and task are known to go together
     started_from = load_weights(model, config, split, tell)
     freeze_for(config.task, model)
     averaged = copy.deepcopy(model).to(fabric.device).requires_grad_(False) if config.ema else None
     optimizer = build_optimizer(model, config)
-    model, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)
+    model, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
     state = State(model, optimizer, averaged)
     resumed = _load_state(folder, state, fabric.device)
     if resumed:
-        tell({"kind": "message", "text": f"resuming {folder} at epoch {state.epoch + 1}, step {state.step + 1}"})
+        tell(
+            {
+                "kind": "message",
+                "text": f"resuming {folder} at epoch {state.epoch + 1}, step {state.step + 1}",
+            }
+        )
     _forget_later_records(folder / "metrics.jsonl", state)
 
-    provenance = {**describe_data(config, split, cache, rows), "started_from": started_from}
-    fit(fabric, config, state, cache, rows, folder, provenance, tell)
+    provenance = {
+        **describe_data(config, split, cache, rows),
+        "classes": classes,
+        "started_from": started_from,
+    }
+    fit(fabric, config, state, task, cache, rows, classes, folder, provenance, tell)
     return folder
 
 
@@ -129,7 +142,9 @@ def open_data(config: Config, tell: Listener) -> tuple[Split, Cache, dict[str, n
         )
     parts = {part: split.parts.get(part, ()) for part in ("train", "val")}
     if not parts["train"]:
-        raise DataError(f"split {split.name}: it has no train part. `segmae data splits list` shows those that do")
+        raise DataError(
+            f"split {split.name}: it has no train part. `segmae data splits list` shows those that do"
+        )
     if config.data.subset and config.data.subset < len(parts["train"]):
         chosen = np.random.default_rng(config.seed).permutation(len(parts["train"]))[: config.data.subset]
         parts["train"] = tuple(parts["train"][i] for i in sorted(chosen))
@@ -148,6 +163,22 @@ def open_data(config: Config, tell: Listener) -> tuple[Split, Cache, dict[str, n
     return split, cache, {part: cache.rows(ids) for part, ids in parts.items()}
 
 
+def count_classes(config: Config, classes: Sequence[str], dataset: str, tell: Listener) -> Config:
+    """Set the option `classes` of a model with a classifier to the number of diagnoses in the training part; 0 for none."""
+    if "classes" not in inspect.signature(model_function(config.model.name)).parameters:
+        return config
+    if not classes:
+        text = f"no class labels in {dataset}: the classifier of {config.model.name} is not trained"
+        tell({"kind": "message", "text": text})
+    wanted = config.model.options.get("classes", len(classes))
+    if wanted and (not classes or (isinstance(wanted, int) and wanted < len(classes))):
+        raise ConfigError(
+            f"model.options.classes={wanted}: the training part names {len(classes)} diagnoses ({', '.join(classes)}). "
+            "Leave the option out, then they are counted; 0 leaves out the classifier"
+        )
+    return replace(config, model=replace(config.model, options={**config.model.options, "classes": wanted}))
+
+
 def load_weights(model: nn.Module, config: Config, split: Split, tell: Listener) -> dict[str, Any] | None:
     """Load the starts that `config.model` names, say what was loaded, and return the provenance of `start`."""
     provenance = None
@@ -157,9 +188,20 @@ def load_weights(model: nn.Module, config: Config, split: Split, tell: Listener)
         refuse_seen_images(provenance, split, config)
         tell({"kind": "message", "text": f"start {folder}: {load_start(model, folder)}"})
     if config.model.cnn:
-        tell({"kind": "message", "text": f"CNN {config.model.cnn}: {load_cnn(model, Path(config.model.cnn))}"})
+        tell(
+            {"kind": "message", "text": f"CNN {config.model.cnn}: {load_cnn(model, Path(config.model.cnn))}"}
+        )
     if config.model.vit:
-        tell({"kind": "message", "text": f"ViT {config.model.vit}: {load_vit(model, Path(config.model.vit))}"})
+        tell(
+            {"kind": "message", "text": f"ViT {config.model.vit}: {load_vit(model, Path(config.model.vit))}"}
+        )
+    if config.model.encoder:
+        report = load_encoder(model, Path(config.model.encoder))
+        tell({"kind": "message", "text": f"encoder {config.model.encoder}: {report}"})
+    public = getattr(model, "public_weights", {})
+    if public and not any((config.model.start, config.model.cnn, config.model.vit, config.model.encoder)):
+        takes = ", ".join(f"{file} for {part}" for part, file in public.items())
+        tell({"kind": "message", "text": f"random start; model.encoder=FILE would take {takes}"})
     return provenance
 
 
@@ -224,20 +266,25 @@ def epoch_batches(rows: np.ndarray, config: Config, epoch: int) -> list[np.ndarr
     return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
 
 
-def load_batch(cache: Cache, rows: np.ndarray, augment: Augment, device: torch.device) -> Batch:
-    """Read prepared images, move them to the device and augment them there."""
+def load_batch(
+    cache: Cache, rows: np.ndarray, augment: Augment, device: torch.device, classes: Sequence[str]
+) -> Batch:
+    """Read prepared images, move them to the device and augment them there; a label becomes its place in `classes`."""
     images = torch.from_numpy(cache.images[rows]).to(device, non_blocking=True)
     masks = torch.from_numpy(cache.masks[rows]).to(device, non_blocking=True)
     image, mask = augment(images, masks)
-    return Batch(image, mask, [cache.ids[row] for row in rows])
+    names = [cache.labels[row] for row in rows]
+    labels = torch.tensor(
+        [classes.index(name) if name in classes else UNKNOWN for name in names], dtype=torch.int64
+    )
+    return Batch(image, mask, [cache.ids[row] for row in rows], labels.to(device))
 
 
 def fit(
-    fabric: Fabric, config: Config, state: State, cache: Cache, rows: dict[str, np.ndarray], folder: Path,
-    provenance: dict[str, Any], tell: Listener,
+    fabric: Fabric, config: Config, state: State, task: Task, cache: Cache, rows: dict[str, np.ndarray],
+    classes: Sequence[str], folder: Path, provenance: dict[str, Any], tell: Listener,
 ) -> None:  # fmt: skip
     """Train from where `state` stands to the last epoch."""
-    task = create_task(config.task, config.losses, config.reconstruction)
     augment = Augment(config.preprocess, config.augmentation)
     log = RunLog(folder, config, active=fabric.global_rank == 0)
     steps = max(1, len(epoch_batches(rows["train"], config, 0)) // config.accumulate)
@@ -250,7 +297,7 @@ def fit(
             chunk = [batch[fabric.global_rank :: fabric.world_size] for batch in chunk]
             torch.manual_seed(step_seed(config, state.epoch, step))
             with named_memory_error(config):
-                inputs = [load_batch(cache, batch, augment, fabric.device) for batch in chunk]
+                inputs = [load_batch(cache, batch, augment, fabric.device, classes) for batch in chunk]
                 values = train_step(fabric, config, state, task, inputs, steps)
             images = sum(len(batch) for batch in chunk)
             state.step, state.images = step + 1, state.images + images
@@ -264,7 +311,7 @@ def fit(
         record = {"epoch": state.epoch + 1, "lr": state.optimizer.param_groups[0]["lr"],
                   **{f"train_{key}": value / state.images for key, value in state.sums.items()},
                   "images_per_second": round(rate, 2)}  # fmt: skip
-        record |= validate(fabric, config, state, task, cache, rows["val"], log)
+        record |= validate(fabric, config, state, task, cache, rows["val"], classes, log)
         score = record.get("val_dice", -record["val_loss"] if "val_loss" in record else float(state.epoch))
         improved = score > state.best
         state.waited = 0 if improved else state.waited + 1
@@ -319,7 +366,7 @@ def train_step(
 def update_average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Move the averaged weights towards the model's; buffers are copied. Early steps use a smaller decay."""
     decay = min(decay, (1 + step) / (10 + step))
-    source = dict(model.module.state_dict()) if hasattr(model, "module") else model.state_dict()
+    source = dict(model.module.state_dict()) if hasattr(model, "module") else model.state_dict()  # type: ignore[union-attr]
     for name, value in averaged.state_dict().items():
         if value.is_floating_point():
             value.lerp_(source[name].to(value.dtype), 1 - decay)
@@ -329,8 +376,9 @@ def update_average(averaged: nn.Module, model: nn.Module, decay: float, step: in
 
 @torch.no_grad()
 def validate(
-    fabric: Fabric, config: Config, state: State, task: Task, cache: Cache, rows: np.ndarray, log: RunLog
-) -> dict[str, float]:
+    fabric: Fabric, config: Config, state: State, task: Task, cache: Cache, rows: np.ndarray, classes: Sequence[str],
+    log: RunLog,
+) -> dict[str, float]:  # fmt: skip
     """Loss, and per-image Dice and IoU where the task segments, over the validation part; {} if it is empty."""
     if not len(rows):
         return {}
@@ -340,7 +388,7 @@ def validate(
     augment, sums = Augment(config.preprocess), torch.zeros(4, device=fabric.device, dtype=torch.float64)
     mine = rows[fabric.global_rank :: fabric.world_size]
     for start in range(0, len(mine), config.batch_size):
-        batch = load_batch(cache, mine[start : start + config.batch_size], augment, fabric.device)
+        batch = load_batch(cache, mine[start : start + config.batch_size], augment, fabric.device, classes)
         with fabric.autocast():
             outputs = {phase: task(model, batch, phase) for phase in task.phases}
         sums[0] += len(batch.ids)
@@ -374,11 +422,15 @@ def describe_data(config: Config, split: Split, cache: Cache, rows: dict[str, np
     }  # fmt: skip
 
 
-def save_model(fabric: Fabric, config: Config, state: State, folder: Path, provenance: dict[str, Any]) -> None:
+def save_model(
+    fabric: Fabric, config: Config, state: State, folder: Path, provenance: dict[str, Any]
+) -> None:
     """Write a model folder with the weights that were validated."""
     if fabric.global_rank == 0:
         model = state.averaged if state.averaged is not None else state.model.module
-        info = ModelInfo(config.model.name, dict(config.model.options), config.preprocess, provenance=provenance)
+        info = ModelInfo(
+            config.model.name, dict(config.model.options), config.preprocess, provenance=provenance
+        )
         save_pretrained(folder, model, info)
 
 
@@ -389,10 +441,14 @@ def _claim(folder: Path, config: Config, cache: Cache) -> None:
     mine = {key: value for key, value in config_to_dict(config).items() if key not in harmless}
     mine["data"] = {**mine["data"], "root": "", "cache": "", "sha256": cache.digest}
     if not path.exists():
-        write_json(path, {"config": config_to_dict(config), "data_sha256": cache.digest, "resumes_with": mine})
+        write_json(
+            path, {"config": config_to_dict(config), "data_sha256": cache.digest, "resumes_with": mine}
+        )
         return
     if config.resume == "never":
-        raise ConfigError(f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it")
+        raise ConfigError(
+            f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it"
+        )
     before = read_json(path)["resumes_with"]
     changed = sorted(_differences(before, mine))
     if changed:
@@ -476,4 +532,3 @@ class named_memory_error:
                 f"out of memory at batch_size={c.batch_size}, preprocess.size={c.preprocess.size}. Lower batch_size "
                 f"(and raise accumulate={c.accumulate} by as much), or set precision=bf16-mixed"
             ) from error
-

@@ -316,3 +316,27 @@ def test_two_calls_at_once_share_the_first_ones_store(
     cache = prepare(cases, SMALL, folder, workers=1, progress=overtaken)
     assert len(cache.ids) == 5
     assert len(stores(folder)) == 1
+
+
+@pytest.mark.parametrize("name", ["index.json", "images.npy"])
+@pytest.mark.parametrize("content", [None, b"", b"spoilt"], ids=["gone", "empty", "spoilt"])
+def test_a_damaged_store_is_built_anew(
+    cases: tuple[Case, ...], folder: Path, name: str, content: bytes | None
+) -> None:
+    whole = prepare(cases, Preprocess(size=32), folder, workers=1)
+    (store,) = folder.iterdir()
+    (store / name).unlink()
+    if content is not None:
+        (store / name).write_bytes(content)
+    again = prepare(cases, Preprocess(size=32), folder, workers=1)
+    assert again.digest == whole.digest
+    assert [path.name for path in folder.iterdir()] == [store.name]
+
+
+def test_what_a_killed_call_left_is_swept_away_a_day_later(cases: tuple[Case, ...], folder: Path) -> None:
+    for name, age in (("old", 2 * 86400), ("new", 60)):
+        left = folder / f".building-{name}"
+        left.mkdir(parents=True)
+        os.utime(left, (time.time() - age, time.time() - age))
+    prepare(cases, Preprocess(size=32), folder, workers=1)
+    assert sorted(path.name for path in folder.glob(".building-*")) == [".building-new"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from segmae.errors import ConfigError
 from segmae.models.hiding import (
     choose_visible,
     designated_visible,
     grid_visible,
     random_visible,
+    uniform_visible,
     visible_count,
 )
 
@@ -78,6 +80,22 @@ def test_grid_is_the_same_for_all_and_spread_at_any_ratio() -> None:
     assert (seen == 2).all()  # two of four in each 2x2 group
 
 
+def test_uniform_keeps_one_of_each_cell_and_each_place_as_often() -> None:
+    torch.manual_seed(0)
+    visible = uniform_visible(500, (8, 12), 0.75)
+    seen = torch.zeros(500, 96).scatter(1, visible, 1.0).reshape(500, 4, 2, 6, 2)
+    assert (seen.sum((2, 4)) == 1).all()
+    cells = visible // 12 // 2 * 6 + visible % 12 // 2
+    assert torch.equal(cells, torch.arange(24).expand(500, -1))  # UM-MAE's map of visible patches
+    assert (seen.mean((0, 1, 3)) - 0.25).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(("grid", "ratio"), [((14, 14), 0.6), ((13, 14), 0.75)])
+def test_uniform_refuses_what_leaves_no_cells_of_four(grid: tuple[int, int], ratio: float) -> None:
+    with pytest.raises(ConfigError, match=r"ratio.*0\.75.*multiple of 32"):
+        choose_visible("uniform", IDS, grid, ratio)
+
+
 def test_unknown_strategy_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="random, designated or grid"):
+    with pytest.raises(ValueError, match="random, designated, grid or uniform"):
         choose_visible("radnom", IDS, (14, 14), 0.75)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from segmae.errors import DataError, ImageError
 from segmae.files import read_json, write_json
 
 Progress = Callable[[int, int], None]
-FORMAT = 1  # of the folder; another number is prepared anew
+BUILDING = ".building-"  # prefix of folders that are not yet whole
+FORMAT = 2  # of the folder; another number is prepared anew
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Cache:
         masks: uint8 `[N,S,S]` in {0, 1}, mapped from disk; zeros where a case has no mask.
         ids: one per row.
         sizes: `[N,2]`, width and height of the photographs.
-        digest: SHA-256 over ids, images and masks.
+        labels: diagnoses, one per row; "" where a case has none.
+        digest: SHA-256 over ids, images and masks, and over labels where there are any.
         failures: (id, message) of the cases that could not be read.
     """
 
@@ -42,6 +45,7 @@ class Cache:
     masks: np.ndarray
     ids: tuple[str, ...]
     sizes: np.ndarray
+    labels: tuple[str, ...]
     digest: str
     failures: list[tuple[str, str]]
     _row: dict[str, int] = field(init=False, repr=False)
@@ -85,11 +89,16 @@ def prepare(
     """
     if not cases:
         raise DataError("no cases to prepare. Check the folder and the split")
-    key = _key(cases, preprocess)
-    place = (folder or default_folder()) / key[:16]
-    if not (place / "index.json").exists():
+    place = (folder or default_folder()) / _key(cases, preprocess)[:16]
+    found = _open(place)
+    if found is None:
         _build(cases, preprocess, place, workers, progress)
-    return _open(place)
+        found = _open(place)
+    if found is None:
+        raise DataError(
+            f"{place}: what was just written there cannot be read. Check the disk, or name another folder"
+        )
+    return found
 
 
 def default_folder() -> Path:
@@ -100,7 +109,7 @@ def default_folder() -> Path:
 
 def _key(cases: Sequence[Case], preprocess: Preprocess) -> str:
     shape = {"format": FORMAT, "size": preprocess.size, "gray_world": preprocess.gray_world}
-    sources = [(case.id, *(_stamp(path) for path in (case.image, case.mask))) for case in cases]
+    sources = [(case.id, case.label, *(_stamp(path) for path in (case.image, case.mask))) for case in cases]
     return hashlib.sha256(json.dumps([shape, sources]).encode()).hexdigest()
 
 
@@ -114,11 +123,18 @@ def _stamp(path: Path | None) -> tuple[str, int, int] | None:
     return (str(path.resolve()), status.st_size, status.st_mtime_ns)
 
 
-def _open(place: Path) -> Cache:
-    index = read_json(place / "index.json")
-    images, masks = (np.load(place / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
-    failures = [(name, message) for name, message in index["failures"]]
-    return Cache(images, masks, tuple(index["ids"]), np.array(index["sizes"]), index["digest"], failures)
+def _open(place: Path) -> Cache | None:
+    """The cache in a folder; None where there is none or it is damaged, so that it is built (again)."""
+    try:
+        index = read_json(place / "index.json")
+        images, masks = (np.load(place / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+        failures = [(name, message) for name, message in index["failures"]]
+        ids, labels = tuple(index["ids"]), tuple(index["labels"])
+        if not len(ids) == len(labels) == len(images) == len(masks):
+            return None
+        return Cache(images, masks, ids, np.array(index["sizes"]), labels, index["digest"], failures)
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
 
 
 def _build(
@@ -126,24 +142,32 @@ def _build(
 ) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
+        building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=place.parent))
+        building.chmod(place.parent.stat().st_mode & 0o777)  # as open to others as the folder around it
+        _sweep(place.parent)
     except OSError as error:
         raise DataError(f"{place.parent}: prepared images cannot be written here ({error}). "
                         "Name another folder: data.cache=FOLDER or --cache FOLDER") from error  # fmt: skip
     try:
         size, total = preprocess.size, len(cases)
-        images = np.lib.format.open_memmap(building / "all_images.npy", "w+", np.uint8, (total, size, size, 3))
+        images = np.lib.format.open_memmap(
+            building / "all_images.npy", "w+", np.uint8, (total, size, size, 3)
+        )
         masks = np.lib.format.open_memmap(building / "all_masks.npy", "w+", np.uint8, (total, size, size))
         ids: list[str] = []
         sizes: list[tuple[int, int]] = []
+        labels: list[str] = []
         failures: list[tuple[str, str]] = []
-        for done, (case, result) in enumerate(zip(cases, _results(cases, preprocess, workers), strict=True), 1):
+        for done, (case, result) in enumerate(
+            zip(cases, _results(cases, preprocess, workers), strict=True), 1
+        ):
             if isinstance(result, str):
                 failures.append((case.id, result))
             else:
                 images[len(ids)], masks[len(ids)] = result[0], result[1]
                 ids.append(case.id)
                 sizes.append(result[2])
+                labels.append(case.label or "")
             if progress:
                 progress(done, total)
         if not ids:
@@ -152,20 +176,32 @@ def _build(
         for name, array in (("images", images[: len(ids)]), ("masks", masks[: len(ids)])):
             np.save(building / f"{name}.npy", array)
             digest.update(array.data)
+        if any(labels):
+            digest.update("\n".join(labels).encode())
         del images, masks, array
         for name in ("images", "masks"):
             (building / f"all_{name}.npy").unlink()
         write_json(building / "index.json", {
-            "format": FORMAT, "ids": ids, "sizes": sizes, "failures": failures, "digest": digest.hexdigest(),
-            "preprocess": config_to_dict(preprocess),
+            "format": FORMAT, "ids": ids, "sizes": sizes, "labels": labels, "failures": failures,
+            "digest": digest.hexdigest(), "preprocess": config_to_dict(preprocess),
         })  # fmt: skip
         try:
             building.rename(place)
         except OSError:
-            if not (place / "index.json").exists():  # else another process was faster; its cache is the same
-                raise
+            if (
+                _open(place) is None
+            ):  # a damaged one; else another process was faster, and its cache is the same
+                shutil.rmtree(place, ignore_errors=True)
+                building.rename(place)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what calls that were killed more than a day ago left half-built."""
+    for path in folder.glob(f"{BUILDING}*"):
+        if path.stat().st_mtime < time.time() - 86400:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _results(cases: Sequence[Case], preprocess: Preprocess, workers: int | None):  # type: ignore[no-untyped-def]
@@ -184,7 +220,11 @@ def _prepare_case(case: Case, preprocess: Preprocess) -> tuple[np.ndarray, np.nd
         photo = read_image(case.image, at_least=preprocess.size)
         size = (photo.width, photo.height)
         shape = (preprocess.size, preprocess.size)
-        mask = np.zeros(shape, np.uint8) if case.mask is None else resize_mask(read_mask(case.mask, size), shape[0])
+        mask = (
+            np.zeros(shape, np.uint8)
+            if case.mask is None
+            else resize_mask(read_mask(case.mask, size), shape[0])
+        )
         return prepare_image(photo.pixels, preprocess), mask, size
     except ImageError as error:
         return str(error)

@@ -1,4 +1,4 @@
-"""The table of models: name -> function, paper, licence, size. Listing it imports no torch."""
+"""Networks by name: list them (no torch needed) and build them."""
 
 from __future__ import annotations
 
@@ -6,46 +6,14 @@ import difflib
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmae.errors import ConfigError, require
+from segmae.models.table import TABLE, Entry
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of the table."""
-
-    name: str
-    function: str  # "module:function", imported by `create_model`
-    kind: str  # "segmentation", or "pretraining": an encoder with a decoder that rebuilds hidden patches
-    paper: str
-    year: int
-    link: str
-    licence: str  # of our code for it
-    origin: str  # "ours", or the library that is wrapped
-    parameters: int  # of the part that segments, with default options
-    gflops: float  # 2 x multiply-adds of convolutions and matrix products, one image of 224 x 224
-    pretraining: str  # public weights that its encoder can start from
-
-
-_SEGMAE: dict[str, Any] = dict(
-    kind="segmentation", year=2025, link="https://www.ic-icc.cn/2025/index.php", licence="Apache-2.0", origin="ours",
-    paper="SegMAE: A Dual Decoder Framework with Patch Wise Constraint for Skin Lesion Segmentation (ICIC)",
-)  # fmt: skip
-
-TABLE: tuple[Entry, ...] = (
-    Entry("segmae-base", "segmae.models.segmae:segmae_base", parameters=105_275_921, gflops=58.39,
-          pretraining="ImageNet-21k R50+ViT-B/16 (timm, Google), MAE ViT-B", **_SEGMAE),
-    Entry("segmae-small", "segmae.models.segmae:segmae_small", parameters=25_868_657, gflops=15.21,
-          pretraining="DINOv2 ViT-S/14, any ViT-S (timm)", **_SEGMAE),
-    Entry("segmae-tiny", "segmae.models.segmae:segmae_tiny", parameters=4_297_753, gflops=2.93,
-          pretraining="ImageNet EfficientNet-Lite2", **_SEGMAE),
-)  # fmt: skip
 
 
 def list_models(kind: str | None = None) -> list[str]:
@@ -68,7 +36,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
         MissingExtra: torch is not installed.
     """
     require("torch", "train")
-    build = _function(name)
+    build = model_function(name)
     try:
         model: nn.Module = build(**options)
     except (TypeError, ValueError) as error:
@@ -96,7 +64,8 @@ def code_file(name: str) -> Path | None:
     return Path(file) if file.endswith(".py") else None
 
 
-def _function(name: str) -> Callable[..., Any]:
+def model_function(name: str) -> Callable[..., Any]:
+    """The class or function that builds a network: of the table, or of a Python file of one's own (which is run)."""
     file = code_file(name)
     if file is None:
         module, _, function = find_entry(name).function.partition(":")

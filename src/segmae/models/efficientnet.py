@@ -16,7 +16,9 @@ TAPS = (0, 1, 2, 4)  # the stages whose outputs are the maps at strides 2, 4, 8 
 class SameConv(nn.Module):
     """Convolution with SAME padding, batch norm and, unless `act` is off, ReLU6."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(c_out, eps=1e-3)

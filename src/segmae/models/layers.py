@@ -1,4 +1,4 @@
-"""Blocks that several networks share: Vision Transformer blocks, position tables, padding to a stride."""
+"""Blocks that several networks share: Vision Transformer blocks, position tables, padding to a stride, convolutions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [B,heads,N,d]
+        q, k, v = (
+            self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        )  # [B,heads,N,d]
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
 
 
@@ -108,3 +110,33 @@ def conv_bn_relu(c_in: int, c_out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
     )
+
+
+def double_conv(c_in: int, c_out: int, bias: bool = False) -> nn.Sequential:
+    """Two times 3x3 convolution, batch norm, ReLU, at the same size."""
+    layers: list[nn.Module] = []
+    for width in (c_in, c_out):
+        layers += [
+            nn.Conv2d(width, c_out, 3, padding=1, bias=bias),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+class SqueezeExcitation(nn.Module):
+    """A factor in (0, 1) per channel, from the means of all channels (Hu et al., CVPR 2018): `[B,C,H,W] -> [B,C,H,W]`.
+
+    Args:
+        ratio: how many times narrower the layer between the two linear layers is.
+        bias: of both.
+    """
+
+    def __init__(self, channels: int, ratio: int, bias: bool) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // ratio, bias)
+        self.excite = nn.Linear(channels // ratio, channels, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        factors = self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()  # [B,C]
+        return x * factors[:, :, None, None]

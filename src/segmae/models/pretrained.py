@@ -1,76 +1,25 @@
-"""Public weights into a SegMAE network: ViT, CNN stage, or one of our own models. Nothing is loaded silently.
+"""Public weights into any network of the table, or one of our own models into another. Nothing is loaded silently.
 
-Every loader returns a `LoadReport` that the caller prints. Files are told apart by their content; pickled
-code is never run. Weights stored in half precision become the network's own float32.
+Every loader returns a `LoadReport` that the caller prints. Files are told apart by their content (weight_files.py)
+names translated (weight_names.py), shapes adapted (weight_shapes.py). Weights stored in half precision become the network's own float32.
+
+A network says in `public_weights` which of its submodules start from which public file: {path: file}. Tensors
+there have the file's names, so that loading is equality of names and shapes.
 """
 
 from __future__ import annotations
 
-import argparse
-import math
-import pickle
-import re
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from segmae.errors import CheckpointError
-from segmae.models.efficientnet import STAGES, EfficientNetLite
-from segmae.models.layers import resize_position
-from segmae.models.segmae import PATCH, SegMAE
-
-Weights = dict[str, Tensor]
-Rules = tuple[tuple[str, str], ...]  # (pattern of a name, what it becomes); the first that matches counts
-
-# Google's names -> timm's. `kernel` and `scale` are `weight` in torch; blocks and units count from 1 there.
-GOOGLE: Rules = (
-    (r"Transformer/encoderblock_(\d+)/LayerNorm_0/(\w+)", r"blocks.\1.norm1.\2"),
-    (r"Transformer/encoderblock_(\d+)/LayerNorm_\d/(\w+)", r"blocks.\1.norm2.\2"),
-    (r"Transformer/encoderblock_(\d+)/MultiHead\w+/out/(\w+)", r"blocks.\1.attn.proj.\2"),
-    (r"Transformer/encoderblock_(\d+)/MultiHead\w+/([qkv])\w+/(\w+)", r"blocks.\1.attn.\2.\3"),
-    (r"Transformer/encoderblock_(\d+)/MlpBlock_\d/Dense_0/(\w+)", r"blocks.\1.mlp.fc1.\2"),
-    (r"Transformer/encoderblock_(\d+)/MlpBlock_\d/Dense_1/(\w+)", r"blocks.\1.mlp.fc2.\2"),
-    (r"Transformer/encoder_norm/(\w+)", r"norm.\1"),
-    (r"Transformer/posembed_input/pos_embedding", "pos_embed"),
-    (r"embedding/(\w+)", r"patch_embed.proj.\1"),
-    (r"conv_root/(\w+)", r"patch_embed.backbone.stem.conv.\1"),
-    (r"gn_root/(\w+)", r"patch_embed.backbone.stem.norm.\1"),
-    (r"block(\d+)/unit(\d+)/conv_proj/(\w+)", r"patch_embed.backbone.stages.\1.blocks.\2.downsample.conv.\3"),
-    (r"block(\d+)/unit(\d+)/gn_proj/(\w+)", r"patch_embed.backbone.stages.\1.blocks.\2.downsample.norm.\3"),
-    (r"block(\d+)/unit(\d+)/conv(\d)/(\w+)", r"patch_embed.backbone.stages.\1.blocks.\2.conv\3.\4"),
-    (r"block(\d+)/unit(\d+)/gn(\d)/(\w+)", r"patch_embed.backbone.stages.\1.blocks.\2.norm\3.\4"),
-)
-
-# timm's ResNetV2 with activations after the norms, as inside its R50 hybrids -> models/resnetv2.py
-RESNET: Rules = (
-    (r"stem\.conv\.(\w+)", r"encoder.cnn.stem.\1"),
-    (r"stem\.norm\.(\w+)", r"encoder.cnn.norm.\1"),
-    (r"stages\.(\d+)\.blocks\.(\d+)\.downsample\.conv\.(\w+)", r"encoder.cnn.stages.\1.\2.downsample.0.\3"),
-    (r"stages\.(\d+)\.blocks\.(\d+)\.downsample\.norm\.(\w+)", r"encoder.cnn.stages.\1.\2.downsample.1.\3"),
-    (r"stages\.(\d+)\.blocks\.(\d+)\.((?:conv|norm)\d\.\w+)", r"encoder.cnn.stages.\1.\2.\3"),
-)
-BACKBONE = "patch_embed.backbone."  # what timm's hybrids put before those names
-
-# timm, DINOv2 and MAE -> models/segmae.py
-VIT: Rules = (
-    (r"(blocks\.\d+\..+)", r"encoder.\1"),
-    (r"norm\.(\w+)", r"encoder.norm.\1"),
-    (r"pos_embed", "encoder.position"),
-    (r"decoder_embed\.(\w+)", r"mae_decoder.embed.\1"),
-    (r"mask_token", "mae_decoder.hidden_token"),
-    (r"decoder_blocks\.(.+)", r"mae_decoder.blocks.\1"),
-    (r"decoder_norm\.(\w+)", r"mae_decoder.norm.\1"),
-    (r"decoder_pred\.(\w+)", r"mae_decoder.head.\1"),
-    *((BACKBONE.replace(".", r"\.") + pattern, target) for pattern, target in RESNET),
-)
+from segmae.models.efficientnet import EfficientNetLite
+from segmae.models.weight_files import Weights, read_weights
+from segmae.models.weight_names import BACKBONE, RESNET, efficientnet_name, rename, shared_names
+from segmae.models.weight_shapes import Target, fit_tensors, fit_vit
 
 
 @dataclass(frozen=True)
@@ -89,44 +38,64 @@ class LoadReport:
         return "; ".join(parts + self.notes) + "."
 
 
-def load_vit(model: SegMAE, path: str | Path) -> LoadReport:
-    """Load a pretrained ViT into the encoder, with the CNN stage and the MAE decoder where the file has them.
+def load_encoder(model: nn.Module, path: str | Path) -> LoadReport:
+    """Load a public file into every submodule in `public_weights` that it belongs to: half of its tensors must fit.
 
-    Reads timm's and DINOv2's names (`.safetensors`, `.pth`), MAE's `.pth` with or without its decoder, and
-    Google's `.npz` (ViT and R50+ViT). The class token's slot is dropped from the position table, which is
-    interpolated to the network's grid (bicubic); a patch kernel of another size than 16 is resized
-    (`resize_kernel`). LayerScale factors are folded into the weights when the network has none, and set to 1
+    Reads torchvision's `.pth`, timm's and Hugging Face's `.safetensors` or `.bin`. A plain ViT is treated as by
+    `load_vit`; a first convolution with more inputs than RGB gets the mean of the file's three for the others.
+
+    Raises:
+        CheckpointError: the network has no such part, not a readable file of weights, or it belongs to none of them.
+    """
+    state = model.state_dict()
+    places = _public_places(model, state)
+    if not places:
+        raise CheckpointError(
+            f"{path}: {_name(model)} starts from no public weights. Leave `model.encoder` empty"
+        )
+    weights = shared_names(read_weights(path))
+    fitting, misfits, filled, notes = _fill_places(state, places, weights)
+    if not filled:
+        wanted = "; ".join(f"`{place}` takes {public}" for place, public in places.items())
+        raise CheckpointError(
+            f"{path}: fills less than half of any encoder{_examples(misfits.values())}. In {_name(model)} {wanted}"
+        )
+    notes += [f"{place} is left to {public}" for place, public in places.items() if place not in filled]
+    new = [name for names in filled.values() for name in names if name not in fitting]
+    return _load(model, fitting, list(misfits.values()), new, notes)
+
+
+def load_vit(model: nn.Module, path: str | Path) -> LoadReport:
+    """Load a pretrained ViT into the network's own, with its CNN stage and MAE decoder where both have them.
+
+    Reads timm's, DINOv2's and Hugging Face's names (`.safetensors`, `.pth`), MAE's `.pth` with or without its decoder,
+    and Google's `.npz` (ViT and R50+ViT). The position table is interpolated to the network's grid (bicubic), without
+    the class token's slot where the network has no class token; a patch kernel of another size is resized
+    (`weight_shapes.resize_kernel`). LayerScale factors are folded into the weights when the network has none, and set to 1
     when only the network has them: the blocks compute what they computed where they were trained.
 
     Raises:
-        CheckpointError: not a readable file of weights, or nothing in it fits.
+        CheckpointError: the network has no plain ViT, not a readable file of weights, or nothing in it fits.
     """
-    weights = _timm_names(_read(path))
-    notes: list[str] = []
     state = model.state_dict()
-    weights = _adapt_layer_scale(_fuse_qkv(weights), state, notes)
-
-    kernel = weights.get("patch_embed.proj.weight")
-    embed = "patch_embed"
-    if kernel is not None and kernel.ndim == 4:
-        if kernel.shape[1] != 3:
-            embed = "cnn_embed"  # an R50 hybrid embeds its CNN's map
-        elif kernel.shape[2] != PATCH:
-            weights["patch_embed.proj.weight"] = resize_kernel(kernel, PATCH)
-            notes.append(f"patch kernel resized from {kernel.shape[2]} to {PATCH} px")
-    rules = ((r"patch_embed\.proj\.(\w+)", rf"encoder.{embed}.\1"), *VIT)
-    if "pos_embed" in weights:
-        weights["pos_embed"] = _fit_position(weights["pos_embed"], model.encoder.position, notes)
+    place = _vit_place(state)
+    if place is None:
+        raise CheckpointError(
+            f"{path}: {_name(model)} has no plain ViT to load into. {_instead(model, 'vit')}"
+        )
+    notes: list[str] = []
+    weights, target = fit_vit(shared_names(read_weights(path)), state, place, notes)
     with_cnn = any(name.startswith(BACKBONE) for name in weights)
 
     def concerned(name: str) -> bool:
-        return not name.startswith("upsampler.") and (with_cnn or not name.startswith("encoder.cnn."))
+        part = name.startswith((f"{place}.", "mae_decoder."))
+        return part and (with_cnn or not name.startswith("encoder.cnn."))
 
-    return _fill(model, weights, lambda name: _rename(name, rules), concerned, path, notes)
+    return _fill(model, weights, target, concerned, path, notes)
 
 
-def load_cnn(model: SegMAE, path: str | Path) -> LoadReport:
-    """Load pretrained weights into the CNN stage.
+def load_cnn(model: nn.Module, path: str | Path) -> LoadReport:
+    """Load pretrained weights into the CNN stage of a hybrid encoder (SegMAE, TransUNet).
 
     For an EfficientNet-Lite stage: a checkpoint with names like `_conv_stem` and `_blocks.N._expand_conv`.
     For a ResNet stage: the R50 of timm's hybrids or of Google's `R50+ViT` `.npz`.
@@ -134,30 +103,28 @@ def load_cnn(model: SegMAE, path: str | Path) -> LoadReport:
     Raises:
         CheckpointError: the network has no CNN stage, not a readable file of weights, or nothing in it fits.
     """
-    stage = model.encoder.cnn
-    if stage is None:
-        raise CheckpointError(f"{path}: the network has no CNN stage to load into. Leave `model.cnn` empty")
-    weights = _timm_names(_read(path))
+    stage = getattr(getattr(model, "encoder", None), "cnn", None)
+    if stage is None or "encoder.position" not in model.state_dict():
+        raise CheckpointError(
+            f"{path}: {_name(model)} has no CNN stage to load into. {_instead(model, 'cnn')}"
+        )
+    weights = shared_names(read_weights(path))
     if isinstance(stage, EfficientNetLite):
-        target: Callable[[str], str | None] = _efficientnet_name
-    else:
-        weights = {name.removeprefix(BACKBONE): value for name, value in weights.items()}
-        if "stem.conv.weight" in weights and "stem.norm.weight" not in weights:
-            raise CheckpointError(
-                f"{path}: a ResNet that normalises before its convolutions (BiT), not after them as here. "
-                "Take the R50 of an R50+ViT file, such as timm's vit_base_r50_s16_224"
-            )
-
-        def target(name: str) -> str | None:
-            return _rename(name, RESNET)
-
-    return _fill(model, weights, target, lambda name: name.startswith("encoder.cnn."), path, [])
+        return _fill(model, weights, efficientnet_name, _of_cnn, path, [])
+    weights = {name.removeprefix(BACKBONE): value for name, value in weights.items()}
+    if "stem.conv.weight" in weights and "stem.norm.weight" not in weights:
+        raise CheckpointError(
+            f"{path}: a ResNet that normalises before its convolutions (BiT), not after them as here. "
+            "Take the R50 of an R50+ViT file, such as timm's vit_base_r50_s16_224"
+        )
+    return _fill(model, weights, lambda name: rename(name, RESNET), _of_cnn, path, [])
 
 
-def load_start(model: SegMAE, folder: str | Path) -> LoadReport:
-    """Load one of our own models where names and shapes agree, for example stage 1's result into stage 2.
+def load_start(model: nn.Module, folder: str | Path) -> LoadReport:
+    """Load one of our own models, for example stage 1's result into stage 2, or a pretraining network into a baseline.
 
-    The position grid is interpolated where its size differs.
+    What agrees in name and shape is taken as it is. Beyond that the start's `encoder` is treated as a public file
+    is: a ViT into any ViT, with position grid and patch kernel resized, a Swin into a Swin.
 
     Args:
         model: the network to fill.
@@ -166,197 +133,136 @@ def load_start(model: SegMAE, folder: str | Path) -> LoadReport:
     Raises:
         CheckpointError: no such model, not readable, or nothing in it fits.
     """
-    path = Path(folder)
-    path = path / "model.safetensors" if path.is_dir() else path
-    weights = _read(path)
-    notes: list[str] = []
-    table = weights.get("encoder.position")
-    if table is not None:
-        weights["encoder.position"] = _fit_position(table, model.encoder.position, notes)
-    return _fill(model, weights, lambda name: name, lambda _: True, path, notes)
+    weights, state = read_weights(folder), model.state_dict()
+    same = {
+        name: value for name, value in weights.items() if name in state and value.shape == state[name].shape
+    }
+    left_out, notes = [name for name in weights if name not in same], list[str]()
+    encoder = {name: value for name, value in weights.items() if name.startswith("encoder.")}
+    fitting: Weights = {}
+    if encoder.keys() - same.keys():
+        fitting, misfits, filled, notes = _fill_places(
+            state, _public_places(model, state), shared_names(encoder)
+        )
+        if filled:
+            left_out = [name for name in left_out if name not in encoder]
+            left_out += [text for name, text in misfits.items() if f"encoder.{name}" not in same]
+    if not fitting and not same:
+        raise CheckpointError(_nothing_fits(folder, weights, left_out))
+    fitting |= same
+    return _load(model, fitting, left_out, [name for name in state if name not in fitting], notes)
 
 
-def resize_kernel(kernel: Tensor, size: int) -> Tensor:
-    """Resize a patch-embedding kernel `[D,C,p,p] -> [D,C,size,size]` by a pseudo-inverse.
-
-    PI-resize (FlexiViT, Beyer et al., 2023): the least-squares solution of "the new kernel gives on the
-    resized patch what the old one gave on the patch", exact when patches grow, as from DINOv2's 14 to our 16.
-    """
-    old = kernel.shape[-1]
-    pixels = torch.eye(old * old, dtype=torch.float64).reshape(old * old, 1, old, old)  # one pixel each
-    resized = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
-    inverse = torch.linalg.pinv(resized.reshape(old * old, size * size))
-    flat = kernel.double().reshape(*kernel.shape[:2], old * old)
-    return (flat @ inverse.T).reshape(*kernel.shape[:2], size, size).to(kernel.dtype)
+def _public_places(model: nn.Module, state: Weights) -> dict[str, str]:
+    """Submodules that the network declares and was built with, and the public file of each."""
+    declared = dict(getattr(model, "public_weights", {}))
+    if "encoder.position" in state:  # of SegMAE's family
+        declared = {"encoder": "a plain ViT (and `model.cnn` is for the CNN stage)"}
+    return {
+        place: public
+        for place, public in declared.items()
+        if any(name.startswith(f"{place}.") for name in state)
+    }
 
 
-def _read(path: str | Path) -> Weights:
-    """The tensors of a safetensors, npz or torch file, told apart by its first bytes."""
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Give a .safetensors, .npz or .pth file of weights")
-    with path.open("rb") as file:
-        head = file.read(9)
-    try:
-        if head[8:9] == b"{":  # safetensors: eight bytes of length, then JSON
-            return load_file(path)
-        if head[:4] == b"PK\x03\x04":  # a zip archive: numpy's or torch's
-            with zipfile.ZipFile(path) as archive:
-                is_numpy = all(name.endswith(".npy") for name in archive.namelist())
-            if is_numpy:
-                with np.load(path, allow_pickle=False) as arrays:
-                    return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
-            return _read_torch(path)
-        if head[:1] == b"\x80":  # a bare pickle: torch before 1.6
-            return _read_torch(path)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds more than tensors (pickled objects can run code) or is damaged. "
-            "Save the state_dict alone with torch.save, or as .safetensors"
-        ) from error
-    except Exception as error:  # whatever three libraries raise on damaged files
-        raise CheckpointError(f"{path}: cannot be read ({error}). Download or copy it again") from error
-    raise CheckpointError(f"{path}: no safetensors, npz or torch file. Check what was downloaded")
-
-
-def _read_torch(path: Path) -> Weights:
-    allowed = torch.serialization.safe_globals([argparse.Namespace])  # in what MAE's own training saves
-    with allowed, path.open("rb") as file:  # a file, as torch would judge a path by its suffix
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict):
-        raise ValueError(f"a {type(content).__name__} instead of named tensors")
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    return {str(name).removeprefix("module."): value for name, value in tensors.items()}
-
-
-def _timm_names(weights: Weights) -> Weights:
-    """Google's names and layouts (kernels HWIO, projections `[in,heads,width]`) as timm's; others unchanged."""
-    if not any("/" in name for name in weights):
-        return weights
-    renamed = {}
-    for name, value in weights.items():
-        new = _rename(name, GOOGLE)
-        if new is None:
-            renamed[name] = value
-            continue
-        for shift in (r"(stages)\.(\d+)", r"(blocks)\.(\d+)") if new.startswith(BACKBONE) else ():
-            new = re.sub(shift, lambda match: f"{match[1]}.{int(match[2]) - 1}", new)
-        if new.endswith(".kernel"):
-            if value.ndim == 4:
-                value = value.permute(3, 2, 0, 1)
-            else:
-                value = (value.flatten(0, -2) if ".proj." in new else value.flatten(1)).T
-        elif new != "pos_embed":
-            value = value.flatten()
-        renamed[re.sub(r"(kernel|scale)$", "weight", new)] = value.contiguous()
-    return renamed
-
-
-def _fuse_qkv(weights: Weights) -> Weights:
-    """Separate query, key and value projections as one, in this order, as `Attention.qkv` holds them."""
-    fused = dict(weights)
-    for name in weights:
-        match = re.fullmatch(r"(.*\battn\.)q(_proj)?\.(weight|bias)", name)
-        if match is None:
-            continue
-        names = [f"{match[1]}{letter}{match[2] or ''}.{match[3]}" for letter in "qkv"]
-        if all(part in weights for part in names):
-            fused[f"{match[1]}qkv.{match[3]}"] = torch.cat([fused.pop(part) for part in names])
-    return fused
-
-
-def _adapt_layer_scale(weights: Weights, state: Weights, notes: list[str]) -> Weights:
-    adapted = dict(weights)
-    changes: Counter[str] = Counter()
-    for name in weights:
-        match = re.fullmatch(r"(blocks\.\d+\.)(attn\.proj|mlp\.fc2)\.weight", name)
-        if match is None:
-            continue
-        gamma = f"{match[1]}{'ls1' if match[2] == 'attn.proj' else 'ls2'}.gamma"
-        wanted = f"encoder.{gamma}" in state
-        if gamma in weights and not wanted:
-            factor = adapted.pop(gamma).float()
-            for part in (name, f"{match[1]}{match[2]}.bias"):
-                value = weights[part].float()
-                adapted[part] = value * factor.reshape(-1, *[1] * (value.ndim - 1))
-            changes["LayerScale factors folded into the weights"] += 1
-        elif wanted and gamma not in weights:
-            adapted[gamma] = torch.ones_like(state[f"encoder.{gamma}"])
-            changes["LayerScale factors set to 1, as the file has none"] += 1
-    notes += [f"{count} {what}" for what, count in changes.items()]
-    return adapted
-
-
-def _fit_position(table: Tensor, target: Tensor, notes: list[str]) -> Tensor:
-    """Drop the slots of class and register tokens, which come first, then interpolate to the network's grid.
-
-    A table that is no square grid comes back as it is; its shape then keeps it out of the network.
-    """
-    if table.ndim != 3:
-        return table
-    side, wanted = math.isqrt(table.shape[1]), math.isqrt(target.shape[1])
-    extra = table.shape[1] - side * side
-    if extra > 8:
-        return table
-    if side != wanted:
-        notes.append(f"position grid interpolated from {side}x{side} to {wanted}x{wanted}")
-    return resize_position(table[:, extra:].float(), (wanted, wanted))
-
-
-def _efficientnet_name(name: str) -> str | None:
-    """Name in models/efficientnet.py of a tensor of the checkpoints ported from TensorFlow."""
-    match = re.fullmatch(r"_(conv_stem|bn0)\.(\w+)", name)
-    if match:
-        return f"encoder.cnn.stem.{'conv' if match[1] == 'conv_stem' else 'norm'}.{match[2]}"
-    match = re.fullmatch(r"_blocks\.(\d+)\._(?:(\w+)_conv|bn([012]))\.(\w+)", name)
-    if match is None:
-        return None
-    layer = match[2] or ("expand", "depthwise", "project")[int(match[3])]  # also in blocks that do not expand
-    index = int(match[1])
-    for stage, (count, *_) in enumerate(STAGES):
-        if index < count:
-            kind = "conv" if match[2] else "norm"
-            return f"encoder.cnn.stages.{stage}.{index}.{layer}.{kind}.{match[4]}"
-        index -= count
+def _vit_place(state: Weights) -> str | None:
+    """Where a network has a plain ViT: blocks and patch embedding beside a position table."""
+    for name in state:
+        place, found, _ = name.partition(".blocks.0.attn.qkv.weight")
+        if found and (f"{place}.position" in state or f"{place}.patch_embed.proj.weight" in state):
+            return place
     return None
 
 
-def _rename(name: str, rules: Rules) -> str | None:
-    for pattern, replacement in rules:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return match.expand(replacement)
-    return None
+def _fill_places(
+    state: Weights, places: dict[str, str], weights: Weights
+) -> tuple[Weights, dict[str, str], dict[str, list[str]], list[str]]:
+    """Match a file with each place in turn; a place of which less than half would be filled stays as it is.
+
+    Returns:
+        What fits, by its name in the network; what fits nowhere, by its name in the file, as text; the tensors of each
+        place that was filled; what was changed on the way.
+    """
+    fitting, used, filled, notes = Weights(), set[str](), dict[str, list[str]](), list[str]()
+    misfits = {name: name for name in weights}
+    for place in places:
+        changed: list[str] = []
+        if place == _vit_place(state):
+            adapted, target = fit_vit(weights, state, place, changed)
+        else:
+            adapted, target = fit_tensors(weights, state, place, changed), f"{place}.{{}}".format
+        found, wrong = _match(state, adapted, target)
+        mine = [name for name in state if name.startswith(f"{place}.") and _is_weight(name)]
+        if "encoder.position" in state:
+            mine = [name for name in mine if not _of_cnn(name)]
+        misfits |= wrong
+        if 2 * sum(name in found for name in mine) >= len(mine):
+            fitting |= found
+            used |= adapted.keys() - wrong.keys()
+            filled[place] = mine
+            notes += changed
+    return fitting, {name: text for name, text in misfits.items() if name not in used}, filled, notes
 
 
 def _fill(
-    model: SegMAE,
-    weights: Weights,
-    target: Callable[[str], str | None],
-    concerned: Callable[[str], bool],
-    path: str | Path,
-    notes: list[str],
-) -> LoadReport:
+    model: nn.Module, weights: Weights, target: Target, concerned: Callable[[str], bool], path: str | Path, notes: list[str]
+) -> LoadReport:  # fmt: skip
     """Copy what fits, all or nothing; `concerned` says which tensors of the network are worth calling new."""
     state = model.state_dict()
-    fitting, left_out = {}, []
+    fitting, misfits = _match(state, weights, target)
+    if not fitting:
+        raise CheckpointError(_nothing_fits(path, weights, misfits.values()))
+    return _load(
+        model,
+        fitting,
+        list(misfits.values()),
+        [name for name in state if name not in fitting and concerned(name)],
+        notes,
+    )
+
+
+def _match(state: Weights, weights: Weights, target: Target) -> tuple[Weights, dict[str, str]]:
+    """What has a place of its shape, by its place, and what has not, by its name, as text."""
+    fitting, misfits = Weights(), dict[str, str]()
     for name, value in weights.items():
         place = target(name)
         if place is None or place not in state:
-            left_out.append(name)
+            misfits[name] = name
         elif value.shape != state[place].shape:
-            left_out.append(f"{name} ({_shape(value)} in the file, {_shape(state[place])} in the network)")
+            misfits[name] = f"{name} ({_shape(value)} in the file, {_shape(state[place])} in the network)"
         else:
             fitting[place] = value
-    if not fitting:
-        reason = f"none of its {len(weights)} tensors fits this network{_examples(left_out)}"
-        raise CheckpointError(f"{path}: {reason}. Check that file and `model.name` belong together")
+    return fitting, misfits
+
+
+def _load(
+    model: nn.Module, fitting: Weights, left_out: list[str], new: list[str], notes: list[str]
+) -> LoadReport:
     model.load_state_dict(fitting, strict=False)
-    new = [name for name in state if name not in fitting and concerned(name)]
-    return LoadReport(list(fitting), left_out, new, notes)
+    return LoadReport(list(fitting), left_out, [name for name in new if _is_weight(name)], notes)
+
+
+def _is_weight(name: str) -> bool:
+    return not name.endswith("num_batches_tracked")  # a count, which files from before torch 0.4.1 lack
+
+
+def _of_cnn(name: str) -> bool:
+    return name.startswith("encoder.cnn.")
+
+
+def _nothing_fits(path: str | Path, weights: Weights, left_out: Iterable[str]) -> str:
+    reason = f"none of its {len(weights)} tensors fits this network{_examples(left_out)}"
+    return f"{path}: {reason}. Check that file and `model.name` belong together"
+
+
+def _instead(model: nn.Module, key: str) -> str:
+    public = getattr(model, "public_weights", {})
+    wanted = ", ".join(f"{file} for `{place}`" for place, file in public.items())
+    return f"Leave `model.{key}` empty" + (f"; `model.encoder` takes {wanted}" if public else "")
+
+
+def _name(model: nn.Module) -> str:
+    return type(model).__name__
 
 
 def _shape(value: Tensor) -> str:

@@ -119,7 +119,9 @@ class MAEDecoder(nn.Module):
     def forward(self, tokens: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
         x = self.embed(tokens)
         everywhere = self.hidden_token.to(x.dtype).expand(len(x), grid[0] * grid[1], -1)
-        x = everywhere.scatter(1, visible[:, :, None].expand(-1, -1, x.shape[2]), x)  # visible tokens at their places
+        x = everywhere.scatter(
+            1, visible[:, :, None].expand(-1, -1, x.shape[2]), x
+        )  # visible tokens at their places
         x = x + sine_cosine_position(x.shape[2], grid, x.device).to(x.dtype)
         for block in self.blocks:
             x = block(x)

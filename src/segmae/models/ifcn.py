@@ -1,0 +1,89 @@
+"""iFCN (Öztürk and Özkaya, Journal of Digital Imaging 2020): an FCN whose fusions are residual, at every resolution.
+
+Our reconstruction from the abstract ("the residual structure of FCN is supported with spatial information"), the
+simplest network that fits it. Not the authors' network.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmae.models.layers import pad_to_multiple
+
+VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+class VGG16BN(nn.Module):
+    """VGG-16 with batch norm (Simonyan and Zisserman, 2015): image to the maps before each pool, strides 1 to 16.
+
+    Names as in torchvision.
+    """
+
+    channels: tuple[int, ...] = tuple(stage[-1] for stage in VGG16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        c_in = 3
+        for stage in VGG16:
+            for width in stage:
+                self.features.extend(
+                    [nn.Conv2d(c_in, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                )
+                c_in = width
+            self.features.append(nn.MaxPool2d(2))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x, maps = image, []
+        for layer in list(self.features)[:-1]:  # the last pool has no reader
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(x)
+            x = layer(x)
+        return [*maps, x]
+
+
+class Refine(nn.Module):
+    """`relu(x + R(x))`, where R is 3x3, norm, ReLU, 3x3, norm: `[B,C,H,W] -> [B,C,H,W]`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.residual(x))
+
+
+class IFCN(nn.Module):
+    """From the deepest map up: project, add what came from below, refine.
+
+    Args:
+        width: channels that every level is projected to.
+    """
+
+    public_weights: ClassVar[dict[str, str]] = {"encoder": "torchvision vgg16_bn"}
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.encoder = VGG16BN()
+        deepest_first = self.encoder.channels[::-1]
+        self.project = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in deepest_first)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(width, width, 4, 2, 1) for _ in deepest_first[1:])
+        self.refine = nn.ModuleList(Refine(width) for _ in deepest_first)
+        self.head = nn.Conv2d(width, 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised image `[B,3,H,W]` of any size to logits `[B,1,H,W]`."""
+        height, width = image.shape[2:]
+        maps = self.encoder(pad_to_multiple(image, 16))[::-1]
+        x = self.refine[0](self.project[0](maps[0]))
+        for up, project, refine, skip in zip(
+            self.up, self.project[1:], self.refine[1:], maps[1:], strict=True
+        ):
+            x = refine(project(skip) + up(x))
+        return self.head(x)[:, :, :height, :width]
