@@ -19,8 +19,9 @@ from torch import Tensor
 from segmae.errors import CheckpointError
 from segmae.models import create_model
 from segmae.models.efficientnet import EfficientNetLite
-from segmae.models.pretrained import load_cnn, load_start, load_vit, resize_kernel
+from segmae.models.pretrained import load_cnn, load_start, load_vit
 from segmae.models.segmae import SegMAE
+from segmae.models.weight_shapes import resize_kernel
 
 WIDTH, DEPTH, HEADS, GRID = 32, 2, 2, 4
 UNITS = (2, 1, 1)

@@ -48,22 +48,21 @@ class AxialAttention(nn.Module):
         x = x if self.axis == 3 else x.transpose(2, 3)  # [B,C,R,L]: R lines, attention along L
         _, dim, lines, length = x.shape
         c = dim // GROUPS
-        qkv = self.norm_qkv(self.qkv(x)).reshape(-1, GROUPS, 2 * c, lines, length).permute(0, 3, 1, 2, 4)
-        q, k, v = qkv.split((c // 2, c // 2, c), 3)  # [B,R,8,c/2 or c,L]
-        logits = [torch.einsum("brgci,brgcj->brgij", q, k)]
+        qkv = self.norm_qkv(self.qkv(x)).transpose(1, 2).reshape(-1, GROUPS, 2 * c, length)
+        q, k, v = qkv.split((c // 2, c // 2, c), 2)  # [B*R,8,c/2 or c,L]
+        logits = [q.transpose(2, 3) @ k]  # [B*R,8,L,L]: a row for each query
         if self.gated:
             r_q, r_k, r_v = self.relative[:, self.index].split((c // 2, c // 2, c))  # [c/2 or c,L,L]
-            logits.append(self.gate_q * torch.einsum("brgci,cij->brgij", q, r_q))
-            logits.append(self.gate_k * torch.einsum("brgcj,cji->brgij", k, r_k))
-        normed = self.norm_logits(torch.stack(logits, 2).reshape(-1, len(logits) * GROUPS, length, length))
-        share = (
-            normed.reshape(-1, lines, len(logits), GROUPS, length, length).sum(2).softmax(-1)
-        )  # [B,R,8,L,L]
-        parts = [torch.einsum("brgij,brgcj->bgcri", share, v)]
+            logits.append(self.gate_q * torch.einsum("ngci,cij->ngij", q, r_q))
+            logits.append(self.gate_k * torch.einsum("ngcj,cji->ngij", k, r_k))
+        normed = self.norm_logits(torch.cat(logits, 1)).unflatten(1, (len(logits), GROUPS))
+        share = normed.sum(1).softmax(3)
+        parts = [v @ share.transpose(2, 3)]  # [B*R,8,c,L]
         if self.gated:
-            parts = [self.gate_v1 * parts[0], self.gate_v2 * torch.einsum("brgij,cij->bgcri", share, r_v)]
-        out = self.norm_out(torch.stack(parts, 3).reshape(-1, len(parts) * dim, lines, length))
-        out = out.reshape(-1, dim, len(parts), lines, length).sum(2)
+            parts = [self.gate_v1 * parts[0], self.gate_v2 * torch.einsum("ngij,cij->ngci", share, r_v)]
+        out = torch.cat([part.reshape(-1, lines, dim, length) for part in parts], 2)
+        out = out.transpose(1, 2)  # [B,C or 2C,R,L]
+        out = self.norm_out(out).unflatten(1, (len(parts), dim)).sum(1)
         return out if self.axis == 3 else out.transpose(2, 3)
 
 
