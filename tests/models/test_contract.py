@@ -72,6 +72,8 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "unetplusplus": {"widths": (16, 32, 64)},
     "attention-unet": {"widths": (16, 32, 64)},
     "segformer-b2": {"depths": (1, 1, 1, 1)},
+    "swin-unet": {"depths": (2, 1, 1, 1)},
+    "medt": {"global_blocks": (1, 1), "local_blocks": (1,)},
     "transunet": {"depth": 1, "units": (1, 1, 1)},
     "setr-pup": {"depth": 2, "auxiliary": (1, 2)},
     "fat-net": {"depth": 1},
