@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 from segmae.checkpoint import ModelInfo, load_model, save_pretrained  # noqa: E402
 from segmae.config import Preprocess  # noqa: E402
 from segmae.engines import create_engine  # noqa: E402
-from segmae.engines.export import TOLERANCE, _verify  # noqa: E402
+from segmae.engines.export import TOLERANCE, _forget_origin, _verify  # noqa: E402
 from segmae.errors import CheckpointError  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 
@@ -22,6 +22,16 @@ def test_the_file_holds_no_trace_of_where_it_was_made(small_model: Path) -> None
     data = (small_model / "model.onnx").read_bytes()
     for trace in (str(Path(__file__).parents[2]), "site-packages", ".py"):
         assert trace.encode() not in data
+
+
+def test_the_body_of_a_loop_holds_no_trace_either() -> None:
+    node = onnx.helper.make_node("Identity", ["x"], ["y"], doc_string="File network.py, line 7")
+    node.metadata_props.add(key="stack", value="network.py")
+    body = onnx.helper.make_graph([node], "body", [], [], doc_string="network.py")
+    loop = onnx.helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1)
+    model = onnx.helper.make_model(onnx.helper.make_graph([loop], "graph", [], []))
+    _forget_origin(model)
+    assert b"network.py" not in model.SerializeToString()
 
 
 def test_names_shapes_and_a_free_batch(small_model: Path) -> None:

@@ -79,15 +79,23 @@ def _store_half(onnx: Any, model: Any) -> None:
 
 def _forget_origin(model: Any) -> None:
     """Drop what the exporter notes about its source: stack traces with paths of this machine."""
-    for node in model.graph.node:
+    _forget_origin_of(model.graph)
+    del model.metadata_props[:]
+
+
+def _forget_origin_of(graph: Any) -> None:
+    graph.doc_string = ""
+    for node in graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-    for values in (model.graph.value_info, model.graph.input, model.graph.output, model.graph.initializer):
+        for attribute in node.attribute:
+            if attribute.HasField("g"):  # the body of a Scan
+                _forget_origin_of(attribute.g)
+    for values in (graph.value_info, graph.input, graph.output, graph.initializer):
         for value in values:
             value.doc_string = ""
             del value.metadata_props[:]
-    del model.graph.metadata_props[:]
-    del model.metadata_props[:]
+    del graph.metadata_props[:]
 
 
 def _verify(model: Any, data: bytes, images: np.ndarray, tolerance: float) -> None:
