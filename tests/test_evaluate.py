@@ -338,3 +338,8 @@ def test_official_folders(run: Path, real_data: Path, tmp_path: Path) -> None:
     summary, _ = evaluate_checkpoint(run, real_data / "isic2017", split, out=tmp_path / "out", resamples=50)
     assert summary["data"]["coverage"] in ("2 of 3", "1 of 3")
     assert "ISIC_9999999" in summary["data"]["missing_ids"]
+
+
+def test_a_part_without_its_split_is_refused(run: Path, folder: Path) -> None:
+    with pytest.raises(DataError, match="part=test: of which split"):
+        evaluate_checkpoint(run, folder, part="test")

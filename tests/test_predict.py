@@ -242,3 +242,31 @@ def test_real_photographs_of_ph2(real_data: Path, by_darkness: Path, tmp_path: P
     done = predict_files([tmp_path], tmp_path / "out", by_darkness)
     assert [row["name"] for row in done.rows] == sorted(path.name for path in few.iterdir())
     assert all(0 < row["lesion"] < 1 for row in done.rows)
+
+
+def test_results_of_images_that_share_a_stem_are_no_photographs_either(
+    by_darkness: Path, tmp_path: Path
+) -> None:
+    for name in ("a.png", "a.jpg"):
+        half_dark(64, 64).save(tmp_path / "darkness" / name)
+    folder = tmp_path / "darkness"
+    first = predict_files([folder], folder, by_darkness)
+    again = predict_files([folder], folder, by_darkness)
+    assert [row["name"] for row in again.rows] == [row["name"] for row in first.rows] == ["a.jpg", "a.png"]
+
+
+def test_a_photograph_too_large_for_memory_does_not_stop_the_rest(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_dataset(tmp_path / "set", 3) / "images"
+    whole = Predictor.result
+
+    def result(self: Predictor, probability: Any, photo: Any, source: Any) -> Any:
+        if "0001" in str(source):
+            raise MemoryError
+        return whole(self, probability, photo, source)
+
+    monkeypatch.setattr(Predictor, "result", result)
+    done = predict_files([folder], tmp_path / "out", by_darkness)
+    assert len(done.rows) == 2
+    assert "does not fit into memory" in done.failures[0]["problem"]

@@ -262,3 +262,64 @@ def test_a_saved_configuration_reads_back(data: Path, tmp_path: Path) -> None:
 
     config = config_for(data, tmp_path)
     assert config_from_dict(config_to_dict(config)) == config
+
+
+def test_the_shipped_model_is_no_start_for_a_fold_whose_test_images_it_saw() -> None:
+    from segmae.checkpoint import read_info
+    from segmae.data.splits import load_split
+    from segmae.train import refuse_seen_images
+
+    provenance = read_info("segmae-tiny").provenance
+    config = load_config(None, ["model.start=segmae-tiny"])
+    refuse_seen_images(provenance, load_split("isic2018/fold1"), config)
+    for chain in (provenance, {"started_from": provenance}):
+        with pytest.raises(DataError, match=r"model\.start=segmae-tiny was trained on"):
+            refuse_seen_images(chain, load_split("isic2018/fold2"), config)
+
+
+def test_training_reads_what_data_prepare_stored(data: Path, tmp_path: Path) -> None:
+    from segmae.config import Preprocess
+    from segmae.data.dataset import prepare
+
+    cache = tmp_path / "cache"
+    prepare(open_dataset(data / "lesions").cases, Preprocess(size=64), cache)
+    (store,) = cache.iterdir()
+    run(config_for(data, tmp_path, "epochs=1", f"data.cache={cache}"))
+    assert list(cache.iterdir()) == [store]
+
+
+def test_pictures_change_no_number(data: Path, tmp_path: Path) -> None:
+    folders = [
+        run(
+            config_for(data, tmp_path, "task=pretrain", "batch_size=2", f"name={name}", f"tensorboard={name}")
+        )
+        for name in ("true", "false")
+    ]
+    losses = [
+        [json.loads(line)["val_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in folders
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_slip_that_stopped_a_run_before_it_began_can_be_mended(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingStopped):
+        run(config_for(data, tmp_path, "losses.bce=.nan"))
+    run(config_for(data, tmp_path, "epochs=1"))
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [("hybrid", ["model.options.decoder=null"]), ("pretrain", ["model.name=unet", "model.options={}"])],
+)
+def test_a_task_that_the_network_cannot_do_is_refused_before_it_begins(
+    data: Path, tmp_path: Path, task: str, settings: list[str]
+) -> None:
+    from dataclasses import replace
+
+    config = config_for(data, tmp_path, f"task={task}", *settings)
+    if "model.name=unet" in settings:
+        config = replace(config, model=replace(config.model, options={"widths": [8, 16]}))
+    with pytest.raises(ConfigError, match=r"has no decoder that rebuilds patches\. Set task=supervised"):
+        run(config)
+    assert not (tmp_path / "run").exists()

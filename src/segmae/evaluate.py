@@ -21,8 +21,8 @@ from segmae.background import usable_cpus
 from segmae.checkpoint import resolve
 from segmae.config import config_to_dict
 from segmae.data.catalog import Case, find_data, open_dataset
-from segmae.data.splits import Split, load_split, overlap
-from segmae.errors import DataError, SegmaeError
+from segmae.data.splits import Split, load_split, met_ids, overlap
+from segmae.errors import DataError
 from segmae.files import atomic_write, write_json
 from segmae.report import write_report
 from segmae.scoring import CONVENTION, Progress, Score, aggregate, measure, to_csv
@@ -141,7 +141,7 @@ def evaluate_checkpoint(
     checkpoint: str | Path,
     data: str | Path,
     split: str | Path | None = None,
-    part: str = "test",
+    part: str | None = None,
     out: str | Path | None = None,
     *,
     engine: str = "auto",
@@ -163,7 +163,7 @@ def evaluate_checkpoint(
         checkpoint: see `segmae.checkpoint.resolve`.
         data: a dataset folder; a relative one is also looked for under $SEGMAE_DATA.
         split: a name that `segmae data splits list` shows or a CSV file; None for every case of the dataset.
-        part: of the split; not used without one.
+        part: of the split; default: test.
         engine, device, threads: see `segmae.load`.
         allow_leaks: evaluate, with a warning, although the model was trained on some of the images.
 
@@ -176,11 +176,15 @@ def evaluate_checkpoint(
     """
     from segmae.predict import load
 
+    if part and split is None:
+        raise DataError(
+            f"part={part}: of which split? Name one as well, or leave the part out to take every case"
+        )
     path = resolve(checkpoint)
     dataset = open_dataset(find_data(str(data)))
     chosen = load_split(split) if split is not None else None
+    part = "all" if chosen is None else part or "test"
     cases = dataset.cases if chosen is None else _cases_of(dataset.cases, chosen, part, str(dataset.root))
-    part = part if chosen else "all"
     predictor = load(checkpoint, engine=engine, threads=threads, device=device)
     warnings = _check_leaks(predictor.info.provenance, [case.id for case in cases], allow_leaks)
 
@@ -222,7 +226,7 @@ def _cases_of(cases: Sequence[Case], split: Split, part: str, root: str) -> tupl
 
 def _check_leaks(provenance: Mapping[str, Any], ids: Sequence[str], allow_leaks: bool) -> list[str]:
     """Warnings about images that the model has met before; an error if it was trained on some of them."""
-    trained, selected = _met(provenance)
+    trained, selected = met_ids(provenance)
     if not trained:
         return ["the model does not say which images it was trained on: these may be among them"]
     shared = overlap(trained, ids)
@@ -236,23 +240,6 @@ def _check_leaks(provenance: Mapping[str, Any], ids: Sequence[str], allow_leaks:
     if seen:
         warnings.append(f"the model's checkpoint was chosen on {len(seen)} of these {len(ids)} images")
     return warnings
-
-
-def _met(provenance: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-    """Ids that a model, or one it started from, was trained on, and ids that its checkpoint was chosen by."""
-    trained, selected = set(provenance.get("train_ids") or ()), set()
-    source = provenance.get("trained_on") or {}
-    if source.get("split"):
-        try:
-            parts = load_split(source["split"]).parts
-        except SegmaeError:  # a split file of one's own that is not here any more
-            parts = {}
-        trained |= set() if trained else set(parts.get("train", ()))
-        selected |= set(parts.get("val", ()))
-    if provenance.get("started_from"):
-        earlier = _met(provenance["started_from"])
-        trained, selected = trained | earlier[0], selected | earlier[1]
-    return trained, selected
 
 
 def _portable(value: Any) -> Any:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from segmae import overlay as drawing
 from segmae.background import ahead, usable_cpus
-from segmae.checkpoint import ONNX, WEIGHTS, ModelInfo, read_info, resolve
+from segmae.checkpoint import CONFIG, ONNX, WEIGHTS, ModelInfo, read_info, resolve
 from segmae.data.catalog import MASK_ENDING, image_files, open_datasets
 from segmae.data.preprocess import Photo, normalize, prepare_image, read_image, restore
 from segmae.engines import Engine, create_engine
@@ -30,6 +30,7 @@ from segmae.files import atomic_path, atomic_write
 DEFAULT_MODEL = "segmae-tiny"
 RESULTS = "results.jsonl"
 OUTPUTS = ("_mask", "_overlay")  # endings of the pictures that `predict_files` writes
+TOO_LARGE = "does not fit into memory. Scale it down"
 
 Progress = Callable[[int, int], None]  # files done, files in all
 
@@ -265,7 +266,7 @@ def find_photographs(sources: Sequence[str | Path]) -> dict[str, Path]:
 
 def _images_of(folder: Path) -> list[Path]:
     files = list(image_files(folder))
-    stems = {path.stem for path in files}
+    stems = {path.stem for path in files} | {path.name for path in files}  # results are named by either
 
     def made_of_another(path: Path) -> bool:
         ending = MASK_ENDING.search(path.stem)
@@ -303,7 +304,7 @@ def _read(predictor: Predictor, name: str, path: Path) -> _Photograph:
     except (ImageError, OSError) as error:
         return _Photograph(name, path, problem=str(error))
     except MemoryError:
-        return _Photograph(name, path, problem=f"{path}: does not fit into memory. Scale it down")
+        return _Photograph(name, path, problem=f"{path}: {TOO_LARGE}")
 
 
 def _write(
@@ -311,18 +312,21 @@ def _write(
 ) -> dict[str, Any]:
     """Write one photograph's pictures; its row."""
     assert photo.decoded is not None
-    result = predictor.result(probability, photo.decoded, photo.path)
-    height, width = result.mask.shape
-    whole = photo.decoded.pixels.shape[:2] == (height, width)
+    mask, overlay = (folder / f"{photo.name}{ending}.png" for ending in OUTPUTS)
     try:
+        result = predictor.result(probability, photo.decoded, photo.path)
+        height, width = result.mask.shape
+        whole = photo.decoded.pixels.shape[:2] == (height, width)
         pixels = photo.decoded.pixels if whole else read_image(photo.path).pixels
+        pictures = (
+            (mask, result.mask.astype(np.uint8) * np.uint8(255)),
+            (overlay, drawing.overlay(pixels, result.mask)),
+        )
     except ImageError as error:  # broken beyond what the reduced decoding saw
         return photo.row(error=str(error))
-    mask, overlay = (folder / f"{photo.name}{ending}.png" for ending in OUTPUTS)
-    for path, picture in (
-        (mask, result.mask.astype(np.uint8) * np.uint8(255)),
-        (overlay, drawing.overlay(pixels, result.mask)),
-    ):
+    except MemoryError:
+        return photo.row(error=f"{photo.path}: {TOO_LARGE}")
+    for path, picture in pictures:
         with atomic_path(path) as temporary:
             Image.fromarray(picture).save(temporary, "PNG", compress_level=3)
     return photo.row(
@@ -341,9 +345,10 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 def _digest(model: Path) -> str:
-    """SHA-256 of the weights, shortened."""
+    """SHA-256 of the weights and of what is done with them (threshold, preprocessing), shortened."""
     files = [path for path in (model / ONNX, model / WEIGHTS, model) if path.is_file()]
-    return hashlib.sha256(files[0].read_bytes()).hexdigest()[:16]
+    content = [path.read_bytes() for path in (files[0], model / CONFIG) if path.is_file()]
+    return hashlib.sha256(b"".join(content)).hexdigest()[:16]
 
 
 def _earlier_rows(folder: Path, digest: str) -> dict[str, dict[str, Any]]:

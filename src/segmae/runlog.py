@@ -42,6 +42,7 @@ class RunLog:
                     self.board.add_scalar(key, float(value), record["epoch"])
             self.board.flush()
 
+    @torch.random.fork_rng()  # the run draws the same numbers with and without pictures
     @torch.no_grad()
     def pictures(self, model: Any, batch: Batch, task: Task, epoch: int) -> None:
         """Rows of image, mask and probability; and of visible patches, rebuilt image and original."""

@@ -194,6 +194,12 @@ def create_task(
         raise ConfigError(
             f"task={name}: {kind} is trained by task={needed}. Set task={needed}, or choose another model"
         )
+    if model is not None and name in ("pretrain", "hybrid") and not getattr(model, "rebuilds", False):
+        raise ConfigError(
+            f"task={name}: {type(model).__name__} has no decoder that rebuilds patches. Set task={needed}"
+        )
+    if name != "pretrain" and not getattr(model, "segments", True):
+        raise ConfigError(f"task={name}: {type(model).__name__} only rebuilds patches. Set task=pretrain")
     if name == "pretrain":
         return Pretrain(reconstruction)
     if name == "hybrid":

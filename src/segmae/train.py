@@ -30,7 +30,7 @@ from segmae.config import Config, config_to_dict
 from segmae.data.augment import Augment
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.dataset import Cache, prepare
-from segmae.data.splits import Split, group_leaks, load_split, overlap, training_leaks
+from segmae.data.splits import Split, group_leaks, load_split, met_ids, overlap, training_leaks
 from segmae.errors import ConfigError, DataError, SegmaeError
 from segmae.files import atomic_path, read_json, write_json
 from segmae.models import create_model, model_function
@@ -95,8 +95,8 @@ def run(config: Config, listener: Listener | None = None) -> Path:
     torch.manual_seed(config.seed)
     model = create_model(config.model.name, **config.model.options)
     task = create_task(config.task, config.losses, config.reconstruction, model)
-    _claim(folder, config, cache)  # not before model and task are known to go together
     started_from = load_weights(model, config, split, tell)
+    _claim(folder, config, cache)  # not before all settings are known to go together
     freeze_for(config.task, model)
     averaged = copy.deepcopy(model).to(fabric.device).requires_grad_(False) if config.ema else None
     optimizer = build_optimizer(model, config)
@@ -154,11 +154,15 @@ def open_data(config: Config, tell: Listener) -> tuple[Split, Cache, dict[str, n
         if without:
             raise DataError(f"{dataset.root}: {len(without)} cases have no mask, e.g. {', '.join(without[:3])}. "
                             "Add the masks or take the cases out of the split")  # fmt: skip
-    tell({"kind": "message", "text": f"preparing {len(cases)} images of {dataset.name} ({split.name})"})
-    cache = prepare(cases, config.preprocess, folder=Path(config.data.cache) if config.data.cache else None)
-    if cache.failures:
-        name, reason = cache.failures[0]
-        raise DataError(f"{len(cache.failures)} cases cannot be read, e.g. {name}: {reason}. "
+    tell({"kind": "message", "text": f"preparing {len(dataset.cases)} images of {dataset.name}"})
+    place = Path(config.data.cache) if config.data.cache else None
+    cache = prepare(
+        dataset.cases, config.preprocess, folder=place
+    )  # all, as `segmae data prepare` does, for any split
+    used = {case.id for case in cases}
+    if failures := [(name, reason) for name, reason in cache.failures if name in used]:
+        name, reason = failures[0]
+        raise DataError(f"{len(failures)} cases cannot be read, e.g. {name}: {reason}. "
                         f"`segmae data check {dataset.root}` lists them; repair them or take them out of the split")  # fmt: skip
     return split, cache, {part: cache.rows(ids) for part, ids in parts.items()}
 
@@ -207,11 +211,12 @@ def load_weights(model: nn.Module, config: Config, split: Split, tell: Listener)
 
 def refuse_seen_images(provenance: dict[str, Any], split: Split, config: Config) -> None:
     """A start (say, of stage 1) must not have seen the images that this split validates or tests on."""
-    seen = set(provenance.get("train_ids", ()))
-    shared = overlap(seen, [*split.parts.get("val", ()), *split.parts.get("test", ())])
+    trained, selected = met_ids(provenance)
+    judged = split.parts.get("val", ()), split.parts.get("test", ())
+    shared = sorted({*overlap(trained, [*judged[0], *judged[1]]), *overlap(selected, judged[1])})
     if shared and not config.data.allow_leaks:
         raise DataError(
-            f"model.start={config.model.start} was trained on {len(shared)} images that split {split.name} judges on, "
+            f"model.start={config.model.start} was trained on, or chosen by, {len(shared)} images that split {split.name} judges on, "
             f"e.g. {', '.join(shared[:3])}. Pretrain on this split's own train part, or set data.allow_leaks=true"
         )
 
@@ -417,7 +422,7 @@ def describe_data(config: Config, split: Split, cache: Cache, rows: dict[str, np
         "seed": config.seed,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {config.device}",
-        "starts": {key: Path(value).name for key in ("start", "vit", "cnn") if (value := getattr(config.model, key))},
+        "starts": {key: Path(value).name for key in ("start", "vit", "cnn", "encoder") if (value := getattr(config.model, key))},
         "config": config_to_dict(config),
     }  # fmt: skip
 
@@ -440,7 +445,9 @@ def _claim(folder: Path, config: Config, cache: Cache) -> None:
     harmless = ("threads", "resume", "tensorboard", "save_every", "output")
     mine = {key: value for key, value in config_to_dict(config).items() if key not in harmless}
     mine["data"] = {**mine["data"], "root": "", "cache": "", "sha256": cache.digest}
-    if not path.exists():
+    if not path.exists() or (
+        config.resume == "auto" and not any(folder.glob("state*.pt"))
+    ):  # nothing to lose
         write_json(
             path, {"config": config_to_dict(config), "data_sha256": cache.digest, "resumes_with": mine}
         )

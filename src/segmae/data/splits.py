@@ -11,14 +11,15 @@ import difflib
 import hashlib
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from segmae.data.catalog import Case
-from segmae.errors import DataError
+from segmae.errors import DataError, SegmaeError
 from segmae.files import atomic_write, read_json
 
 FOLDER = Path(__file__).parent / "split_files"
@@ -149,6 +150,27 @@ def group_leaks(split: Split, cases: Iterable[Case]) -> list[str]:
         if case.group and case.id in part_of:
             seen[case.group].add(part_of[case.id])
     return sorted(group for group, parts in seen.items() if len(parts) > 1)
+
+
+def met_ids(provenance: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Ids that a model, or one it started from, was trained on, and ids that its checkpoint was chosen by.
+
+    Args:
+        provenance: of its `ModelInfo`; it lists the ids, or names the split that it was trained on.
+    """
+    trained, selected = set(provenance.get("train_ids") or ()), set()
+    source = provenance.get("trained_on") or {}
+    if source.get("split"):
+        try:
+            parts = load_split(source["split"]).parts
+        except SegmaeError:  # a split file of one's own that is not here any more
+            parts = {}
+        trained |= set() if trained else set(parts.get("train", ()))
+        selected |= set(parts.get("val", ()))
+    if provenance.get("started_from"):
+        earlier = met_ids(provenance["started_from"])
+        trained, selected = trained | earlier[0], selected | earlier[1]
+    return trained, selected
 
 
 def _divide(cases: Sequence[Case], shares: Sequence[float], seed: int) -> list[tuple[str, ...]]:

@@ -43,6 +43,7 @@ class MAE(nn.Module):
         decoder: width, depth and heads of the decoder.
     """
 
+    rebuilds, segments = True, False
     public_weights: ClassVar[dict[str, str]] = {"encoder": "ViT-B/16 (MAE .pth with its decoder, timm, DeiT)"}
 
     def __init__(

@@ -191,6 +191,7 @@ class SegMAE(nn.Module):
         self.encoder = HybridEncoder(stage, dim, depth, heads, embed, dropout, layer_scale, grid)
         self.upsampler = CascadedUpsampler(dim, self.encoder.skip_channels, upsampler)
         self.mae_decoder = None if decoder is None else MAEDecoder(dim, *decoder)
+        self.rebuilds = self.mae_decoder is not None
 
     def forward(
         self, image: Tensor, task: str = "segment", visible: Tensor | None = None, blank: bool = False

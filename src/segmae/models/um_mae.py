@@ -257,6 +257,8 @@ class UMMAE(nn.Module):
         decoder: width, depth and heads of the decoder.
     """
 
+    rebuilds, segments = True, False
+
     def __init__(
         self, encoder: SwinEncoder | PVTEncoder, decoder: tuple[int, int, int] = (512, 2, 16)
     ) -> None:
