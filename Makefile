@@ -1,6 +1,6 @@
 # Each target makes the virtual environment that it needs; a second call starts at once.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench overfit
+.PHONY: help demo test test-slow lint format bench overfit
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -12,6 +12,7 @@ help:
 	@echo "make demo               segment lesions that the project draws (installs the core alone: no torch)"
 	@echo "make demo IMAGE=FILE    segment your own photograph, or every photograph of a folder"
 	@echo "make test               run the tests (installs torch); ARGS='-k name' goes to pytest"
+	@echo "make test-slow          the longer checks: every network through ONNX, a stopped run that resumes"
 	@echo "make lint               ruff and mypy; 'make format' mends what ruff can"
 	@echo "make bench              images per second, training and prediction"
 	@echo "make overfit            overfit every network on eight images of SEGMAE_DATA; MODEL=NAME: that one"
@@ -20,7 +21,10 @@ demo: .venv-core/installed
 	.venv-core/bin/segmae demo $${IMAGE:+"$$IMAGE"}
 
 test: .venv/installed
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: .venv/installed
+	.venv/bin/python -m pytest -m slow $(ARGS)
 
 lint: .venv/installed
 	.venv/bin/ruff check .
