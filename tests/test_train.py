@@ -323,3 +323,21 @@ def test_a_task_that_the_network_cannot_do_is_refused_before_it_begins(
     with pytest.raises(ConfigError, match=r"has no decoder that rebuilds patches\. Set task=supervised"):
         run(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_layer_decay_slows_the_vit_from_top_to_bottom_and_nothing_else() -> None:
+    from segmae.train import build_optimizer
+
+    config = load_config(None, ["optimizer.layer_decay=0.5", "optimizer.name=adamw"])
+    model = create_model("segmae-small", depth=3, decoder=None)
+    optimizer = build_optimizer(model, config)
+    scale = {id(p): group["scale"] for group in optimizer.param_groups for p in group["params"]}
+    of = {name: scale[id(p)] for name, p in model.named_parameters()}
+    for name, wanted in {
+        "encoder.blocks.2.attn.qkv.weight": 1.0, "encoder.blocks.0.attn.qkv.weight": 0.25,
+        "encoder.patch_embed.weight": 0.125, "encoder.position": 0.125,
+        "encoder.cnn.stem.weight": 1.0, "encoder.cnn_embed.weight": 1.0, "upsampler.head.weight": 1.0,
+    }.items():  # fmt: skip
+        assert of[name] == wanted, name
+    with pytest.raises(ConfigError, match=r"layer_decay=0\.5: segmae-base has no ViT blocks"):
+        build_optimizer(torch.nn.Linear(2, 2), config)

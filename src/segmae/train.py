@@ -225,6 +225,10 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     """SGD as in the paper, or AdamW without decay on vectors (biases, norms) and with layer-wise rates."""
     c = config.optimizer
     depth = len(getattr(getattr(model, "encoder", None), "blocks", ()))
+    if c.layer_decay != 1 and not depth:
+        raise ConfigError(
+            f"optimizer.layer_decay={c.layer_decay}: {config.model.name} has no ViT blocks to count. Set it to 1"
+        )
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -239,8 +243,11 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
 
 
 def blocks_above(name: str, depth: int) -> int:
-    """How many ViT blocks lie above a parameter: 0 for decoders, `depth` for what feeds the first block."""
-    if not name.startswith("encoder.") or name.startswith("encoder.norm"):
+    """How many ViT blocks lie above a parameter: 0 for decoders, `depth` for the ViT's own embedding.
+
+    0 too for the CNN stage and its embedding: they start anew, or from weights of their own, and must learn at full rate.
+    """
+    if not name.startswith("encoder.") or name.startswith(("encoder.norm", "encoder.cnn")):
         return 0
     if name.startswith("encoder.blocks."):
         return depth - 1 - int(name.split(".")[2])
