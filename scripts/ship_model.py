@@ -58,7 +58,7 @@ def main(run: Path, name: str = "segmae-tiny") -> None:
         folder / "README.md", model_card(replace(info, provenance=provenance | {"figures": figures}), name)
     )
     shutil.copyfile(run / "metrics.jsonl", RESULTS / "training.jsonl")
-    write_json(RESULTS / "run_config.json", read_json(run / "config.json")["config"])
+    write_json(RESULTS / "run_config.json", read_json(run / "config.json"))
 
 
 def sentence(summary: dict[str, Any]) -> str:

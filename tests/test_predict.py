@@ -70,7 +70,7 @@ def test_the_mask_has_the_photographs_size_and_lies_where_it_is_dark(predictor: 
     assert result.mask.dtype == bool and result.probability.dtype == np.float32
     assert result.mask[:, :95].all() and not result.mask[:, 106:].any()
     assert result.probability.max() == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-6)
-    assert result.lesion == pytest.approx(0.5, abs=0.02)
+    assert result.lesion_share == pytest.approx(0.5, abs=0.02)
     assert result.overlay().size == (201, 83)
 
 
@@ -241,7 +241,7 @@ def test_real_photographs_of_ph2(real_data: Path, by_darkness: Path, tmp_path: P
         shutil.copytree(root / name, few / name)
     done = predict_files([tmp_path], tmp_path / "out", by_darkness)
     assert [row["name"] for row in done.rows] == sorted(path.name for path in few.iterdir())
-    assert all(0 < row["lesion"] < 1 for row in done.rows)
+    assert all(0 < row["lesion_share"] < 1 for row in done.rows)
 
 
 def test_results_of_images_that_share_a_stem_are_no_photographs_either(

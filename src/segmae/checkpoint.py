@@ -56,7 +56,7 @@ def embedded_models() -> list[str]:
 
 
 def resolve(model: str | Path) -> Path:
-    """Find a model: an embedded one by name, a model folder, a run's folder (its best/, else last/), or a
+    """Find a model: an embedded one by its bare name (./NAME is a folder of that name), a model folder, a run's folder (its best/, else last/), or a
     `.safetensors` file.
 
     Raises:
@@ -69,11 +69,11 @@ def resolve(model: str | Path) -> Path:
         )
     if path.suffix == ".safetensors" and path.is_file():
         return path
+    if str(model) in embedded_models():
+        return ASSETS / str(model)
     for folder in (path, path / "best", path / "last"):
         if (folder / CONFIG).is_file() and ((folder / WEIGHTS).is_file() or (folder / ONNX).is_file()):
             return folder
-    if str(model) in embedded_models():
-        return ASSETS / str(model)
     raise CheckpointError(
         f"{model}: no model here. Looked for a folder with {CONFIG} and {WEIGHTS} or {ONNX}, for best/ and last/ of a "
         f"run, and for an embedded model ({', '.join(embedded_models()) or 'none in this installation'})"

@@ -427,7 +427,7 @@ def demo(
     with progress("images") as advance:
         result = run_demo(**given(image=image, out=out, model=model), progress=advance)
     rows = [
-        (r["name"], f"{r['width']} x {r['height']}", f"{r['lesion']:.1%}", short(r.get("dice", "-")))
+        (r["name"], f"{r['width']} x {r['height']}", f"{r['lesion_share']:.1%}", short(r.get("dice", "-")))
         for r in result.rows
     ]
     print_table(("image", "size", "lesion", "Dice"), rows)

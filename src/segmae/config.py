@@ -1,13 +1,14 @@
 """Every setting of segmae and its default: frozen dataclasses, merged with a recipe and with KEY=VALUE overrides.
 
-A recipe is a YAML file that names only what differs from the defaults below. The resolved configuration
-is saved in each run, so a run can be repeated from its own folder.
+A recipe is a YAML file that names only what differs from the defaults below. The resolved configuration is saved in
+each run as config.json, which is a recipe too: `segmae train runs/NAME/config.json name=again`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,16 +166,6 @@ def load_config(recipe: str | Path | None = None, overrides: Sequence[str] = ())
     return _check(resolved)
 
 
-def config_from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `config_to_dict`, for a run's saved configuration."""
-    omegaconf = require("omegaconf", "train")
-    merged = _merge(
-        omegaconf.OmegaConf.structured(Config), omegaconf.OmegaConf.create(values), "saved configuration"
-    )
-    resolved: Config = omegaconf.OmegaConf.to_object(merged)
-    return _check(resolved)
-
-
 def config_to_dict(config: Any) -> dict[str, Any]:
     """A dataclass of settings as plain nested dicts and lists, ready for JSON or YAML."""
     values = dataclasses.asdict(config)
@@ -225,6 +216,16 @@ _CHOICES = {
     "optimizer.name": ("sgd", "adamw"),
     "schedule.name": ("plateau", "cosine", "constant"),
 }
+TINY = 1e-6  # what has to be above 0
+_RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, math.inf), "batch_size": (1, math.inf), "accumulate": (1, math.inf), "save_every": (1, math.inf),
+    "threads": (0, math.inf), "ema": (0, 1 - TINY), "data.subset": (0, math.inf), "preprocess.size": (32, math.inf),
+    "preprocess.std": (TINY, math.inf), "augmentation.horizontal_flip": (0, 1), "augmentation.vertical_flip": (0, 1),
+    "augmentation.scale": (0.01, 100), "augmentation.hue": (0, 0.5), "losses.beta": (TINY, math.inf),
+    "reconstruction.ratio": (0.01, 0.99), "reconstruction.beta": (TINY, math.inf), "optimizer.lr": (0, math.inf),
+    "optimizer.weight_decay": (0, math.inf), "optimizer.layer_decay": (TINY, 1), "optimizer.clip": (0, math.inf),
+    "schedule.warmup": (0, math.inf), "schedule.floor": (0, 1), "schedule.patience": (0, math.inf),
+}  # fmt: skip
 
 
 def _check(config: Config) -> Config:
@@ -236,11 +237,19 @@ def _check(config: Config) -> Config:
             near = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ConfigError(f"{key}={value}: not one of {', '.join(allowed)}.{hint}")
-    if config.preprocess.size % 16 or config.preprocess.size < 32:
-        raise ConfigError(f"preprocess.size={config.preprocess.size}: must be a multiple of 16, at least 32")
-    for key in ("epochs", "batch_size", "accumulate", "save_every"):
-        if getattr(config, key) < 1:
-            raise ConfigError(f"{key}={getattr(config, key)}: must be at least 1")
-    if not 0 < config.reconstruction.ratio < 1:
-        raise ConfigError(f"reconstruction.ratio={config.reconstruction.ratio}: must lie between 0 and 1")
+    for key, (low, high) in _RANGES.items():
+        for number in _numbers(config, key):
+            if not low <= number <= high:
+                limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+                raise ConfigError(f"{key}={number:g}: must be {limits}")
+    if config.preprocess.size % 16:
+        raise ConfigError(f"preprocess.size={config.preprocess.size}: must be a multiple of 16")
     return config
+
+
+def _numbers(config: Config, key: str) -> tuple[float, ...]:
+    """The value of a setting, or the several that it has."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return tuple(value) if isinstance(value, tuple | list) else (value,)

@@ -90,7 +90,7 @@ def run_demo(
 def caption(row: dict[str, Any]) -> str:
     """Name, size and finding of one photograph in a line."""
     dice = f", Dice {row['dice']:.3f}" if "dice" in row else ""
-    found = f"lesion {row['lesion']:.1%}" if row["lesion"] else "no lesion found"
+    found = f"lesion {row['lesion_share']:.1%}" if row["lesion_share"] else "no lesion found"
     return f"{row['name']}: {row['width']} x {row['height']} px, {found}{dice}"
 
 

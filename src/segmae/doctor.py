@@ -17,7 +17,7 @@ from segmae import __version__
 from segmae.background import usable_cpus
 from segmae.errors import SegmaeError
 
-_CORE = ("numpy", "pillow", "scipy", "onnxruntime", "typer", "rich")
+_CORE = ("numpy", "pillow", "scipy", "onnxruntime", "typer", "rich", "contourpy")
 _WEIGHTS = (".onnx", ".safetensors")
 
 

@@ -52,7 +52,7 @@ class Result:
     source: Any
 
     @property
-    def lesion(self) -> float:
+    def lesion_share(self) -> float:
         """Share of the photograph that is lesion, in [0, 1]."""
         return float(self.mask.mean())
 
@@ -330,7 +330,7 @@ def _write(
         with atomic_path(path) as temporary:
             Image.fromarray(picture).save(temporary, "PNG", compress_level=3)
     return photo.row(
-        width=width, height=height, lesion=round(result.lesion, 6), threshold=result.threshold,
+        width=width, height=height, lesion_share=round(result.lesion_share, 6), threshold=result.threshold,
         mask=mask.name, overlay=overlay.name, weights=digest, stamp=_stamp(photo.path),
     )  # fmt: skip
 

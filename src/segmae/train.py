@@ -67,7 +67,7 @@ class State:
 def run(config: Config, listener: Listener | None = None) -> Path:
     """Train what `config` describes and return the run's folder, OUTPUT/NAME.
 
-    The folder holds `config.json` (resolved settings), `metrics.jsonl`, `state.pt` (to resume from), and the model
+    The folder holds `config.json` (resolved settings, a recipe), `metrics.jsonl`, `state.pt` (to resume from), and the model
     folders `best/` and `last/`. With `resume=auto` an unfinished run goes on; a finished one returns at once.
 
     Args:
@@ -84,7 +84,10 @@ def run(config: Config, listener: Listener | None = None) -> Path:
         torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    fabric = Fabric(accelerator=config.device, devices="auto", precision=config.precision)  # type: ignore[arg-type]
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch sees no GPU here. Set device=cpu, or install a torch with CUDA")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, equal runs on a GPU differ
+    fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)  # type: ignore[arg-type]
     fabric.launch()
 
     folder = Path(config.output) / config.name
@@ -102,7 +105,7 @@ def run(config: Config, listener: Listener | None = None) -> Path:
     optimizer = build_optimizer(model, config)
     model, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
     state = State(model, optimizer, averaged)
-    resumed = _load_state(folder, state, fabric.device)
+    resumed = _load_state(folder, state, fabric.device, tell)
     if resumed:
         tell(
             {
@@ -359,7 +362,7 @@ def train_step(
                 if not torch.isfinite(loss):
                     raise TrainingStopped(
                         f"the {phase} loss is {loss.item()} in epoch {state.epoch + 1}, step {state.step + 1}; the "
-                        f"batch: {', '.join(batch.ids)}. Look at these images, lower optimizer.lr or set optimizer.clip=1"
+                        f"batch: {', '.join(batch.ids)}. Look at these images, lower optimizer.lr or set optimizer.clip=1 (under another name=)"
                     )
                 fabric.backward(loss / len(batches))
             for key, value in {phase: loss, **output.get("parts", {})}.items():
@@ -376,7 +379,7 @@ def train_step(
 
 @torch.no_grad()
 def update_average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the model's; buffers are copied. Early steps use a smaller decay."""
+    """Move averaged weights and norms' statistics towards the model's. Early steps use a smaller decay."""
     decay = min(decay, (1 + step) / (10 + step))
     source = dict(model.module.state_dict()) if hasattr(model, "module") else model.state_dict()  # type: ignore[union-attr]
     for name, value in averaged.state_dict().items():
@@ -448,22 +451,19 @@ def save_model(
 
 def _claim(folder: Path, config: Config, cache: Cache) -> None:
     """Start the run's folder, or check that it belongs to the same configuration and data."""
-    path = folder / "config.json"
+    path = folder / "fingerprint.json"
     harmless = ("threads", "resume", "tensorboard", "save_every", "output")
     mine = {key: value for key, value in config_to_dict(config).items() if key not in harmless}
     mine["data"] = {**mine["data"], "root": "", "cache": "", "sha256": cache.digest}
-    if not path.exists() or (
-        config.resume == "auto" and not any(folder.glob("state*.pt"))
-    ):  # nothing to lose
-        write_json(
-            path, {"config": config_to_dict(config), "data_sha256": cache.digest, "resumes_with": mine}
-        )
-        return
-    if config.resume == "never":
+    if config.resume == "never" and path.exists():
         raise ConfigError(
             f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it"
         )
-    before = read_json(path)["resumes_with"]
+    if not path.exists() or not any(folder.glob("state*.pt")):  # nothing to lose
+        write_json(folder / "config.json", config_to_dict(config))
+        write_json(path, mine)
+        return
+    before = read_json(path)
     changed = sorted(_differences(before, mine))
     if changed:
         raise ConfigError(f"{folder}: was started with other settings or data ({'; '.join(changed[:4])}). "
@@ -495,14 +495,18 @@ def _save_state(fabric: Fabric, folder: Path, state: State) -> None:
     fabric.barrier()
 
 
-def _load_state(folder: Path, state: State, device: torch.device) -> bool:
-    """Fill `state` from the newest readable state file; False if there is none."""
-    for name in ("state.pt", "state.previous.pt"):
-        if not (folder / name).exists():
-            continue
+def _load_state(folder: Path, state: State, device: torch.device, tell: Listener) -> bool:
+    """Fill `state` from the newest readable state file; False if there is none.
+
+    Raises:
+        ConfigError: there are state files and not one can be read.
+    """
+    paths = [path for name in ("state.pt", "state.previous.pt") if (path := folder / name).exists()]
+    for path in paths:
         try:
-            values = torch.load(folder / name, map_location=device, weights_only=True)
+            values = torch.load(path, map_location=device, weights_only=True)
         except Exception:  # a torn or foreign file: torch raises many kinds
+            tell({"kind": "message", "text": f"{path}: is damaged; looking for the one before it"})
             continue
         state.model.module.load_state_dict(values["model"])
         state.optimizer.load_state_dict(values["optimizer"])
@@ -511,6 +515,10 @@ def _load_state(folder: Path, state: State, device: torch.device) -> bool:
         for key, value in values["counters"].items():
             setattr(state, key, value)
         return True
+    if paths:
+        raise ConfigError(
+            f"{folder}: no state file can be read ({', '.join(path.name for path in paths)}). Remove them to begin anew"
+        )
     return False
 
 

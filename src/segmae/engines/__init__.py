@@ -50,7 +50,7 @@ def create_engine(
         raise ConfigError(f"engine '{engine}': choose {', '.join(ENGINES)}")
     path = resolve(model)
     onnx = path / ONNX
-    on_gpu = device is not None and not device.startswith("cpu")
+    on_gpu = device not in (None, "auto") and not str(device).startswith("cpu")
     if engine == "auto":
         engine = "onnxruntime" if onnx.is_file() and not on_gpu else "torch"
     if engine == "onnxruntime":
