@@ -1,10 +1,10 @@
 """Overfit networks on eight photographs of ISIC2018: one that cannot reach Dice .95 is wired wrongly.
 
     make overfit                        every row of the table that has not reached it yet
-    make overfit MODEL="unet segformer"
+    make overfit MODEL="unet segformer-b2"
     python scripts/overfit.py --again unet
 
-SEGMAE_DATA is the folder above isic2018/. Each network starts from random weights and is trained by its own task and
+SEGMAE_DATA is the folder above isic2018/. Each network starts from random weights (frozen encoders: from --encoder) and is trained by its own task and
 by the package's own step: AdamW, all eight images in every step, no augmentation. The Dice is the mean over the
 images in eval mode, so norms use their running statistics. ISIC2018 has no diagnoses: classifiers learn drawn ones.
 """
@@ -31,6 +31,7 @@ from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.preprocess import normalize, prepare_image, read_image, read_mask, resize_mask
 from segmae.files import read_json, write_json
 from segmae.models import create_model, list_models
+from segmae.models.pretrained import load_encoder
 from segmae.tasks import Batch, create_task
 from segmae.train import State, build_optimizer, train_step
 
@@ -76,12 +77,17 @@ def dice_in_eval_mode(model: nn.Module, batch: Batch) -> float:
 
 
 def overfit(
-    name: str, cases: tuple[Case, ...], size: int, lr: float, limit: int, device: str
+    name: str, cases: tuple[Case, ...], size: int, lr: float, limit: int, device: str, encoder: Path | None
 ) -> dict[str, Any]:
-    """Train one network until its Dice passes the goal or `limit` steps are done."""
+    """Train one network until its Dice passes the goal or `limit` steps are done; `encoder` fills a frozen one."""
     fabric = Fabric(accelerator=device, devices=1)
     torch.manual_seed(SEED)
     module = create_model(name)
+    frozen = any(not parameter.requires_grad for parameter in module.parameters())
+    if frozen:
+        if encoder is None:
+            raise SystemExit(f"{name}: its encoder is frozen. Give the public weights: --encoder FILE")
+        print(f"{name}: {load_encoder(module, encoder)}", file=sys.stderr)
     task_name = getattr(module, "task", "supervised")
     config = load_config(None, [
         f"model.name={name}", f"task={task_name}", "optimizer.name=adamw", f"optimizer.lr={lr}",
@@ -103,7 +109,7 @@ def overfit(
     gpu = torch.cuda.get_device_name() if fabric.device.type == "cuda" else ""
     return {
         "dice": dice, "steps": state.epoch, "seconds": round(time.perf_counter() - started, 1),
-        "task": task_name, "size": size, "lr": lr,
+        "task": task_name, "size": size, "lr": lr, "start": encoder.name if frozen and encoder else "random",
         "machine": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} threads", "torch": torch.__version__,
     }  # fmt: skip
 
@@ -116,6 +122,7 @@ def main() -> int:
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--steps", type=int, default=1000, help="give up after so many")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--encoder", type=Path, help="weights of the frozen encoders (DINOv2 ViT-S/14)")
     parser.add_argument("--again", action="store_true", help="also those that have reached the goal already")
     parser.add_argument("--json", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -131,7 +138,7 @@ def main() -> int:
             continue
         settings = {"size": arguments.size, "lr": arguments.lr} | SETTINGS.get(name, {})
         report["rows"][name] = overfit(
-            name, cases, limit=arguments.steps, device=arguments.device, **settings
+            name, cases, limit=arguments.steps, device=arguments.device, encoder=arguments.encoder, **settings
         )
         report["rows"] = {key: report["rows"][key] for key in names if key in report["rows"]}
         write_json(arguments.json, report)
