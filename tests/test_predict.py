@@ -14,7 +14,7 @@ from PIL import Image
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
-from segmae.errors import CheckpointError, DataError, ImageError
+from segmae.errors import CheckpointError, DataError, ImageError, OutputError
 from segmae.predict import Predictor, find_photographs, load, predict_files
 
 
@@ -270,3 +270,60 @@ def test_a_photograph_too_large_for_memory_does_not_stop_the_rest(
     done = predict_files([folder], tmp_path / "out", by_darkness)
     assert len(done.rows) == 2
     assert "does not fit into memory" in done.failures[0]["problem"]
+
+
+def test_a_second_call_into_a_folder_keeps_what_the_first_one_found(
+    by_darkness: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        half_dark(64, 64).save(tmp_path / f"{name}.png")
+        predict_files([tmp_path / f"{name}.png"], tmp_path / "out", by_darkness)
+    assert [row["name"] for row in rows_of(tmp_path / "out")] == ["a", "b"]
+    predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness)
+    assert sorted(row["name"] for row in rows_of(tmp_path / "out")) == ["a", "b"]
+
+
+def test_another_photograph_of_the_same_name_is_refused(by_darkness: Path, tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        half_dark(64, 64).save(tmp_path / place / "a.png")
+    predict_files([tmp_path / "one"], tmp_path / "out", by_darkness)
+    before = contents(tmp_path / "out")
+    with pytest.raises(DataError, match=r"'a' is the result of .*one.*Choose another folder for .*two"):
+        predict_files([tmp_path / "two"], tmp_path / "out", by_darkness)
+    assert contents(tmp_path / "out") == before
+
+
+def test_results_in_a_folder_are_no_photographs(by_darkness: Path, tmp_path: Path) -> None:
+    half_dark(64, 64).save(tmp_path / "a.png")
+    predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness)
+    with pytest.raises(DataError, match="no photographs found"):
+        find_photographs([tmp_path / "out"])
+
+
+def test_an_empty_folder_among_others_does_not_stop_them(by_darkness: Path, tmp_path: Path) -> None:
+    (tmp_path / "void.jpg").mkdir()
+    half_dark(64, 64).save(tmp_path / "a.png")
+    done = predict_files([tmp_path / "void.jpg", tmp_path / "a.png"], tmp_path / "out", by_darkness)
+    assert len(done.rows) == 1
+    assert "void.jpg" in done.failures[0]["problem"]
+
+
+def test_an_output_that_cannot_be_written_is_named(by_darkness: Path, tmp_path: Path) -> None:
+    half_dark(64, 64).save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "sub"):
+        with pytest.raises(OutputError, match=r"file.*Choose another"):
+            predict_files([tmp_path / "a.png"], out, by_darkness)
+    (tmp_path / "out" / "a_mask.png").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"a_mask\.png: cannot be written"):
+        predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness)
+
+
+def test_a_model_of_stage_1_does_not_pretend_to_segment(small_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(small_model, tmp_path / "stage1"))
+    values = json.loads((folder / "config.json").read_text())
+    values["provenance"]["task"] = "pretrain"
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="stage 1 only"):
+        load(folder)

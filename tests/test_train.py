@@ -371,6 +371,8 @@ def test_layer_decay_slows_the_vit_from_top_to_bottom_and_nothing_else() -> None
         "data.subset=-5",
         "optimizer.lr=-1",
         "preprocess.size=40",
+        "name=../evil",
+        "model=segmae-tiny",
     ],
 )
 def test_values_that_cannot_work_are_refused(setting: str) -> None:

@@ -69,6 +69,7 @@ def resolve(model: str | Path) -> Path:
         )
     if path.suffix == ".safetensors" and path.is_file():
         return path
+    path = path.parent if path.name == ONNX else path  # which needs the config.json beside it
     if str(model) in embedded_models():
         return ASSETS / str(model)
     for folder in (path, path / "best", path / "last"):

@@ -41,7 +41,12 @@ class Verbs(TyperGroup):
         except (SegmaeError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            remedy = (
+                ""
+                if isinstance(error, SegmaeError)
+                else ". Check the path, its permissions and the disk's space"
+            )
+            print(f"error: {error}{remedy}", file=sys.stderr)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             print("stopped", file=sys.stderr)
@@ -160,12 +165,13 @@ def prepare(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
 ) -> None:
     """Decode every image once into arrays that training reads. Training does it by itself where needed."""
-    from segmae.config import Preprocess
+    from segmae.config import Preprocess, check_size
     from segmae.data.catalog import find_data, open_dataset
     from segmae.data.dataset import prepare as prepare_cases
 
     dataset = open_dataset(find_data(folder))
     preprocess = Preprocess(**given(size=size, gray_world=gray_world))
+    check_size(preprocess.size)
     with progress("images") as advance:
         done = prepare_cases(
             dataset.cases, preprocess, progress=advance, **given(folder=cache, workers=workers)
@@ -222,7 +228,11 @@ def make(
     from segmae.data.splits import make_split, save_split
 
     shares = None if ratios is None else parse_ratios(ratios)
-    split = make_split(open_dataset(find_data(folder)).cases, **given(ratios=shares, seed=seed))
+    cases = open_dataset(find_data(folder)).cases
+    with_mask = [case for case in cases if case.mask is not None]
+    if with_mask and len(with_mask) < len(cases):
+        note(f"left out: {len(cases) - len(with_mask)} images without a mask")
+    split = make_split(with_mask or cases, **given(ratios=shares, seed=seed))
     save_split(split, out)
     print(f"{out}: " + ", ".join(f"{len(ids)} {part}" for part, ids in split.parts.items()))
 

@@ -154,12 +154,13 @@ def load_config(recipe: str | Path | None = None, overrides: Sequence[str] = ())
         try:
             loaded = omegaconf.OmegaConf.load(source)
         except Exception as error:  # YAML errors of several libraries
-            raise ConfigError(f"{source}: not readable as YAML ({error}). Mend the file") from error
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{source}: not readable as YAML ({reason}). Mend the file") from error
         if not omegaconf.OmegaConf.is_dict(loaded):
             raise ConfigError(f"{source}: a recipe is a mapping of settings, e.g. 'epochs: 10'")
         config = _merge(config, loaded, str(source))
     for override in overrides:
-        if "=" not in override:
+        if "=" not in override or override.startswith("="):
             raise ConfigError(f"'{override}': an override is KEY=VALUE, for example epochs=10")
         config = _merge(config, omegaconf.OmegaConf.from_dotlist([override]), override)
     resolved: Config = omegaconf.OmegaConf.to_object(config)
@@ -194,17 +195,33 @@ def _merge(config: Any, addition: Any, source: str) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+    _refuse_bare_groups(addition, source)
     try:
         return OmegaConf.merge(config, addition)
     except ConfigKeyError as error:
         key = str(error.full_key or error.key)
-        near = difflib.get_close_matches(key, config_keys(), n=1, cutoff=0.4)
-        near = near or [name for name in config_keys() if name.split(".")[-1] == key.split(".")[-1]][:1]
+        near = difflib.get_close_matches(key, config_keys(), n=10, cutoff=0.4)
+        last = key.split(".")[-1]
+        near = [name for name in near or config_keys() if name.split(".")[-1] == last] or near
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise ConfigError(f"{source}: unknown setting '{key}'.{hint}") from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
+        if "TupleConfig" in reason or "ListConfig" in reason:
+            reason = "it takes a list, for example [0.8,1.25]"
         raise ConfigError(f"{source}: setting '{error.full_key}' has a wrong value: {reason}") from error
+
+
+def _refuse_bare_groups(addition: Any, source: str) -> None:
+    """`model: segmae-tiny` is meant as `model.name`."""
+    for item in dataclasses.fields(Config):
+        group = item.default_factory() if item.default_factory is not dataclasses.MISSING else None
+        value = addition.get(item.name)
+        if dataclasses.is_dataclass(group) and value is not None and not hasattr(value, "keys"):
+            inner = dataclasses.fields(group)[0].name
+            raise ConfigError(
+                f"{source}: '{item.name}' is a group of settings. Write {item.name}.{inner}={value}"
+            )
 
 
 _CHOICES = {
@@ -219,7 +236,7 @@ _CHOICES = {
 TINY = 1e-6  # what has to be above 0
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, math.inf), "batch_size": (1, math.inf), "accumulate": (1, math.inf), "save_every": (1, math.inf),
-    "threads": (0, math.inf), "ema": (0, 1 - TINY), "data.subset": (0, math.inf), "preprocess.size": (32, math.inf),
+    "threads": (0, math.inf), "ema": (0, 1 - TINY), "data.subset": (0, math.inf),
     "preprocess.std": (TINY, math.inf), "augmentation.horizontal_flip": (0, 1), "augmentation.vertical_flip": (0, 1),
     "augmentation.scale": (0.01, 100), "augmentation.hue": (0, 0.5), "losses.beta": (TINY, math.inf),
     "reconstruction.ratio": (0.01, 0.99), "reconstruction.beta": (TINY, math.inf), "optimizer.lr": (0, math.inf),
@@ -242,9 +259,20 @@ def _check(config: Config) -> Config:
             if not low <= number <= high:
                 limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
                 raise ConfigError(f"{key}={number:g}: must be {limits}")
-    if config.preprocess.size % 16:
-        raise ConfigError(f"preprocess.size={config.preprocess.size}: must be a multiple of 16")
+    check_size(config.preprocess.size)
+    if set(config.name) & set("/\\") or config.name in ("", ".", ".."):
+        raise ConfigError(f"name={config.name}: is the name of a folder inside output. Leave out / and \\")
     return config
+
+
+def check_size(size: int) -> None:
+    """Refuse a side of the network's input that no network here takes.
+
+    Raises:
+        ConfigError: not a multiple of 16, or below 32.
+    """
+    if size % 16 or size < 32:
+        raise ConfigError(f"preprocess.size={size}: must be a multiple of 16, at least 32")
 
 
 def _numbers(config: Config, key: str) -> tuple[float, ...]:

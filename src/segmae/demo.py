@@ -20,7 +20,7 @@ from segmae.data.preprocess import read_image, read_mask
 from segmae.errors import DataError
 from segmae.files import atomic_path, atomic_write
 from segmae.overlay import overlay
-from segmae.predict import DEFAULT_MODEL, Progress, predict_files
+from segmae.predict import DEFAULT_MODEL, RESULTS, Progress, predict_files
 
 Pixels = NDArray[np.uint8]
 
@@ -69,6 +69,8 @@ def run_demo(
         CheckpointError: no usable model.
     """
     folder = Path(out)
+    for name in (RESULTS, "report.html", "sheet.png"):  # of an earlier demo
+        (folder / name).unlink(missing_ok=True)
     drawn = None if image is not None else write_dataset(folder / "drawn", LESIONS, seed=FIRST_SEED)
     done = predict_files([drawn / "images" if drawn else Path(str(image))], folder, model, progress=progress)
     if not done.rows:
@@ -132,7 +134,7 @@ def page_html(
     lines = "The contour that the model found is cyan" + (
         ", the drawn one yellow below it." if drawn else "."
     )
-    what = "Lesions drawn by segmae" if drawn else f"{len(rows)} photographs"
+    what = "Lesions drawn by segmae" if drawn else f"{len(rows)} photograph{'s' * (len(rows) != 1)}"
     figures = "".join(_figure(picture) for picture in pictures)
     more = f"<p>{len(rows) - len(pictures)} more in the folder.</p>" if len(rows) > len(pictures) else ""
     problems = "".join(f"<li>{html.escape(failure['problem'])}</li>" for failure in failures)

@@ -36,6 +36,10 @@ class ImageError(SegmaeError):
         return f"{self.path}: {self.problem}. {self.remedy}"
 
 
+class OutputError(SegmaeError):
+    """A file or folder that cannot be written."""
+
+
 class CheckpointError(SegmaeError):
     """A model folder or file that cannot be loaded."""
 

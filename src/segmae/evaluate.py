@@ -233,7 +233,7 @@ def _check_leaks(provenance: Mapping[str, Any], ids: Sequence[str], allow_leaks:
     if shared and not allow_leaks:
         raise DataError(
             f"the model was trained on {len(shared)} of these {len(ids)} images, e.g. {', '.join(shared[:3])}: "
-            "the figures would flatter it. Choose other images, or allow leaks and get a warning"
+            "the figures would flatter it. Choose other images, or allow leaks (--allow-leaks) and get a warning"
         )
     warnings = [f"the model was trained on {len(shared)} of these {len(ids)} images"] if shared else []
     seen = overlap(selected, ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -10,16 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from segmae.errors import OutputError
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it replaces `path`, on failure it is removed."""
+    """Yield a temporary path in the same folder; on success it replaces `path`, on failure it is removed.
+
+    Raises:
+        OutputError: the folder or the file cannot be written, or the disk is full.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    make_folder(path.parent)
+    temporary = None
     try:
+        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -27,8 +35,40 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except Exception as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)  # some wrap it
+        if full:
+            raise OutputError(f"{path}: the disk is full. Free some space and run it again") from error
+        if isinstance(error, OSError) and error.filename in (
+            None,
+            str(path),
+            str(path.parent),
+            str(temporary),
+        ):
+            reason = error.strerror or error
+            raise OutputError(
+                f"{path}: cannot be written ({reason}). Check the place, or choose another"
+            ) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Create a folder with those above it, where it is not there yet.
+
+    Raises:
+        OutputError: it cannot be created, or a file has its name.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: no folder can be made here ({error.strerror}). Choose another"
+        ) from error
+    return folder
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:

@@ -25,7 +25,7 @@ from segmae.data.catalog import MASK_ENDING, image_files, open_datasets
 from segmae.data.preprocess import Photo, normalize, prepare_image, read_image, restore
 from segmae.engines import Engine, create_engine
 from segmae.errors import CheckpointError, DataError, ImageError
-from segmae.files import atomic_path, atomic_write
+from segmae.files import atomic_path, atomic_write, make_folder
 
 DEFAULT_MODEL = "segmae-tiny"
 RESULTS = "results.jsonl"
@@ -143,7 +143,12 @@ def load(
         CheckpointError: no such model, or it is damaged.
         MissingExtra: the model has no model.onnx and torch is not installed.
     """
-    return Predictor(read_info(model), create_engine(model, engine, threads, device))
+    info = read_info(model)
+    if info.provenance.get("task") == "pretrain":
+        raise CheckpointError(
+            f"{resolve(model)}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={model}"
+        )
+    return Predictor(info, create_engine(model, engine, threads, device))
 
 
 @dataclass
@@ -178,7 +183,7 @@ def predict_files(
     """Segment files and folders; write `NAME_mask.png` (0/255), `NAME_overlay.png` and one `results.jsonl` into `out`.
 
     A file that cannot be read is listed in `failures` and in results.jsonl, and the rest goes on. The same input
-    gives the same bytes.
+    gives the same bytes. Results of other photographs that `out` holds already stay.
 
     Args:
         sources: image files, folders of images, or dataset folders, see `find_photographs`.
@@ -188,24 +193,29 @@ def predict_files(
         progress: called after every file.
 
     Raises:
-        DataError: not one file in `sources`.
+        DataError: not one file in `sources`, or `out` holds the results of another photograph of the same name.
+        OutputError: `out` cannot be written.
         CheckpointError: no usable model.
     """
     photographs = find_photographs(sources)
     predictor = load(model, engine, threads, device)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(out)
     digest = _digest(resolve(model))
-    earlier = _earlier_rows(folder, digest) if resume else {}
+    rows = _earlier_rows(folder)
+    for name, path in photographs.items():
+        before = Path(rows[name]["file"]) if name in rows else path
+        if before.resolve() != path.resolve():
+            raise DataError(
+                f"{folder}: '{name}' is the result of {before} there. Choose another folder for {path}"
+            )
     done = {
-        name: row
+        name
         for name, path in photographs.items()
-        if (row := earlier.get(name)) and row["stamp"] == _stamp(path)
+        if resume and _is_done(rows.get(name), path, folder, digest)
     }
     todo = [item for item in photographs.items() if item[0] not in done]
-    report, rows = Predictions(folder, skipped=len(done)), dict(done)
-    log = folder / RESULTS
-    atomic_write(log, _lines(done.values()))
+    report, log = Predictions(folder, skipped=len(done)), folder / RESULTS
+    atomic_write(log, _lines(rows.values()))  # later lines of a name replace earlier ones
 
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool, log.open("a", encoding="utf-8") as journal:
         photos = ahead(pool, lambda item: _read(predictor, *item), todo, 2 * batch_size)
@@ -229,7 +239,7 @@ def predict_files(
             if progress:
                 progress(len(done) + index, len(photographs))
     ordered = [rows[name] for name in photographs]
-    atomic_write(log, _lines(ordered))
+    atomic_write(log, _lines([*(row for name, row in rows.items() if name not in photographs), *ordered]))
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
     return report
@@ -247,7 +257,12 @@ def find_photographs(sources: Sequence[str | Path]) -> dict[str, Path]:
     files: list[Path] = []
     for source in sources:
         path = Path(source)
-        files += _images_of(path) if path.is_dir() else [path]
+        try:
+            files += _images_of(path) if path.is_dir() else [path]
+        except DataError:
+            if len(sources) == 1:
+                raise
+            files.append(path)  # it fails like a broken file, and the rest goes on
     if not files:
         raise DataError("no photographs given. Name image files or folders")
     files = list(dict.fromkeys(files))
@@ -265,7 +280,8 @@ def find_photographs(sources: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def _images_of(folder: Path) -> list[Path]:
-    files = list(image_files(folder))
+    written = {row.get(kind) for row in _earlier_rows(folder).values() for kind in ("mask", "overlay")}
+    files = [path for path in image_files(folder) if path.name not in written]
     stems = {path.stem for path in files} | {path.name for path in files}  # results are named by either
 
     def made_of_another(path: Path) -> bool:
@@ -277,11 +293,15 @@ def _images_of(folder: Path) -> list[Path]:
     files = [p for p in files if not (made_of_another(p) or p.stem.lower().endswith("_superpixels"))]
     if files:
         return files
+    if written:
+        raise DataError(
+            f"{folder}: no photographs found, only results of an earlier run. Name image files or a folder of them"
+        )
     try:
         return [case.image for dataset in open_datasets(folder) for case in dataset.cases]
     except DataError as error:
         raise DataError(
-            f"{folder}: holds no images. Name image files, a folder of them, or a dataset"
+            f"{folder}: no photographs found. Name image files or a folder of them ({error})"
         ) from error
 
 
@@ -351,20 +371,28 @@ def _digest(model: Path) -> str:
     return hashlib.sha256(b"".join(content)).hexdigest()[:16]
 
 
-def _earlier_rows(folder: Path, digest: str) -> dict[str, dict[str, Any]]:
-    """Rows of an earlier call with the same weights whose pictures are still there."""
+def _earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
+    """What results.jsonl of a folder says, by name."""
     log = folder / RESULTS
     rows: dict[str, dict[str, Any]] = {}
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:  # half a line of a killed call
+            rows[row["name"]] = {**row, "file": str(row["file"])}
+        except (
+            json.JSONDecodeError,
+            KeyError,
+            TypeError,
+        ):  # half a line of a killed call, or another program's file
             continue
-        if row.get("weights") == digest and all(
-            (folder / row[kind]).is_file() for kind in ("mask", "overlay")
-        ):
-            rows[row["name"]] = row
     return rows
+
+
+def _is_done(row: dict[str, Any] | None, path: Path, folder: Path, digest: str) -> bool:
+    """An earlier call did it with this model, its pictures are there, and the photograph has not changed."""
+    if row is None or row.get("weights") != digest or row.get("stamp") != _stamp(path):
+        return False
+    return all((folder / row[kind]).is_file() for kind in ("mask", "overlay"))
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:

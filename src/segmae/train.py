@@ -106,13 +106,17 @@ def run(config: Config, listener: Listener | None = None) -> Path:
     model, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
     state = State(model, optimizer, averaged)
     resumed = _load_state(folder, state, fabric.device, tell)
-    if resumed:
+    if state.epoch >= config.epochs:
         tell(
             {
                 "kind": "message",
-                "text": f"resuming {folder} at epoch {state.epoch + 1}, step {state.step + 1}",
+                "text": f"{folder}: all {config.epochs} epochs are done. To train longer, choose another name=",
             }
         )
+        return folder
+    if resumed:
+        where = f"epoch {state.epoch + 1}, step {state.step + 1}"
+        tell({"kind": "message", "text": f"resuming {folder} at {where}"})
     _forget_later_records(folder / "metrics.jsonl", state)
 
     provenance = {

@@ -147,7 +147,7 @@ def _opened(source: Any, name: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray) else source)
     except Image.DecompressionBombError as error:
-        raise ImageError(name, "is absurdly large", SCALE_IT) from error
+        raise ImageError(name, f"is absurdly large ({error})", SCALE_IT) from error
     except UnidentifiedImageError as error:
         remedy = "Give a JPEG, PNG, BMP or TIFF file; if it is one, copy or download it again"
         raise ImageError(name, "is not an image that can be read", remedy) from error
@@ -187,7 +187,7 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
         if image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT:
             image = ImageOps.exif_transpose(image)
     except Image.DecompressionBombError as error:
-        raise ImageError(name, "is absurdly large", SCALE_IT) from error
+        raise ImageError(name, f"is absurdly large ({error})", SCALE_IT) from error
     except Exception as error:  # decoders raise many kinds
         remedy = "It may be truncated: copy or download it again"
         raise ImageError(name, f"is damaged ({error})", remedy) from error

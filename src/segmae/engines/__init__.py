@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from segmae.checkpoint import ONNX, WEIGHTS, resolve
+from segmae.checkpoint import ONNX, resolve
 from segmae.errors import CheckpointError, ConfigError, MissingExtra
 
 ENGINES = ("auto", "onnxruntime", "torch")
@@ -66,7 +66,8 @@ def create_engine(
 
         return OnnxRuntimeEngine(onnx, threads)
     if importlib.util.find_spec("torch") is None:
-        raise MissingExtra(f"{path} needs torch (it has {WEIGHTS} only): pip install 'segmae[train]'")
+        other = "use engine=onnxruntime" if onnx.is_file() else "it has no model.onnx for onnxruntime"
+        raise MissingExtra(f"{path}: engine=torch needs torch ({other}): pip install 'segmae[train]'")
     from segmae.engines.torch import TorchEngine
 
     return TorchEngine(path, threads, device)
