@@ -163,6 +163,7 @@ def prepare(
     gray_world: Annotated[bool | None, typer.Option("--gray-world", help="Normalise colours.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where prepared images are kept.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Decode every image once into arrays that training reads. Training does it by itself where needed."""
     from segmae.config import Preprocess, check_size
@@ -177,6 +178,11 @@ def prepare(
             dataset.cases, preprocess, progress=advance, **given(folder=cache, workers=workers)
         )
     print_failures({"problem": message} for _, message in done.failures)
+    if as_json:
+        failures = [{"id": name, "problem": message} for name, message in done.failures]
+        print_json({"dataset": dataset.name, "images": len(done.ids), "size": preprocess.size,
+                    "sha256": done.digest, "failures": failures})  # fmt: skip
+        raise typer.Exit(1 if failures else 0)
     print(f"{len(done.ids)} images of {dataset.name} at {preprocess.size} px, sha256 {done.digest}")
     raise typer.Exit(1 if done.failures else 0)
 
@@ -262,7 +268,8 @@ def verify(
                 if i not in known
             ]
         faults += len(found)
-        print(f"{split.name}: {f'{len(found)} faults' if found else 'ok'}")
+        count = f"{len(found)} fault{'s' * (len(found) != 1)}"
+        print(f"{split.name}: {count if found else 'ok'}")
         print_failures({"problem": f"{split.name}: {text}"} for text in found[:10])
     raise typer.Exit(1 if faults else 0)
 

@@ -130,14 +130,10 @@ def draw_sheet(
     sheet = Image.new("RGB", (width, GAP + 2 * HEADING + len(rows) * row_height + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), _fit(draw, heading, 26, width - 2 * GAP), INK, font=_font(26))
-    mean = sum(dice.values()) / len(dice)
-    draw.text(
-        (GAP, GAP + HEADING),
-        f"{len(dice)} images, mean Dice {mean:.3f} at original size",
-        GREY,
-        font=_font(18),
-    )
-    _legend(draw, width - GAP, GAP + HEADING)
+    below = GAP + HEADING
+    room = _legend(draw, width - GAP, below) - 2 * GAP
+    subtitle = f"{len(dice)} images, mean Dice {sum(dice.values()) / len(dice):.3f} at original size"
+    draw.text((GAP, below), _fit(draw, subtitle, 18, room), GREY, font=_font(18))
     for number, (name, ids) in enumerate(rows.items()):
         top = GAP + 2 * HEADING + number * row_height
         draw.text((GAP, top + 10), name, INK, font=_font(20))
@@ -169,13 +165,15 @@ def _shrink(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(grey.resize(size, Image.Resampling.BILINEAR)) >= 128
 
 
-def _legend(draw: ImageDraw.ImageDraw, right: int, top: int) -> None:
+def _legend(draw: ImageDraw.ImageDraw, right: int, top: int) -> int:
+    """Draw it to the left of `right`; where it begins."""
     for name, colour in (("reference", REFERENCE), ("prediction", PREDICTION)):
         right -= round(draw.textlength(name, font=_font(18)))
         draw.text((right, top), name, GREY, font=_font(18))
         right -= 40
         draw.rounded_rectangle((right, top + 8, right + 30, top + 14), 3, colour, outline=GREY)
         right -= 2 * GAP
+    return right + 2 * GAP
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> str:

@@ -16,6 +16,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from segmae import metrics
 from segmae.checkpoint import ModelInfo, read_info, resolve, save_pretrained
 from segmae.config import Config, config_to_dict
 from segmae.data.augment import Augment
-from segmae.data.catalog import find_data, open_dataset
+from segmae.data.catalog import Case, Dataset, find_data, open_dataset
 from segmae.data.dataset import Cache, prepare
 from segmae.data.splits import Split, group_leaks, load_split, met_ids, overlap, training_leaks
 from segmae.errors import ConfigError, DataError, SegmaeError
@@ -91,21 +92,24 @@ def run(config: Config, listener: Listener | None = None) -> Path:
     fabric.launch()
 
     folder = Path(config.output) / config.name
-    split, cache, rows = open_data(config, tell)
-    classes = sorted({cache.labels[row] for row in rows["train"]} - {""})
+    split, dataset, parts = choose_cases(config)
+    classes = sorted({case.label for case in parts["train"] if case.label})
     config = count_classes(config, classes, split.dataset, tell)
 
     torch.manual_seed(config.seed)
     model = create_model(config.model.name, **config.model.options)
     task = create_task(config.task, config.losses, config.reconstruction, model)
     started_from = load_weights(model, config, split, tell)
-    _claim(folder, config, cache)  # not before all settings are known to go together
+    cache, rows = prepare_cases(
+        config, dataset, parts, tell
+    )  # not before all settings are known to go together
+    _claim(folder, config, cache)
     freeze_for(config.task, model)
     averaged = copy.deepcopy(model).to(fabric.device).requires_grad_(False) if config.ema else None
     optimizer = build_optimizer(model, config)
     model, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
     state = State(model, optimizer, averaged)
-    resumed = _load_state(folder, state, fabric.device, tell)
+    resumed = _load_state(fabric, folder, state, tell)
     if state.epoch >= config.epochs:
         tell(
             {
@@ -128,8 +132,8 @@ def run(config: Config, listener: Listener | None = None) -> Path:
     return folder
 
 
-def open_data(config: Config, tell: Listener) -> tuple[Split, Cache, dict[str, np.ndarray]]:
-    """The split, the prepared images of its train and val parts, and the cache rows of each part."""
+def choose_cases(config: Config) -> tuple[Split, Dataset, dict[str, tuple[Case, ...]]]:
+    """The split, the dataset, and its cases in the parts train and val."""
     if not config.data.root or not config.data.split:
         raise ConfigError("data.root and data.split: name a dataset folder and a split, e.g. data.root=isic2018 "
                           "data.split=isic2018/fold1")  # fmt: skip
@@ -155,23 +159,29 @@ def open_data(config: Config, tell: Listener) -> tuple[Split, Cache, dict[str, n
     if config.data.subset and config.data.subset < len(parts["train"]):
         chosen = np.random.default_rng(config.seed).permutation(len(parts["train"]))[: config.data.subset]
         parts["train"] = tuple(parts["train"][i] for i in sorted(chosen))
-    cases = dataset.select([*parts["train"], *parts["val"]])
+    cases = {part: dataset.select(ids) for part, ids in parts.items()}
     if config.task != "pretrain":
-        without = [case.id for case in cases if case.mask is None]
+        without = [case.id for case in chain(*cases.values()) if case.mask is None]
         if without:
             raise DataError(f"{dataset.root}: {len(without)} cases have no mask, e.g. {', '.join(without[:3])}. "
                             "Add the masks or take the cases out of the split")  # fmt: skip
+    return split, dataset, cases
+
+
+def prepare_cases(
+    config: Config, dataset: Dataset, parts: dict[str, tuple[Case, ...]], tell: Listener
+) -> tuple[Cache, dict[str, np.ndarray]]:
+    """The prepared images and the cache rows of each part."""
     tell({"kind": "message", "text": f"preparing {len(dataset.cases)} images of {dataset.name}"})
     place = Path(config.data.cache) if config.data.cache else None
-    cache = prepare(
-        dataset.cases, config.preprocess, folder=place
-    )  # all, as `segmae data prepare` does, for any split
-    used = {case.id for case in cases}
+    # all of the dataset, as `segmae data prepare` does: one cache for any split
+    cache = prepare(dataset.cases, config.preprocess, folder=place)
+    used = {case.id for case in chain(*parts.values())}
     if failures := [(name, reason) for name, reason in cache.failures if name in used]:
         name, reason = failures[0]
         raise DataError(f"{len(failures)} cases cannot be read, e.g. {name}: {reason}. "
                         f"`segmae data check {dataset.root}` lists them; repair them or take them out of the split")  # fmt: skip
-    return split, cache, {part: cache.rows(ids) for part, ids in parts.items()}
+    return cache, {part: cache.rows([case.id for case in cases]) for part, cases in parts.items()}
 
 
 def count_classes(config: Config, classes: Sequence[str], dataset: str, tell: Listener) -> Config:
@@ -490,6 +500,7 @@ def _save_state(fabric: Fabric, folder: Path, state: State) -> None:
             "model": state.model.module.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "averaged": None if state.averaged is None else state.averaged.state_dict(),
+            "precision": fabric.strategy.precision.state_dict(),  # the scale of 16-bit losses
         }
         path = folder / "state.pt"
         with atomic_path(path) as temporary:
@@ -499,7 +510,7 @@ def _save_state(fabric: Fabric, folder: Path, state: State) -> None:
     fabric.barrier()
 
 
-def _load_state(folder: Path, state: State, device: torch.device, tell: Listener) -> bool:
+def _load_state(fabric: Fabric, folder: Path, state: State, tell: Listener) -> bool:
     """Fill `state` from the newest readable state file; False if there is none.
 
     Raises:
@@ -508,12 +519,13 @@ def _load_state(folder: Path, state: State, device: torch.device, tell: Listener
     paths = [path for name in ("state.pt", "state.previous.pt") if (path := folder / name).exists()]
     for path in paths:
         try:
-            values = torch.load(path, map_location=device, weights_only=True)
+            values = torch.load(path, map_location=fabric.device, weights_only=True)
         except Exception:  # a torn or foreign file: torch raises many kinds
             tell({"kind": "message", "text": f"{path}: is damaged; looking for the one before it"})
             continue
         state.model.module.load_state_dict(values["model"])
         state.optimizer.load_state_dict(values["optimizer"])
+        fabric.strategy.precision.load_state_dict(values["precision"])
         if state.averaged is not None:
             state.averaged.load_state_dict(values["averaged"])
         for key, value in values["counters"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,8 @@ def create_engine(
     """
     if engine not in ENGINES:
         raise ConfigError(f"engine '{engine}': choose {', '.join(ENGINES)}")
+    if device is not None and not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", device):
+        raise ConfigError(f"device '{device}': choose cpu, cuda, or cuda:1 for the second GPU")
     path = resolve(model)
     onnx = path / ONNX
     on_gpu = device not in (None, "auto") and not str(device).startswith("cpu")

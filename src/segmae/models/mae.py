@@ -25,7 +25,7 @@ class ClassTokenDecoder(MAEDecoder):
 
     def forward(self, tokens: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
         x = self.embed(tokens)
-        everywhere = self.hidden_token.to(x.dtype).expand(len(x), grid[0] * grid[1], -1)
+        everywhere = self.hidden_token.to(x.dtype).expand(x.shape[0], grid[0] * grid[1], -1)
         patches = everywhere.scatter(1, visible[:, :, None].expand(-1, -1, x.shape[2]), x[:, 1:])
         patches = patches + resize_position(self.pos_embed[:, 1:], grid).to(x.dtype)
         x = torch.cat([x[:, :1], patches], 1)  # the class token's position is zero

@@ -118,7 +118,7 @@ class MAEDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
         x = self.embed(tokens)
-        everywhere = self.hidden_token.to(x.dtype).expand(len(x), grid[0] * grid[1], -1)
+        everywhere = self.hidden_token.to(x.dtype).expand(x.shape[0], grid[0] * grid[1], -1)
         x = everywhere.scatter(
             1, visible[:, :, None].expand(-1, -1, x.shape[2]), x
         )  # visible tokens at their places

@@ -44,7 +44,7 @@ class SecondaryHiding(nn.Module):
             return x
         side = PATCH // TOKEN
         rows, columns = x.shape[2] // side, x.shape[3] // side
-        rank = torch.rand(len(x), rows * columns, device=x.device).argsort(1).argsort(1)
+        rank = torch.rand(x.shape[0], rows * columns, device=x.device).argsort(1).argsort(1)
         kept = rank < int(rows * columns * (1 - self.share))
         kept = kept.reshape(-1, 1, rows, columns).repeat_interleave(side, 2).repeat_interleave(side, 3)
         return torch.where(kept, x, self.token.to(x.dtype)[:, None, None])
@@ -230,7 +230,7 @@ class PVTEncoder(nn.Module):
                 table = (
                     sine_cosine_position(x.shape[1], grid, x.device).reshape(1, *grid, -1).permute(0, 3, 1, 2)
                 )
-                x = self.hiding(x) + compact(table.expand(len(x), -1, -1, -1), visible, PATCH // TOKEN)
+                x = self.hiding(x) + compact(table.expand(x.shape[0], -1, -1, -1), visible, PATCH // TOKEN)
             x = stage(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return self.norm(x.permute(0, 2, 3, 1))
 
