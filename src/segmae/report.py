@@ -140,10 +140,10 @@ def draw_sheet(
         for column, id in enumerate(ids):
             left = GAP + column * (TILE[0] + GAP)
             sheet.paste(_tile(predictor, known[id]), (left, top + HEADING))
-            below, figure = top + HEADING + TILE[1] + 5, f"Dice {dice[id]:.3f}"
-            room = TILE[0] - draw.textlength(figure, font=_font(17)) - GAP
-            draw.text((left, below), _fit(draw, id, 17, room), GREY, font=_font(17))
-            draw.text((left + TILE[0], below), figure, INK, font=_font(17), anchor="ra")
+            under, figure = top + HEADING + TILE[1] + 5, f"Dice {dice[id]:.3f}"
+            space = TILE[0] - draw.textlength(figure, font=_font(17)) - GAP
+            draw.text((left, under), _fit(draw, id, 17, space), GREY, font=_font(17))
+            draw.text((left + TILE[0], under), figure, INK, font=_font(17), anchor="ra")
     return sheet
 
 
