@@ -380,6 +380,35 @@ def evaluate(
 
 
 @app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Model folder or run folder; its trust.json is written.")],
+    data_folder: Annotated[Path, typer.Option("--data", help="Dataset with masks.")],
+    split: Annotated[str | None, typer.Option(help="Name or CSV file; default: every case.")] = None,
+    part: Annotated[str | None, typer.Option(help="Part of the split; never the one you publish on.")] = None,
+    threads: Threads = None,
+    allow_leaks: Annotated[
+        bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Learn how far to trust a model: expected Dice, and limits of the warnings."""
+    from dataclasses import asdict
+
+    from segmae.calibrate import calibrate as fit
+
+    options = given(split=split, part=part, threads=threads, allow_leaks=allow_leaks)
+    with progress("images") as advance:
+        trust = fit(model, data_folder, **options, progress=advance)
+    if as_json:
+        print_json(asdict(trust))
+        return
+    print_table(("warning", "limit"), [(name, f"{limit:.3f}") for name, limit in trust.limits.items()])
+    print(
+        f"trust.json of {model}: from {trust.fitted_on['images']} photographs of {trust.fitted_on['dataset']}"
+    )
+
+
+@app.command()
 def predict(
     sources: Annotated[
         list[Path], typer.Argument(metavar="FILE|FOLDER...", help="Photographs, or folders of them.")

@@ -24,8 +24,10 @@ from segmae.checkpoint import CONFIG, ONNX, WEIGHTS, ModelInfo, read_info, resol
 from segmae.data.catalog import MASK_ENDING, image_files, open_datasets
 from segmae.data.preprocess import Photo, normalize, prepare_image, read_image, restore
 from segmae.engines import Engine, create_engine
-from segmae.errors import CheckpointError, DataError, ImageError
+from segmae.errors import CheckpointError, ConfigError, DataError, ImageError
 from segmae.files import atomic_path, atomic_write, make_folder
+from segmae.trust import Trust, load_trust
+from segmae.views import VIEWS, turn, turn_back
 
 DEFAULT_MODEL = "segmae-tiny"
 RESULTS = "results.jsonl"
@@ -67,10 +69,12 @@ class Predictor:
     Attributes:
         info: what the model is, see `segmae.checkpoint.ModelInfo`.
         engine: what computes, see `segmae.engines.Engine`.
+        views: how many of the eight ways to lay a picture are averaged, see `segmae.views`.
+        trust: what the model's calibration knows, see `segmae.trust.Trust`; None without one.
     """
 
-    def __init__(self, info: ModelInfo, engine: Engine) -> None:
-        self.info, self.engine = info, engine
+    def __init__(self, info: ModelInfo, engine: Engine, views: int = 1, trust: Trust | None = None) -> None:
+        self.info, self.engine, self.views, self.trust = info, engine, views, trust
 
     @overload
     def __call__(self, source: list[Any] | tuple[Any, ...]) -> list[Result]: ...
@@ -100,11 +104,12 @@ class Predictor:
         """Decode a photograph, at reduced scale where the network sees no more of it."""
         return read_image(source, at_least=self.info.preprocess.size)
 
-    def network_probability(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def network_probability(self, images: NDArray[np.uint8], views: int | None = None) -> NDArray[np.float32]:
         """Probability of lesion as the network gives it.
 
         Args:
             images: prepared, uint8 `[B,S,S,3]` (`segmae.data.preprocess.prepare_image`).
+            views: the mean over so many of the eight ways to lay a picture (`segmae.views`); default: the predictor's.
 
         Returns:
             float32 `[B,S,S]` in [0, 1].
@@ -112,14 +117,17 @@ class Predictor:
         Raises:
             CheckpointError: the network's output is not a number.
         """
+        found = [turn_back(self._one_view(turn(images, view)), view) for view in range(views or self.views)]
+        return found[0] if len(found) == 1 else np.mean(found, 0, dtype=np.float32)
+
+    def _one_view(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = self.engine(normalize(images, self.info.preprocess))[:, 0]
         if not np.isfinite(logits).all():
             raise CheckpointError(
                 "the network's output is not a number: its weights are damaged or training diverged"
             )
-        return np.asarray(
-            0.5 + 0.5 * np.tanh(0.5 * logits), np.float32
-        )  # the logistic function, without overflow
+        # the logistic function, without overflow
+        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits), np.float32)
 
     def result(self, probability: NDArray[np.float32], photo: Photo, source: Any) -> Result:
         """The network's probability `[S,S]` at the photograph's size."""
@@ -132,23 +140,28 @@ def load(
     engine: str = "auto",
     threads: int | None = None,
     device: str | None = None,
+    views: int = 1,
 ) -> Predictor:
     """Load a model once, to predict with it many times.
 
     Args:
         model: an embedded model's name, a model folder, a run's folder or a `.safetensors` file.
         engine, threads, device: see `segmae.engines.create_engine`.
+        views: 1, or 8 for test-time augmentation: the mean over quarter turns and mirror images, at eight times the cost.
 
     Raises:
         CheckpointError: no such model, or it is damaged.
+        ConfigError: a number of views that there is not.
         MissingExtra: the model has no model.onnx and torch is not installed.
     """
+    if not 1 <= views <= VIEWS:
+        raise ConfigError(f"views={views}: choose 1 to {VIEWS}")
     info = read_info(model)
     if info.provenance.get("task") == "pretrain":
         raise CheckpointError(
             f"{resolve(model)}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={model}"
         )
-    return Predictor(info, create_engine(model, engine, threads, device))
+    return Predictor(info, create_engine(model, engine, threads, device), views, load_trust(resolve(model)))
 
 
 @dataclass

@@ -1,0 +1,126 @@
+"""How far to trust a mask: the numbers by hand, the warnings on drawn photographs, the calibration on known masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segmae import trust as t
+from segmae.calibrate import _curve, _fit, calibrate
+from segmae.data.phantom import write_dataset
+from segmae.errors import CheckpointError, DataError
+from segmae.predict import load
+
+
+def test_uncertainty_is_entropy_in_bits() -> None:
+    found = t.uncertainty(np.array([0.0, 0.5, 1.0, 0.11]))
+    assert found == pytest.approx([0, 1, 0, 0.4999], abs=1e-3)
+
+
+def test_soft_dice_by_hand() -> None:
+    probability = np.array([[0.9, 0.8], [0.4, 0.1]])
+    assert t.soft_dice(probability, 0.5) == pytest.approx(2 * 1.7 / (2.2 + 2))
+    assert t.soft_dice(np.array([[1.0, 0.0]]), 0.5) == 1
+    assert t.soft_dice(np.zeros((2, 2)), 0.5) == 0
+
+
+def test_soft_dice_is_the_dice_of_masks_drawn_from_the_probabilities() -> None:
+    generator = np.random.default_rng(0)
+    probability = generator.uniform(0, 1, (60, 60)) ** 2
+    mask = probability > 0.5
+    drawn = generator.uniform(0, 1, (300, 60, 60)) < probability
+    dice = 2 * (drawn & mask).sum((1, 2)) / (drawn.sum((1, 2)) + mask.sum())
+    assert t.soft_dice(probability, 0.5) == pytest.approx(dice.mean(), abs=0.005)
+
+
+def test_mask_warnings() -> None:
+    mask = np.zeros((50, 50), bool)
+    assert t.mask_warnings(mask) == [t.NO_LESION]
+    mask[20:30, 20:30] = True
+    assert t.mask_warnings(mask) == []
+    mask[:10, 10:30] = True
+    assert t.mask_warnings(mask) == [t.AT_BORDER]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> t.Trust:
+    """From 80 skin-coloured photographs with a dark spot each."""
+    generator = np.random.default_rng(0)
+    seen = [t.appearance(*_photograph(generator)) for _ in range(80)]
+    numbers = list(np.linspace(0.4, 1, 80))
+    return _fit({"images": 80}, {1: numbers, 8: numbers}, {1: numbers, 8: numbers}, seen)
+
+
+def _photograph(generator: np.random.Generator) -> tuple[Any, Any]:
+    y, x = np.mgrid[:64, :64]
+    lesion = (x - 32) ** 2 + (y - 32) ** 2 < generator.uniform(8, 20) ** 2
+    skin = np.array([200, 150, 130]) + generator.normal(0, 12, 3)
+    pixels = np.where(lesion[..., None], skin * generator.uniform(0.4, 0.7), skin)
+    return np.clip(pixels + generator.normal(0, 3, (64, 64, 1)), 0, 255).astype(np.uint8), lesion
+
+
+def test_an_ordinary_photograph_gets_no_warning(fitted: t.Trust) -> None:
+    generator = np.random.default_rng(5)
+    warned = [fitted.photo_warnings(*_photograph(generator)) for _ in range(20)]
+    assert sum(map(bool, warned)) <= 4
+
+
+def test_dark_blurred_hairy_and_foreign_photographs_are_told(fitted: t.Trust) -> None:
+    image, lesion = _photograph(np.random.default_rng(5))
+    assert t.DARK in fitted.photo_warnings(image // 3, lesion)
+    flat = np.broadcast_to(image.mean((0, 1)), image.shape).astype(np.uint8)
+    assert t.BLURRED in fitted.photo_warnings(flat, lesion)
+    hairy = image.copy()
+    hairy[:, ::6] //= 3
+    assert t.HAIRY in fitted.photo_warnings(hairy, lesion)
+    assert t.UNFAMILIAR in fitted.photo_warnings(image[..., ::-1], lesion)  # blue skin
+
+
+def test_the_curve_rises_through_the_steps_of_isotonic_regression() -> None:
+    soft = np.array([0.1, 0.2, 0.3, 0.4])
+    x, y = _curve(soft, np.array([0.1, 0.5, 0.3, 0.9]))
+    assert x == pytest.approx([0.1, 0.25, 0.4])
+    assert y == pytest.approx([0.1, 0.4, 0.9])
+
+
+def test_expected_dice_follows_the_curve_and_is_none_without_one(fitted: t.Trust) -> None:
+    assert fitted.expected_dice(0.7) == pytest.approx(0.7, abs=0.01)
+    assert fitted.expected_dice(0.0) == pytest.approx(0.4, abs=0.01)
+    assert fitted.expected_dice(0.7, views=3) is None
+
+
+def test_calibrate_writes_what_load_reads(small_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    model = shutil.copytree(small_model, tmp_path / "model")
+    assert load(model).trust is None
+    write_dataset(tmp_path / "data", 50, seed=1)
+    found = calibrate(model, tmp_path / "data", threads=1)
+    assert found.fitted_on == {"dataset": "folder", "split": None, "part": "all", "images": 50}
+    assert set(found.curves) == {"1", "8"}
+    assert load(model).trust == found
+    (model / t.FILE).write_text("{}")
+    with pytest.raises(CheckpointError, match=r"trust\.json: cannot be read"):
+        load(model)
+
+
+def test_calibrate_refuses_few_images_and_those_that_were_trained_on(
+    small_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "few").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "few" / "a.png")
+    with pytest.raises(DataError, match="0 photographs with masks"):
+        calibrate(small_model, tmp_path / "few")
+
+
+def test_eight_views_average_what_each_view_finds(small_model: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8)
+    one, eight = load(small_model), load(small_model, views=8)
+    assert not np.allclose(one.network_probability(image), eight.network_probability(image), atol=1e-6)
+    turned = np.ascontiguousarray(np.rot90(image, 1, (1, 2)))
+    back = np.rot90(eight.network_probability(turned), -1, (1, 2))
+    assert np.allclose(back, eight.network_probability(image), atol=1e-5)
