@@ -1,0 +1,128 @@
+"""Does the expected Dice hold on images that neither training nor calibration saw? Figures and a reliability plot.
+
+    python scripts/trust_report.py            # SEGMAE_DATA names the folder of the datasets; needs matplotlib
+
+Writes results/trust/{isic2018-fold1-test,ph2-all-test}.csv, results/trust/summary.json and docs/images/expected_dice.png.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from segmae import metrics
+from segmae.data.catalog import find_data, open_dataset
+from segmae.data.preprocess import prepare_image, read_mask, resize_mask
+from segmae.data.splits import load_split
+from segmae.files import atomic_path, atomic_write, write_json
+from segmae.predict import Predictor, load
+from segmae.trust import soft_dice
+from segmae.views import VIEWS
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "results" / "trust"
+PLOT = REPOSITORY / "docs" / "images" / "expected_dice.png"
+JUDGED_ON = (("isic2018", "isic2018/fold1", "test"), ("ph2", "ph2/all", "test"))
+BINS = 8  # of equally many images
+
+
+def main(model: str = "segmae-tiny") -> None:
+    predictor = load(model)
+    assert predictor.trust is not None, "run `segmae calibrate` first"
+    summary: dict[str, Any] = {
+        "model": model,
+        "calibrated_on": predictor.trust.fitted_on,
+        "size": "network's",
+        "sets": {},
+    }
+    found = {}
+    for data, split, part in JUDGED_ON:
+        label = f"{split.replace('/', '-')}-{part}"
+        rows = measure(predictor, data, split, part)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: v if isinstance(v, str) else f"{v:.5f}" for k, v in row.items()} for row in rows)
+        atomic_write(RESULTS / f"{label}.csv", text.getvalue())
+        found[label] = rows
+        summary["sets"][label] = {str(views): agreement(rows, views) for views in (1, VIEWS)}
+        print(label, summary["sets"][label])
+    write_json(RESULTS / "summary.json", summary)
+    draw(found, PLOT)
+
+
+def measure(predictor: Predictor, data: str, split: str, part: str) -> list[dict[str, Any]]:
+    """Expected and real Dice at network size of every image, for one view and for eight."""
+    assert predictor.trust is not None
+    rows = []
+    for case in open_dataset(find_data(data)).select(load_split(split).parts[part]):
+        assert case.mask is not None
+        image = prepare_image(predictor.read(case.image).pixels, predictor.info.preprocess)
+        reference = resize_mask(read_mask(case.mask), predictor.info.preprocess.size)[None]
+        row: dict[str, Any] = {"id": case.id}
+        for views in (1, VIEWS):
+            probability = predictor.network_probability(image[None], views)
+            mask = probability > predictor.info.threshold
+            soft = soft_dice(probability[0], predictor.info.threshold)
+            row[f"soft_dice_{views}"] = soft
+            row[f"expected_dice_{views}"] = predictor.trust.expected_dice(soft, views)
+            row[f"dice_{views}"] = float(metrics.dice(metrics.counts(mask, reference))[0])
+        row["warnings"] = "; ".join(predictor.trust.photo_warnings(image, mask[0]))
+        rows.append(row)
+    return rows
+
+
+def agreement(rows: list[dict[str, Any]], views: int) -> dict[str, Any]:
+    """How expected and real Dice agree over images."""
+    expected, real = (
+        np.array([row[f"{kind}_{views}"] for row in rows]) for kind in ("expected_dice", "dice")
+    )
+    worst = np.argsort(expected, kind="stable")[: len(rows) // 10]
+    warned = np.array([bool(row["warnings"]) for row in rows])
+    return {
+        "images": len(rows),
+        "mean_expected": round(float(expected.mean()), 4),
+        "mean_dice": round(float(real.mean()), 4),
+        "mean_absolute_error": round(float(np.abs(expected - real).mean()), 4),
+        "error_of_a_constant": round(float(np.abs(real - real.mean()).mean()), 4),
+        "pearson": round(float(np.corrcoef(expected, real)[0, 1]), 3),
+        "spearman": round(float(spearmanr(expected, real)[0]), 3),
+        "dice_of_the_least_trusted_tenth": round(float(real[worst].mean()), 4),
+        "dice_of_the_rest": round(float(np.delete(real, worst).mean()), 4),
+        "warned": int(warned.sum()),
+        "dice_of_the_warned": round(float(real[warned].mean()), 4) if warned.any() else None,
+    }
+
+
+def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Real against expected Dice: every image, and means of bins with their 95 % intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(found), figsize=(9, 4.4), sharey=True, layout="constrained")
+    for axis, (label, rows) in zip(axes, found.items(), strict=True):
+        expected, real = (np.array([row[f"{kind}_1"] for row in rows]) for kind in ("expected_dice", "dice"))
+        axis.plot([0, 1], [0, 1], color="0.6", lw=1, zorder=1)
+        axis.scatter(expected, real, s=8, color="#7aa6c2", alpha=0.5, lw=0, zorder=2, label="one image")
+        parts = np.array_split(np.argsort(expected, kind="stable"), BINS)
+        spread = [1.96 * real[part].std(ddof=1) / np.sqrt(len(part)) for part in parts]
+        axis.errorbar([expected[p].mean() for p in parts], [real[p].mean() for p in parts], spread, fmt="o", ms=5,
+                      color="#b0402a", capsize=3, zorder=3, label=f"mean of {len(parts[0])} images, 95 %")  # fmt: skip
+        axis.set(title=f"{label}, {len(rows)} images", xlabel="expected Dice", xlim=(0.3, 1), ylim=(0, 1))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("Dice with the reference mask")
+    axes[0].legend(loc="upper left", frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()
