@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +183,17 @@ def merge_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
         ConfigError: an unknown key (the nearest valid name is given), or a value of the wrong type or out of range.
     """
     omegaconf = require("omegaconf", "train")
-    config = omegaconf.OmegaConf.structured(Config)
+    config = _defaults()
     for source, settings in layers:
         config = _merge(config, omegaconf.OmegaConf.create(settings), source)
     resolved: Config = omegaconf.OmegaConf.to_object(config)
     return _check(resolved)
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> Any:
+    """The defaults as OmegaConf has them, which merging copies."""
+    return require("omegaconf", "train").OmegaConf.structured(Config)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
     label = path.stem if scale == FULL else f"{path.stem}-{scale}"
     study = Study(
         _check_name(label, str(path)), text["title"], text.get("text", ""), scale,
-        chosen.get("label", "the paper's schedule" if scale == FULL else scale), reference, text.get("table", ""),
+        chosen.get("label", "The paper's schedule" if scale == FULL else scale), reference, text.get("table", ""),
         {row: {"label": values.get("label", row), "printed": str(values.get("printed", "")), "note": values.get("note", "")}
          for row, values in rows.items()},
         {name: {"label": values.get("label", name), "group": values.get("group", name), "printed": values.get("printed", "")}

@@ -75,6 +75,7 @@ def draw_costs(place: Place, labels: Mapping[str, str], reference: str, note: st
     """Mean Dice against parameters, GFLOPs, minutes of training and milliseconds on a CPU; rows by number."""
     panels = [("parameters", "parameters (millions)", 1e-6), ("gflops", "GFLOPs an image", 1.0),
               ("minutes", "training (minutes)", 1.0), ("cpu_ms", "CPU (ms an image)", 1.0)]  # fmt: skip
+    ticker = require("matplotlib.ticker", "study")
     rows = list(place.figures)
     figure, first = _figure(11.0, 3.9, columns=len(panels))
     numbered = [f"{number}  {labels[row]}" for number, row in enumerate(rows, 1)]
@@ -97,18 +98,16 @@ def draw_costs(place: Place, labels: Mapping[str, str], reference: str, note: st
         axes.set_xlabel(title)
         axes.grid(color=LIGHT, linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.xaxis.set_major_formatter(_plain_numbers())
-        axes.xaxis.set_minor_formatter(require("matplotlib.ticker", "study").NullFormatter())
-        axes.tick_params(axis="x", labelrotation=30)
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
     first[0].set_ylabel("mean Dice at network size")
     for axes in first[1:]:
         axes.sharey(first[0])
         axes.tick_params(labelleft=False)
-    figure.text(
-        0.995, 0.5, "\n".join(numbered), fontsize=8, color=INK, va="center", ha="right", linespacing=1.5
-    )
+    figure.text(0.81, 0.47, "\n".join(numbered), fontsize=8, color=INK, va="center", linespacing=1.5)
     _headed(first[0], f"Cost against accuracy: {place.label}", note)
-    figure.get_layout_engine().set(rect=(0, 0, 0.82, 1))
+    figure.get_layout_engine().set(rect=(0, 0, 0.8, 1))
     return _png(figure)
 
 
@@ -138,11 +137,6 @@ def _rows_on_the_left(axes: Any, labels: Sequence[str], first: int = 0) -> None:
 def _headed(axes: Any, title: str, note: str) -> None:
     axes.figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=11, color=INK, fontweight="bold")
     axes.figure.text(0.01, 1 - 0.36 / axes.figure.get_figheight(), note, fontsize=8, color=GREY, va="top")
-
-
-def _plain_numbers() -> Any:
-    ticker = require("matplotlib.ticker", "study")
-    return ticker.FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def _png(figure: Any) -> bytes:

@@ -21,7 +21,7 @@ NONE = "–"
 MARK = "†"
 VERDICTS = {
     "better": "holds",
-    "no difference": "does not hold: no difference within the interval",
+    "no difference": "does not hold: no difference beyond chance",
     "worse": "does not hold: it is the other way round",
 }
 HOW = (
@@ -55,7 +55,7 @@ def build_page(evidence: Evidence) -> Page:
     plan = evidence.plan
     page = Page(plan["title"] if plan["scale"] == FULL else f"{plan['title']} ({plan['scale']} scale)")
     page.add(Paragraph(
-        f"**Scale: {plan['scale_label']}.** {len(evidence.outcomes)} of {len(plan['cells'])} cells are finished. Made from "
+        f"**{plan['scale_label']}.** {len(evidence.outcomes)} of {len(plan['cells'])} cells are finished. Made from "
         f"`results/{plan['name']}/` by `segmae study report {plan['name']}`; a research tool, not a medical device."
     ))  # fmt: skip
     page.add(*([Paragraph(plan["text"])] if plan["text"] else []))
@@ -93,7 +93,7 @@ def _claims(evidence: Evidence) -> list[Block]:
             rows += [_claim_row(plan, place, c) for c in found]
     blocks: list[Block] = [Heading("Do the claims hold?"), Bullets(lines)]
     if rows:
-        caption = "Difference of mean Dice at network size on the same images; a claim holds if the whole interval is above 0"
+        caption = "Difference of mean Dice at network size on the same images; a claim holds if the whole interval is above 0 and p (Holm) is below .05"
         columns = ("comparison", "on", "difference", "p (Holm)", "printed difference", "verdict")
         blocks.append(_table(plan, caption, columns, rows))
     return blocks
@@ -185,7 +185,7 @@ def _tests(plan: Plan, place: Place) -> list[Block]:
         for c in compared
     ]
     caption = f"Paired tests of per-image Dice at network size: row less {_label(plan, reference)}"
-    return [_table(plan, caption, ("", "images", "difference", "p", "p (Holm)", "by its interval"), rows)]
+    return [_table(plan, caption, ("", "images", "difference", "p", "p (Holm)", "verdict"), rows)]
 
 
 def _pictures(plan: Plan, place: Place, figures: Sequence[Figures]) -> list[Block]:

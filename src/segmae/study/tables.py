@@ -21,6 +21,7 @@ from segmae.metrics import Counts
 from segmae.study.ledger import Ledger
 
 RESAMPLES = 2000
+ALPHA = 0.05
 COUNTED = ("tp", "fp", "fn", "tn")
 SIZES = ("network", "original")
 FloatArray = NDArray[np.float64]
@@ -91,10 +92,10 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` where the interval leaves out 0, else `no difference`."""
-        if self.difference.low > 0:
-            return "better"
-        return "worse" if self.difference.high < 0 else "no difference"
+        """`better` or `worse` where the interval leaves out 0 and adjusted p is below .05, else `no difference`."""
+        if self.adjusted >= ALPHA or self.difference.low <= 0 <= self.difference.high:
+            return "no difference"
+        return "better" if self.difference.value > 0 else "worse"
 
 
 @dataclass(frozen=True)
