@@ -432,10 +432,6 @@ def run_study(
     as_json: Json = False,
 ) -> None:
     """Train and test the open cells, the most important first. Stopped, the same command goes on."""
-    from segmae.study.grid import load_study
-
-    for name in names:  # before torch is imported
-        load_study(name, **given(scale=scale))
     from segmae.study.runner import run_studies
 
     options = given(scale=scale, budget=budget, device=device, threads=threads, results=results, runs=runs,
