@@ -69,14 +69,12 @@ class Ledger:
 
     def state(self, cell: str, digest: str) -> str:
         """`done`, `failed`, `outdated` (done with other settings) or `open`."""
-        for ending, state in ((".json", "done"), (".failed.json", "failed")):
-            path = self.folder / f"{cell}{ending}"
-            if path.is_file():
-                if read_json(path)["digest"] == digest:
-                    return state
-                if state == "done":
-                    return "outdated"
-        return "open"
+        finished, failed = self.folder / f"{cell}.json", self.folder / f"{cell}.failed.json"
+        if finished.is_file() and read_json(finished)["digest"] == digest:
+            return "done"
+        if failed.is_file() and read_json(failed)["digest"] == digest:
+            return "failed"
+        return "outdated" if finished.is_file() else "open"
 
     def outcome(self, cell: str) -> dict[str, Any]:
         """A finished cell's JSON."""

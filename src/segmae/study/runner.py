@@ -165,6 +165,8 @@ def run_cell(
         )  # fmt: skip
         per_image[test.name] = out / "per_image.csv"
         kept = ("data", "warnings", "network_size", "per_image_mean", "pooled", "bootstrap", "engine", "seconds", "images_per_second")  # fmt: skip
+        for failure in summary["data"]["failures"]:
+            failure["problem"] = without_folders(failure["problem"])
         tests[test.name] = {key: summary[key] for key in kept}
 
     provenance = read_info(folder).provenance
@@ -215,7 +217,7 @@ def commit() -> str | None:
 
 def describe_failure(error: Exception) -> dict[str, Any]:
     """Why a cell failed, without folders of this machine; where in the code, if the error was not foreseen."""
-    text = re.sub(r"(?<![\w.~-])/(?:[^\s/:,'\"]+/)+", "", f"{error}")
+    text = without_folders(str(error))
     failure: dict[str, Any] = {"reason": text or type(error).__name__, "kind": type(error).__name__}
     if not isinstance(error, SegmaeError):
         frames = traceback.extract_tb(error.__traceback__)[-4:]
@@ -226,6 +228,11 @@ def describe_failure(error: Exception) -> dict[str, Any]:
 
 def _tell_of(tell: Listener, cell: str, event: dict[str, Any]) -> None:
     tell({**event, "cell": cell})
+
+
+def without_folders(text: str) -> str:
+    """A message with the absolute paths in it cut down to file names."""
+    return re.sub(r"(?<![\w.~-])/(?:[^\s/:,'\"]+/)+", "", text)
 
 
 def _placed(config: Config, place: Place, folder: str) -> Config:
