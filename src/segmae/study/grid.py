@@ -172,7 +172,7 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
     label = path.stem if scale == FULL else f"{path.stem}-{scale}"
     study = Study(
         _check_name(label, str(path)), text["title"], text.get("text", ""), scale,
-        chosen.get("label", "The paper's schedule" if scale == FULL else scale), reference, text.get("table", ""),
+        chosen.get("label", ""), reference, text.get("table", ""),
         {row: {"label": values.get("label", row), "printed": str(values.get("printed", "")), "note": values.get("note", "")}
          for row, values in rows.items()},
         {name: {"label": values.get("label", name), "group": values.get("group", name), "printed": values.get("printed", "")}
@@ -191,6 +191,10 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
     }
     ordered = _ordered(seeds, data, rows, text.get("order"), str(path))
     cells = tuple(_cell(place, row, seed, *resolved[place, row]) for seed, place, row in ordered)
+    if not study.scale_label:
+        c = next(cell.config for cell in cells if cell.row == reference)
+        facts = f"{c.preprocess.size} px, {c.epochs} epochs, batch {c.batch_size}, {c.optimizer.name.upper()}"
+        study = replace(study, scale_label=f"{'As written' if scale == FULL else scale}: {facts}")
     return replace(study, cells=cells)
 
 

@@ -210,10 +210,12 @@ def _sources(evidence: Evidence) -> list[str]:
     outcomes, plan = list(evidence.outcomes.values()), evidence.plan
     devices = Counter(f"{o['environment']['device']}; {o['environment']['processor']}" for o in outcomes)
     code = Counter(o["code"]["commit"] or f"segmae {o['code']['segmae']}, not from a clone" for o in outcomes)
-    lines = [f"{count} cells on {name}" for name, count in devices.items()]
-    lines += [f"{count} cells by the code of {name}" for name, count in code.items()]
+    lines = [f"{count} of {len(outcomes)} finished cells on {name}" for name, count in devices.items()]
+    lines += [
+        f"{count} of {len(outcomes)} finished cells by the code of {name}" for name, count in code.items()
+    ]
     missing = len(plan["cells"]) - len(outcomes) - len(evidence.failures)
-    lines += [f"{missing} cells are open"] if missing else []
+    lines += [f"open: {missing} of {len(plan['cells'])} cells"] if missing else []
     lines += [f"failed: `{cell}`: {reason}" for cell, reason in evidence.failures.items()]
     lines += [f"left out, its settings have changed since: `{cell}`" for cell in evidence.outdated]
     return lines + [f"{row['label']}: {row['note']}" for row in plan["rows"].values() if row["note"]]
