@@ -1,6 +1,6 @@
 # Each target makes the virtual environment that it needs; a second call starts at once.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench overfit
+.PHONY: help demo test test-slow lint format bench overfit gpu-study
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -15,6 +15,7 @@ help:
 	@echo "make test-slow          the longer checks: every network through ONNX, a stopped run that resumes"
 	@echo "make lint               ruff and mypy; 'make format' mends what ruff can"
 	@echo "make bench              images per second, training and prediction"
+	@echo "make gpu-study          studies on a GPU, stopped and saved in time; STUDIES='table2 table4' BUDGET=9m"
 	@echo "make overfit            overfit every network on eight images of SEGMAE_DATA; MODEL=NAME: that one"
 
 demo: .venv-core/installed
@@ -40,6 +41,12 @@ bench: .venv/installed
 
 overfit: .venv/installed
 	.venv/bin/python scripts/overfit.py $(MODEL) $(ARGS)
+
+# One call on a lent GPU: the same call again goes on where it stopped. bf16; convolutions are always channels-last.
+STUDIES ?= table2 table4 table1 table3 external folds
+BUDGET ?= 9m
+gpu-study: .venv/installed
+	.venv/bin/segmae study run $(STUDIES) --scale gpu --device cuda --budget $(BUDGET) $(ARGS)
 
 .venv-core/installed: EXTRAS :=
 .venv/installed: EXTRAS := [train,export,dev]

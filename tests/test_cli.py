@@ -283,7 +283,8 @@ def test_every_verb_is_there() -> None:
     data = {"data check", "data prepare", "data download"}
     splits = {f"data splits {verb}" for verb in ("list", "show", "make", "verify")}
     rest = {"models", "pretrain", "train", "evaluate", "predict", "export", "demo", "doctor"}
-    assert set(COMMANDS) == data | splits | rest
+    study = {f"study {verb}" for verb in ("run", "status", "report", "sheets", "list")}
+    assert set(COMMANDS) == data | splits | study | rest
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
@@ -304,6 +305,10 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     from segmae.doctor import diagnose
     from segmae.evaluate import evaluate_checkpoint
     from segmae.predict import predict_files
+    from segmae.study.ledger import status
+    from segmae.study.report import write_report
+    from segmae.study.runner import run_studies
+    from segmae.study.sheets import write_sheets
 
     printing = {"as_json", "help"}
     for verb, function, renamed in (
@@ -311,6 +316,10 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
         ("predict", predict_files, {}),
         ("demo", run_demo, {}),
         ("doctor", diagnose, {}),
+        ("study run", run_studies, {}),
+        ("study status", status, {}),
+        ("study report", write_report, {"name": "study"}),
+        ("study sheets", write_sheets, {}),
         ("data check", check, {}),
         ("data download", download, {}),
         ("data prepare", prepare, {"folder": "cases", "cache": "folder", "size": "preprocess", "gray_world": "preprocess"}),

@@ -20,15 +20,16 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"files", "background"}),
     frozenset({"config"}),
-    frozenset({"data", "models", "losses", "metrics", "statistics", "overlay", "contour"}),
-    frozenset({"measure"}),
+    frozenset({"data", "models", "losses", "metrics", "statistics", "overlay", "contour", "views"}),
+    frozenset({"measure", "trust"}),
     frozenset({"tasks", "checkpoint"}),
     frozenset({"engines", "runlog"}),
     frozenset({"predict"}),
     frozenset({"scoring", "report"}),
     frozenset({"evaluate"}),
     frozenset({"train"}),
-    frozenset({"doctor", "demo"}),
+    frozenset({"study"}),
+    frozenset({"doctor", "demo", "calibrate"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -37,7 +38,7 @@ RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 # These may import torch and what the extra `train` or `export` brings when they are imported themselves.
 TORCH_FILES = {"losses.py", "tasks.py", "runlog.py", "train.py", "engines/torch.py", "engines/export.py"}
-TORCH_FILES |= {"data/augment.py"}
+TORCH_FILES |= {"data/augment.py", "study/runner.py", "study/cost.py"}
 EXTRAS = {"torch", "torchvision", "kornia", "lightning_fabric", "safetensors", "omegaconf", "tensorboardX"}
 EXTRAS |= {"matplotlib", "onnx", "onnxscript", "monai", "pandas", "timm"}
 

@@ -12,7 +12,7 @@ import segmae
 from segmae.errors import MissingExtra, require
 
 REPOSITORY = Path(__file__).parents[1]
-RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
+RECIPES = sorted(path for path in (REPOSITORY / "recipes").rglob("*.yaml") if "studies" not in path.parts)
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 
 

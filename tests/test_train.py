@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from segmae.config import Config, config_to_dict, load_config  # noqa: E402
 from segmae.data.catalog import open_dataset  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.data.splits import make_split, save_split  # noqa: E402
-from segmae.errors import ConfigError, DataError  # noqa: E402
+from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
+from segmae.files import locked  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 from segmae.tasks import Batch, create_task, freeze_for  # noqa: E402
 from segmae.train import (  # noqa: E402
+    OutOfTime,
     State,
     TrainingStopped,
     build_optimizer,
@@ -99,6 +102,29 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(
         [{k: v for k, v in json.loads(line).items() if k not in timing} for line in text] for text in lines
     ]
     assert records[0] == records[1]
+
+
+def test_a_deadline_saves_inside_an_epoch_and_the_run_ends_with_the_same_bits(
+    data: Path, tmp_path: Path
+) -> None:
+    undisturbed = run(config_for(data, tmp_path / "undisturbed"))
+    config, steps = config_for(data, tmp_path / "stopped"), []
+
+    def listener(event: dict[str, Any]) -> None:
+        if event["kind"] == "step":
+            steps.append((event["epoch"], event["step"]))
+
+    for _ in range(5):
+        with pytest.raises(OutOfTime, match=r"stopped in time at epoch \d, step \d"):
+            run(config, listener, deadline=time.monotonic())
+    stopped = run(config, listener)
+    assert steps == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+    assert same(weights(undisturbed / "best"), weights(stopped / "best"))
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(data: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / "run" / "lock"), pytest.raises(InUse, match="another process is at work here"):
+        run(config_for(data, tmp_path))
 
 
 def test_another_seed_gives_another_model(data: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -144,27 +145,55 @@ def load_config(recipe: str | Path | None = None, overrides: Sequence[str] = ())
             given), or a value has the wrong type.
     """
     omegaconf = require("omegaconf", "train")
-    config = omegaconf.OmegaConf.structured(Config)
-    if recipe is not None:
-        source = Path(recipe)
-        if not source.is_file():
-            raise ConfigError(
-                f"{source}: no such recipe. Give a YAML file, for example recipes/smoke/tiny.yaml"
-            )
-        try:
-            loaded = omegaconf.OmegaConf.load(source)
-        except Exception as error:  # YAML errors of several libraries
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"{source}: not readable as YAML ({reason}). Mend the file") from error
-        if not omegaconf.OmegaConf.is_dict(loaded):
-            raise ConfigError(f"{source}: a recipe is a mapping of settings, e.g. 'epochs: 10'")
-        config = _merge(config, loaded, str(source))
+    layers = [] if recipe is None else [(str(recipe), read_settings(recipe))]
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise ConfigError(f"'{override}': an override is KEY=VALUE, for example epochs=10")
-        config = _merge(config, omegaconf.OmegaConf.from_dotlist([override]), override)
+        layers.append((override, omegaconf.OmegaConf.from_dotlist([override])))
+    return merge_settings(layers)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML (or JSON) file, not yet checked against the settings that there are.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping.
+    """
+    omegaconf = require("omegaconf", "train")
+    source = Path(path)
+    if not source.is_file():
+        raise ConfigError(f"{source}: no such recipe. Give a YAML file, for example recipes/smoke/tiny.yaml")
+    try:
+        loaded = omegaconf.OmegaConf.load(source)
+    except Exception as error:  # YAML errors of several libraries
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{source}: not readable as YAML ({reason}). Mend the file") from error
+    if not omegaconf.OmegaConf.is_dict(loaded):
+        raise ConfigError(f"{source}: a recipe is a mapping of settings, e.g. 'epochs: 10'")
+    return dict(omegaconf.OmegaConf.to_container(loaded))
+
+
+def merge_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
+    """The defaults with mappings of settings laid over them, a later one over an earlier.
+
+    Args:
+        layers: for each where it comes from, for messages, and its settings.
+
+    Raises:
+        ConfigError: an unknown key (the nearest valid name is given), or a value of the wrong type or out of range.
+    """
+    omegaconf = require("omegaconf", "train")
+    config = _defaults()
+    for source, settings in layers:
+        config = _merge(config, omegaconf.OmegaConf.create(settings), source)
     resolved: Config = omegaconf.OmegaConf.to_object(config)
     return _check(resolved)
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> Any:
+    """The defaults as OmegaConf has them, which merging copies."""
+    return require("omegaconf", "train").OmegaConf.structured(Config)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class OutputError(SegmaeError):
     """A file or folder that cannot be written."""
 
 
+class InUse(SegmaeError):
+    """Another process is at work in a folder."""
+
+
 class CheckpointError(SegmaeError):
     """A model folder or file that cannot be loaded."""
 

@@ -97,14 +97,14 @@ def evaluate(
         "model": {
             **(model or {}),
             "architecture": info.architecture,
-            "options": _portable(info.options),
+            "options": portable(info.options),
             "preprocess": config_to_dict(info.preprocess),
             "threshold": info.threshold,
-            "provenance": _portable(info.provenance),
+            "provenance": portable(info.provenance),
         },
         "data": {
             "name": data,
-            "split": _portable(split.name) if split else None,
+            "split": portable(split.name) if split else None,
             "split_sha256": split.sha256 if split else None,
             "part": part,
             "evaluated": len(scores),
@@ -126,8 +126,8 @@ def evaluate(
         },
         "convention": CONVENTION,
         "engine": {"name": predictor.engine.name, "device": str(predictor.engine.device)},
-        "machine": _machine(),
-        "versions": _versions(),
+        "machine": machine(),
+        "versions": versions(),
         "seconds": round(seconds, 2),
         "images_per_second": round(len(scores) / seconds, 2),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -140,7 +140,7 @@ def evaluate(
 def evaluate_checkpoint(
     checkpoint: str | Path,
     data: str | Path,
-    split: str | Path | None = None,
+    split: str | Path | Split | None = None,
     part: str | None = None,
     out: str | Path | None = None,
     *,
@@ -162,7 +162,7 @@ def evaluate_checkpoint(
     Args:
         checkpoint: see `segmae.checkpoint.resolve`.
         data: a dataset folder; a relative one is also looked for under $SEGMAE_DATA.
-        split: a name that `segmae data splits list` shows or a CSV file; None for every case of the dataset.
+        split: a name that `segmae data splits list` shows, a CSV file or a `Split`; None for every case of the dataset.
         part: of the split; default: test.
         engine, device, threads: see `segmae.load`.
         allow_leaks: evaluate, with a warning, although the model was trained on some of the images.
@@ -182,7 +182,7 @@ def evaluate_checkpoint(
         )
     path = resolve(checkpoint)
     dataset = open_dataset(find_data(str(data)))
-    chosen = load_split(split) if split is not None else None
+    chosen = split if split is None or isinstance(split, Split) else load_split(split)
     part = "all" if chosen is None else part or "test"
     cases = dataset.cases if chosen is None else _cases_of(dataset.cases, chosen, part, str(dataset.root))
     predictor = load(checkpoint, engine=engine, threads=threads, device=device)
@@ -242,12 +242,12 @@ def _check_leaks(provenance: Mapping[str, Any], ids: Sequence[str], allow_leaks:
     return warnings
 
 
-def _portable(value: Any) -> Any:
+def portable(value: Any) -> Any:
     """Provenance for a summary that is published: without lists of ids and folders of this machine."""
     if isinstance(value, Mapping):
-        return {key: _portable(item) for key, item in value.items() if key != "train_ids"}
+        return {key: portable(item) for key, item in value.items() if key != "train_ids"}
     if isinstance(value, list | tuple):
-        return [_portable(item) for item in value]
+        return [portable(item) for item in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
@@ -283,7 +283,8 @@ def _sizes(scores: Sequence[Score]) -> dict[str, list[int]]:
     return {"smallest": list(by_area[0]), "largest": list(by_area[-1])}
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """The kind of machine that this is."""
     processor = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -298,11 +299,12 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that figures depend on."""
+    found = {"python": platform.python_version()}
     for package in ("segmae", "numpy", "scipy", "pillow", "onnxruntime", "torch"):
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return found

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segmae.errors import OutputError
+from segmae.errors import InUse, OutputError
 
 
 @contextmanager
@@ -69,6 +69,30 @@ def make_folder(folder: str | Path) -> Path:
             f"{folder}: no folder can be made here ({error.strerror}). Choose another"
         ) from error
     return folder
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold a file so that no other process holds it; the system lets go of it when a process ends, however it ends.
+
+    Raises:
+        InUse: another holds it.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    with path.open("a") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InUse(f"{path}: another process is at work here. Wait for it, or stop it") from error
+        yield
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:

@@ -78,3 +78,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1)
     return [float(value) for value in adjusted]
+
+
+def mean_ranks(values: NDArray[Any]) -> FloatArray:
+    """Ranks of models on each image, 1 the best, averaged over images: [images, models] -> [models]; ties share a rank."""
+    from scipy import stats
+
+    return np.asarray(stats.rankdata(-np.asarray(values, dtype=np.float64), axis=1).mean(axis=0))
+
+
+def critical_difference(models: int, images: int, alpha: float = 0.05) -> float:
+    """Mean ranks of two models further apart than this differ (Nemenyi's test; Demsar 2006): q sqrt(k (k + 1) / (6 N))."""
+    from scipy import stats
+
+    q = stats.studentized_range.ppf(1 - alpha, models, np.inf) / np.sqrt(2)
+    return float(q * np.sqrt(models * (models + 1) / (6 * images)))

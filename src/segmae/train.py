@@ -33,7 +33,7 @@ from segmae.data.catalog import Case, Dataset, find_data, open_dataset
 from segmae.data.dataset import Cache, prepare
 from segmae.data.splits import Split, group_leaks, load_split, met_ids, overlap, training_leaks
 from segmae.errors import ConfigError, DataError, SegmaeError
-from segmae.files import atomic_path, read_json, write_json
+from segmae.files import atomic_path, locked, read_json, write_json
 from segmae.models import create_model, model_function
 from segmae.models.pretrained import load_cnn, load_encoder, load_start, load_vit
 from segmae.runlog import RunLog
@@ -44,6 +44,10 @@ Listener = Callable[[dict[str, Any]], None]
 
 class TrainingStopped(SegmaeError):
     """The run cannot go on: a loss that is not finite, or no memory left."""
+
+
+class OutOfTime(SegmaeError):
+    """The deadline passed. All that was trained is saved, and the same call goes on from there."""
 
 
 @dataclass
@@ -65,7 +69,7 @@ class State:
     COUNTERS = ("epoch", "step", "best", "waited", "factor", "seconds", "images", "sums")
 
 
-def run(config: Config, listener: Listener | None = None) -> Path:
+def run(config: Config, listener: Listener | None = None, deadline: float | None = None) -> Path:
     """Train what `config` describes and return the run's folder, OUTPUT/NAME.
 
     The folder holds `config.json` (resolved settings, a recipe), `metrics.jsonl`, `state.pt` (to resume from), and the model
@@ -74,8 +78,11 @@ def run(config: Config, listener: Listener | None = None) -> Path:
     Args:
         config: see `segmae.config.load_config`.
         listener: called with a dict for every event ("message", "step", "epoch"), for progress bars.
+        deadline: on the clock of `time.monotonic`; the run is saved and stopped after the step under way.
 
     Raises:
+        OutOfTime: the deadline came first.
+        InUse: another process trains in this folder.
         ConfigError: settings do not fit, or differ from those the folder was started with.
         DataError: unusable or leaking data.
         TrainingStopped: the loss is not finite (the batch's ids are named), or memory ran out.
@@ -100,35 +107,31 @@ def run(config: Config, listener: Listener | None = None) -> Path:
     model = create_model(config.model.name, **config.model.options)
     task = create_task(config.task, config.losses, config.reconstruction, model)
     started_from = load_weights(model, config, split, tell)
-    cache, rows = prepare_cases(
-        config, dataset, parts, tell
-    )  # not before all settings are known to go together
-    _claim(folder, config, cache)
+    # not before all settings are known to go together
+    cache, rows = prepare_cases(config, dataset, parts, tell)
     freeze_for(config.task, model)
     averaged = copy.deepcopy(model).to(fabric.device).requires_grad_(False) if config.ema else None
     optimizer = build_optimizer(model, config)
     model, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
     state = State(model, optimizer, averaged)
-    resumed = _load_state(fabric, folder, state, tell)
-    if state.epoch >= config.epochs:
-        tell(
-            {
-                "kind": "message",
-                "text": f"{folder}: all {config.epochs} epochs are done. To train longer, choose another name=",
-            }
-        )
-        return folder
-    if resumed:
-        where = f"epoch {state.epoch + 1}, step {state.step + 1}"
-        tell({"kind": "message", "text": f"resuming {folder} at {where}"})
-    _forget_later_records(folder / "metrics.jsonl", state)
+    with locked(folder / "lock"):
+        _claim(folder, config, cache)
+        resumed = _load_state(fabric, folder, state, tell)
+        if state.epoch >= config.epochs:
+            text = f"{folder}: all {config.epochs} epochs are done. To train longer, choose another name="
+            tell({"kind": "message", "text": text})
+            return folder
+        if resumed:
+            where = f"epoch {state.epoch + 1}, step {state.step + 1}"
+            tell({"kind": "message", "text": f"resuming {folder} at {where}"})
+        _forget_later_records(folder / "metrics.jsonl", state)
 
-    provenance = {
-        **describe_data(config, split, cache, rows),
-        "classes": classes,
-        "started_from": started_from,
-    }
-    fit(fabric, config, state, task, cache, rows, classes, folder, provenance, tell)
+        provenance = {
+            **describe_data(config, split, cache, rows),
+            "classes": classes,
+            "started_from": started_from,
+        }
+        fit(fabric, config, state, task, cache, rows, classes, folder, provenance, tell, deadline)
     return folder
 
 
@@ -311,9 +314,9 @@ def load_batch(
 
 def fit(
     fabric: Fabric, config: Config, state: State, task: Task, cache: Cache, rows: dict[str, np.ndarray],
-    classes: Sequence[str], folder: Path, provenance: dict[str, Any], tell: Listener,
+    classes: Sequence[str], folder: Path, provenance: dict[str, Any], tell: Listener, deadline: float | None = None,
 ) -> None:  # fmt: skip
-    """Train from where `state` stands to the last epoch."""
+    """Train from where `state` stands to the last epoch, or until the deadline."""
     augment = Augment(config.preprocess, config.augmentation)
     log = RunLog(folder, config, active=fabric.global_rank == 0)
     steps = max(1, len(epoch_batches(rows["train"], config, 0)) // config.accumulate)
@@ -334,6 +337,11 @@ def fit(
                 state.sums[key] = state.sums.get(key, 0.0) + value * images
             tell({"kind": "step", "epoch": state.epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps,
                   "loss": next(iter(values.values())), "images": config.batch_size * config.accumulate})  # fmt: skip
+            if deadline is not None and time.monotonic() >= deadline:
+                state.seconds += time.perf_counter() - started
+                _save_state(fabric, folder, state)
+                log.close()
+                raise OutOfTime(f"{folder}: stopped in time at epoch {state.epoch + 1}, step {state.step}")
             if state.step % config.save_every == 0 and state.step < steps:
                 _save_state(fabric, folder, state)
         rate = (state.images - seen_before) * fabric.world_size / (time.perf_counter() - started)

@@ -131,6 +131,14 @@ def make_folds(
     return splits
 
 
+def without(split: Split, other: Split, parts: Sequence[str] = ("train", "val")) -> Split:
+    """A split less the images that belong to `parts` of another, for testing a model that met those."""
+    met = {name for part in parts for name in other.parts.get(part, ())}
+    kept = {part: tuple(i for i in ids if i not in met) for part, ids in split.parts.items()}
+    name = f"{split.name} without {other.name}'s {' and '.join(parts)}"
+    return _split(name, split.dataset, {part: ids for part, ids in kept.items() if ids})
+
+
 def overlap(ids: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
     """The ids that both have, sorted."""
     return tuple(sorted(set(ids) & set(others)))

@@ -1,0 +1,365 @@
+"""A study's YAML file -> its cells: every row on every dataset with every seed, each with a whole configuration.
+
+    title, text          what is studied
+    settings             for every run, as in a recipe: a mapping, a recipe's file, or a list of them
+    stage1               the same, for the first stage of those rows that have one
+    data                 NAME: {label, group, printed, settings, tests}; folds of one dataset share a `group`
+    rows                 NAME: {label, printed, note, settings, stage1}; a row with `stage1` is pretrained first
+    seeds                numbers
+    order                what changes slowest, then less slowly, then fastest: [seed, data, row]
+    reference            the row that the others are tested against
+    table                of the paper, whose figures stand beside ours (see paper.csv)
+    claims               [{text, row, than}]: `row` is said to be better than `than`, a row or a list of them
+    scales               NAME: {label, settings, stage1, seeds, rows, data, reference}: the same study, smaller
+
+Later settings win: the study's, the scale's, the row's, the dataset's. Stage 1 takes from its row the network and the
+preprocessing alone. Files are named from the study's folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from segmae.config import Config, Losses, config_to_dict, merge_settings, read_settings
+from segmae.data.splits import Split, load_split, without
+from segmae.errors import ConfigError, SegmaeError
+from segmae.models import code_file, find_entry
+
+FOLDER = Path("recipes/studies")
+FULL = "paper"  # the scale that changes nothing
+STAGE1 = "_stage1"  # the folder of first stages, which studies share; no study can have this name
+
+Layer = tuple[str, Mapping[str, Any]]  # where settings come from, and the settings
+
+_KEYS = {
+    "study": ("title", "text", "settings", "stage1", "data", "rows", "seeds", "order", "reference", "table", "claims",
+              "scales"),
+    "data": ("label", "group", "printed", "settings", "tests"),
+    "row": ("label", "printed", "note", "settings", "stage1"),
+    "scale": ("label", "settings", "stage1", "seeds", "rows", "data", "reference"),
+    "test": ("data", "split", "part", "unseen"),
+    "claim": ("text", "row", "than"),
+}  # fmt: skip
+# What no result depends on, or what names a place on one machine.
+_HARMLESS = ("name", "output", "device", "threads", "resume", "tensorboard", "save_every")
+
+
+@dataclass(frozen=True)
+class Test:
+    """What a trained cell is measured on."""
+
+    __test__ = False  # pytest collects what is called Test
+
+    name: str
+    data: str  # dataset folder
+    split: str
+    part: str = "test"
+    unseen: bool = False  # leave out what the cell's own split trains on or selects by
+
+    def load(self, trained_on: str) -> Split:
+        """The split to test on, of a model that was trained on another."""
+        split = load_split(self.split)
+        return without(split, load_split(trained_on)) if self.unseen else split
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row on one dataset with one seed."""
+
+    id: str
+    row: str
+    data: str
+    seed: int
+    config: Config
+    stage1: Config | None
+    tests: tuple[Test, ...]
+    digest: str  # of all that its figures depend on
+
+
+@dataclass(frozen=True)
+class Study:
+    """Cells in their order of importance, and how a report names them."""
+
+    name: str  # with the scale, if it is not the full one: the folder's name
+    title: str
+    text: str
+    scale: str
+    scale_label: str
+    reference: str
+    table: str
+    rows: dict[str, dict[str, Any]]  # name -> label, printed, note
+    data: dict[str, dict[str, Any]]  # name -> label, group, printed
+    claims: list[dict[str, Any]] = field(default_factory=list)
+    cells: tuple[Cell, ...] = ()
+
+    def plan(self) -> dict[str, Any]:
+        """All that a report needs to know besides the outcomes, as JSON."""
+        plain = {
+            item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "cells"
+        }
+        cells = [{"id": c.id, "row": c.row, "data": c.data, "seed": c.seed, "digest": c.digest,
+                  "tests": [test.name for test in c.tests]} for c in self.cells]  # fmt: skip
+        return {**plain, "cells": cells}
+
+
+def list_studies(folder: Path = FOLDER) -> list[Path]:
+    """The study files in a folder."""
+    return sorted(folder.glob("*.yaml"))
+
+
+def find_study(name: str | Path) -> Path:
+    """A study's file, given by its path or by the name of one in ./recipes/studies.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such study. Give the path of a YAML file")
+        return path
+    names = [file.stem for file in list_studies()]
+    if str(name) in names:
+        return FOLDER / f"{name}.yaml"
+    raise ConfigError(f"study '{name}': not in ./{FOLDER}.{_nearest(str(name), names)} Give the path of a YAML file, or "
+                      "change to the folder that has recipes/")  # fmt: skip
+
+
+def load_study(name: str | Path, scale: str = FULL) -> Study:
+    """Read a study and resolve the settings of all its cells.
+
+    Args:
+        name: see `find_study`.
+        scale: one of the file's `scales`; `paper` is as written.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest is named), something is missing, or a setting cannot be.
+    """
+    path = find_study(name)
+    text = read_settings(path)
+    _check_keys(text, "study", str(path))
+    for key in ("title", "data", "rows"):
+        if not text.get(key):
+            raise ConfigError(f"{path}: '{key}' is missing")
+    for kind, key in (("data", "data"), ("row", "rows")):
+        for entry, values in text[key].items():
+            _check_name(entry, f"{path}: {key}")
+            text[key][entry] = values = values or {}
+            _check_keys(values, kind, f"{path}: {key}.{entry}")
+    scales = {FULL: {}, **(text.get("scales") or {})}
+    if scale not in scales:
+        raise ConfigError(f"{path}: no scale '{scale}'.{_nearest(scale, scales)} It has {', '.join(scales)}")
+    where = f"{path}: scales.{scale}"
+    chosen = _gathered(scales[scale], path.parent, where)
+    _check_keys(chosen, "scale", where)
+    rows = _some(text["rows"], chosen.get("rows"), where)
+    data = _some(text["data"], chosen.get("data"), where)
+    reference = chosen.get("reference") or text.get("reference") or next(iter(rows))
+    if reference not in rows:
+        raise ConfigError(
+            f"{path}: reference '{reference}' is not one of the rows.{_nearest(reference, rows)}"
+        )
+    label = path.stem if scale == FULL else f"{path.stem}-{scale}"
+    study = Study(
+        _check_name(label, str(path)), text["title"], text.get("text", ""), scale,
+        chosen.get("label", ""), reference, text.get("table", ""),
+        {row: {"label": values.get("label", row), "printed": str(values.get("printed", "")), "note": values.get("note", "")}
+         for row, values in rows.items()},
+        {name: {"label": values.get("label", name), "group": values.get("group", name), "printed": values.get("printed", "")}
+         for name, values in data.items()},
+        _claims(text.get("claims") or [], text["rows"], rows, str(path)),
+    )  # fmt: skip
+    layers = {
+        key: (_layers(text.get(key), path, key), _layers(chosen.get(key), path, f"scales.{scale}.{key}"))
+        for key in ("settings", "stage1")
+    }
+    seeds = chosen.get("seeds") or text.get("seeds") or [0]
+    resolved = {
+        (place, row): _resolve(path, layers, place, data[place], row, rows[row])
+        for place in data
+        for row in rows
+    }
+    ordered = _ordered(seeds, data, rows, text.get("order"), str(path))
+    cells = tuple(_cell(place, row, seed, *resolved[place, row]) for seed, place, row in ordered)
+    if not study.scale_label:
+        c = next(cell.config for cell in cells if cell.row == reference)
+        facts = f"{c.preprocess.size} px, {c.epochs} epochs, batch {c.batch_size}, {c.optimizer.name.upper()}"
+        study = replace(study, scale_label=f"{'As written' if scale == FULL else scale}: {facts}")
+    return replace(study, cells=cells)
+
+
+def _resolve(
+    path: Path, layers: Mapping[str, tuple[list[Layer], list[Layer]]], place: str, data: Mapping[str, Any], row: str,
+    values: Mapping[str, Any],
+) -> tuple[Config, Config | None, tuple[Test, ...]]:  # fmt: skip
+    """The settings of a row on a dataset, of its stage 1, and what it is tested on; without a seed yet."""
+    theirs = _layers(data.get("settings"), path, f"data.{place}.settings")
+    own = _layers(values.get("settings"), path, f"rows.{row}.settings")
+    base, scaled = layers["settings"]
+    config = replace(merge_settings([*base, *scaled, *own, *theirs]), tensorboard=False)
+    stage1 = None
+    if "stage1" in values:
+        config = replace(config, model=replace(config.model, start=""))  # set when it is there
+        first, first_scaled = layers["stage1"]
+        extra = _layers(values["stage1"], path, f"rows.{row}.stage1")
+        stage1 = merge_settings([*base, *scaled, *first, *first_scaled, *extra, *theirs])
+        model = replace(stage1.model, name=config.model.name, options=config.model.options)
+        stage1 = replace(stage1, task="pretrain", model=model, preprocess=config.preprocess, tensorboard=False,
+                         losses=Losses())  # which stage 1 does not use  # fmt: skip
+    if code_file(config.model.name) is None:
+        find_entry(config.model.name)
+    return config, stage1, _tests(data.get("tests"), config, f"{path}: data.{place}.tests")
+
+
+def _cell(
+    place: str, row: str, seed: int, config: Config, stage1: Config | None, tests: tuple[Test, ...]
+) -> Cell:
+    config = replace(config, seed=seed)
+    if stage1 is not None:
+        stage1 = replace(stage1, seed=seed, output=STAGE1)
+        stage1 = replace(stage1, name=f"{_slug(stage1.model.name)}-{digest(stage1)[:10]}")
+    name = f"{row}_{place}_s{seed}"
+    facts = [digest(config), digest(stage1) if stage1 else "", *(dataclasses.astuple(test) for test in tests)]
+    code = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return Cell(name, row, place, seed, replace(config, name=f"{name}-{code[:8]}"), stage1, tests, code)
+
+
+def _tests(wanted: Mapping[str, Any] | None, config: Config, where: str) -> tuple[Test, ...]:
+    if not config.data.root or not config.data.split:
+        raise ConfigError(f"{where}: the settings name no data.root or no data.split")
+    found = []
+    for name, values in (wanted or {"test": {}}).items():
+        _check_name(name, where)
+        _check_keys(values, "test", f"{where}.{name}")
+        found.append(Test(name, **{"data": config.data.root, "split": config.data.split, **values}))
+    for split in (config.data.split, *(test.split for test in found)):
+        try:
+            _known_split(split)
+        except SegmaeError as error:
+            raise ConfigError(f"{where}: {error}") from error
+    return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _known_split(name: str) -> Split:
+    return load_split(name)
+
+
+def training_images(config: Config) -> int:
+    """How many images an epoch of these settings trains on."""
+    images = len(_known_split(config.data.split).parts.get("train", ()))
+    return min(config.data.subset or images, images)
+
+
+def digest(config: Config) -> str:
+    """SHA-256 of the settings that decide a result and differ from the defaults: a default added later changes none."""
+
+    def changes(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            if isinstance(item, dict) and key != "options":
+                found |= {key: inner} if (inner := changes(item, default[key])) else {}
+            elif item != default[key]:
+                found[key] = item
+        return found
+
+    values = {key: value for key, value in config_to_dict(config).items() if key not in _HARMLESS}
+    values["data"] = {key: value for key, value in values["data"].items() if key not in ("root", "cache")}
+    text = json.dumps(changes(values, config_to_dict(Config())), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _layers(value: Any, path: Path, where: str) -> list[Layer]:
+    """`settings` as written (a mapping, a file or a list of them) -> layers for `merge_settings`."""
+    found: list[Layer] = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str):
+            found.append((str(path.parent / item), read_settings(path.parent / item)))
+        elif isinstance(item, Mapping):
+            found.append((f"{path}: {where}", item))
+        elif item is not None:
+            raise ConfigError(f"{path}: {where} is a mapping of settings, a recipe's file, or a list of them")
+    return found
+
+
+def _gathered(value: Any, folder: Path, where: str) -> dict[str, Any]:
+    """A scale as written: a mapping, a file with one, or a list of them, whose later keys replace earlier ones."""
+    found: dict[str, Any] = {}
+    for item in value if isinstance(value, list) else [value]:
+        found |= read_settings(folder / item) if isinstance(item, str) else item or {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where}: a mapping, a file, or a list of them")
+    return found
+
+
+def _ordered(
+    seeds: Sequence[int], data: Iterable[str], rows: Iterable[str], order: Sequence[str] | None, where: str
+) -> list[tuple[int, str, str]]:
+    axes: dict[str, list[Any]] = {"seed": list(seeds), "data": list(data), "row": list(rows)}
+    order = order or list(axes)
+    if sorted(order) != sorted(axes):
+        raise ConfigError(f"{where}: order is a list of seed, data and row, the slowest first; not {order}")
+    found = []
+    for values in itertools.product(*(axes[name] for name in order)):
+        at = dict(zip(order, values, strict=True))
+        found.append((at["seed"], at["data"], at["row"]))
+    return found
+
+
+def _claims(
+    claims: Sequence[Mapping[str, Any]], known: Iterable[str], rows: Iterable[str], where: str
+) -> list[dict[str, Any]]:
+    known, rows, found = list(known), list(rows), []
+    for claim in claims:
+        _check_keys(claim, "claim", f"{where}: claims")
+        than = claim.get("than", [name for name in rows if name != claim.get("row")])
+        than = [than] if isinstance(than, str) else list(than)
+        for name in (claim.get("row", ""), *than):
+            if name not in known:
+                raise ConfigError(f"{where}: claims name the row '{name}'.{_nearest(str(name), known)}")
+        if claim["row"] in rows and (than := [name for name in than if name in rows]):
+            found.append({"text": claim.get("text", ""), "row": claim["row"], "than": than})
+    return found
+
+
+def _some(entries: Mapping[str, Any], wanted: Sequence[str] | None, where: str) -> dict[str, Any]:
+    """The entries that a scale keeps, in its order."""
+    for name in wanted or ():
+        if name not in entries:
+            raise ConfigError(f"{where}: '{name}' is not in this study.{_nearest(name, entries)}")
+    return {name: entries[name] for name in wanted or entries}
+
+
+def _check_keys(values: Any, kind: str, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: must be a mapping with {', '.join(_KEYS[kind])}")
+    for key in values:
+        if key not in _KEYS[kind]:
+            raise ConfigError(f"{where}: unknown key '{key}'.{_nearest(str(key), _KEYS[kind])}")
+
+
+def _check_name(name: Any, where: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", str(name)):
+        raise ConfigError(
+            f"{where}: '{name}' becomes part of a file's name: use small letters, digits, '.', '+' and '-'"
+        )
+    return str(name)
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.4)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

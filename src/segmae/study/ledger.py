@@ -1,0 +1,214 @@
+"""results/STUDY/: one JSON and one CSV per finished cell, a small JSON per failed one, and the plan of the study.
+
+    study.json          the plan: title, rows, datasets, and every cell with the digest of its settings
+    CELL.json           what was run, where, how long, and with which figures
+    CELL.csv            one line per test image: pixel counts at both sizes, distances at the photograph's
+    CELL.failed.json    why it failed
+
+A finished cell whose settings have changed since then counts as outdated, which is open.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segmae.errors import DataError
+from segmae.files import atomic_write, read_json, write_json
+from segmae.models import code_file, find_entry
+from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study, training_images
+
+FORMAT = 1
+RESULTS, RUNS = Path("results"), Path("runs/studies")
+DROPPED = (
+    "width",
+    "height",
+    "dice",
+    "iou",
+    "thresholded_iou",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "ece",
+    "brier",
+)
+# Forward passes that one training image costs: forward and backward of each step of the task.
+PASSES = {"pretrain": 3, "supervised": 3, "hybrid": 6, "adversarial": 9, "chained": 3}
+
+
+class Ledger:
+    """What is known of a study's cells, in `RESULTS/STUDY/`."""
+
+    def __init__(self, study: str, results: Path = RESULTS) -> None:
+        self.folder = Path(results) / study
+
+    def write_plan(self, study: Study) -> None:
+        """Write `study.json`, where it is not there as it should be."""
+        plan, path = {"format": FORMAT, **study.plan()}, self.folder / "study.json"
+        if not path.exists() or read_json(path) != plan:
+            write_json(path, plan)
+
+    def plan(self) -> dict[str, Any]:
+        """The plan that the study's last run wrote.
+
+        Raises:
+            DataError: nothing was run yet.
+        """
+        path = self.folder / "study.json"
+        if not path.is_file():
+            raise DataError(
+                f"{path}: not here yet. `segmae study run` writes it, or name another folder of results"
+            )
+        return read_json(path)
+
+    def state(self, cell: str, digest: str) -> str:
+        """`done`, `failed`, `outdated` (done with other settings) or `open`."""
+        finished, failed = self.folder / f"{cell}.json", self.folder / f"{cell}.failed.json"
+        if finished.is_file() and read_json(finished)["digest"] == digest:
+            return "done"
+        if failed.is_file() and read_json(failed)["digest"] == digest:
+            return "failed"
+        return "outdated" if finished.is_file() else "open"
+
+    def outcome(self, cell: str) -> dict[str, Any]:
+        """A finished cell's JSON."""
+        return read_json(self.folder / f"{cell}.json")
+
+    def failure(self, cell: str) -> dict[str, Any]:
+        """A failed cell's JSON."""
+        return read_json(self.folder / f"{cell}.failed.json")
+
+    def images(self, cell: str) -> list[dict[str, str]]:
+        """The lines of a finished cell's CSV: `test`, `id`, counts `tp@224` ..., distances."""
+        with (self.folder / f"{cell}.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def write(self, cell: Cell, outcome: Mapping[str, Any], per_image: Mapping[str, Path]) -> None:
+        """Record a finished cell; its JSON, written last, is what makes it finished.
+
+        Args:
+            per_image: the `per_image.csv` of each test.
+        """
+        atomic_write(self.folder / f"{cell.id}.csv", merged(per_image))
+        write_json(self.folder / f"{cell.id}.json", {"format": FORMAT, "digest": cell.digest, **outcome})
+        (self.folder / f"{cell.id}.failed.json").unlink(missing_ok=True)
+
+    def write_failure(self, cell: Cell, failure: Mapping[str, Any]) -> None:
+        """Record why a cell failed."""
+        write_json(
+            self.folder / f"{cell.id}.failed.json", {"format": FORMAT, "digest": cell.digest, **failure}
+        )
+
+
+def merged(per_image: Mapping[str, Path]) -> str:
+    """The tests' CSV files as one with the column `test`, without what follows from the pixel counts."""
+    text = io.StringIO()
+    writer = None
+    for test, path in per_image.items():
+        with path.open(newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                kept = {key: value for key, value in line.items() if key.split("@")[0] not in DROPPED}
+                if writer is None:
+                    writer = csv.DictWriter(text, ["test", *kept], lineterminator="\n")
+                    writer.writeheader()
+                writer.writerow({"test": test, **kept})
+    return text.getvalue()
+
+
+@dataclass
+class Standing:
+    """How far a cell is.
+
+    Attributes:
+        state: done, failed, outdated, open, or begun (open, with `epochs` of its run done).
+        tflop: arithmetic that is left of it, stage 1 included where no earlier cell pays for it.
+        seconds: the same as time, by the rates of finished cells; None where there are none.
+    """
+
+    cell: str
+    state: str
+    epochs: int
+    of: int
+    tflop: float
+    seconds: float | None
+    reason: str = ""
+
+
+def status(
+    name: str | Path, scale: str = FULL, results: Path = RESULTS, runs: Path = RUNS
+) -> tuple[Study, list[Standing]]:
+    """A study and the standing of each of its cells, in order of importance."""
+    study = load_study(name, scale)
+    ledger = Ledger(study.name, results)
+    states = {cell.id: ledger.state(cell.id, cell.digest) for cell in study.cells}
+    rates = [rate(ledger.outcome(cell.id)) for cell in study.cells if states[cell.id] == "done"]
+    speed = statistics.median(rates) if rates else None
+    paid: set[str] = set()
+    found = []
+    for cell in study.cells:
+        state, reason = states[cell.id], ""
+        run = Path(runs) / study.name / cell.config.name
+        epochs = cell.config.epochs if state == "done" else epochs_done(run)
+        left = 0.0
+        if state == "failed":
+            reason = ledger.failure(cell.id)["reason"]
+        elif state != "done":
+            left = work(cell.config) * (1 - epochs / cell.config.epochs)
+            if cell.stage1 is not None and cell.stage1.name not in paid:
+                paid.add(cell.stage1.name)
+                before = epochs_done(Path(runs) / STAGE1 / cell.stage1.name)
+                left += work(cell.stage1) * max(0.0, 1 - before / cell.stage1.epochs)
+            if epochs and state == "open":
+                state = "begun"
+        seconds = left / speed if speed else None
+        found.append(Standing(cell.id, state, epochs, cell.config.epochs, round(left, 3), seconds, reason))
+    return study, found
+
+
+def work(config: Any) -> float:
+    """TFLOP of a whole run, from the model table's GFLOPs; of a model of one's own 0."""
+    if code_file(config.model.name) is not None:
+        return 0.0
+    forward = find_entry(config.model.name).gflops * (config.preprocess.size / 224) ** 2 / 1000
+    return forward * PASSES[config.task] * config.epochs * training_images(config)
+
+
+def rate(outcome: Mapping[str, Any]) -> float:
+    """TFLOP per second of a finished cell's training."""
+    return outcome["training"]["tflop"] / max(outcome["training"]["seconds"], 1e-9)
+
+
+def epochs_done(run: Path) -> int:
+    """How many epochs of a run are finished."""
+    return history(run)[-1]["epoch"] if history(run) else 0
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """The records of a run's epochs; a line that a kill cut short is left out."""
+    path, found = run / "metrics.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def counted(standings: Iterable[Standing]) -> dict[str, int]:
+    """How many cells stand how."""
+    found: dict[str, int] = {}
+    for standing in standings:
+        found[standing.state] = found.get(standing.state, 0) + 1
+    return found
+
+
+def total_seconds(standings: Sequence[Standing]) -> float | None:
+    """The time that all open cells need; None where no rate is known."""
+    left = [s.seconds for s in standings if s.state not in ("done", "failed")]
+    return None if None in left else sum(second for second in left if second is not None)

@@ -1,0 +1,280 @@
+"""A study as Markdown and HTML, from results/STUDY/ alone: our figures, beside them the paper's, and what does not hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segmae.study import plots
+from segmae.study.grid import FULL
+from segmae.study.ledger import RESULTS, Ledger
+from segmae.study.page import Block, Bullets, Heading, Page, Paragraph, Picture, Table
+from segmae.study.printed import SOURCE, Printed, printed
+from segmae.study.tables import RESAMPLES, Comparison, Evidence, Figures, Interval, Place, load_evidence
+
+Plan = Mapping[str, Any]  # see `Study.plan`
+
+OUT = Path("docs/results")
+NONE = "–"
+MARK = "†"
+VERDICTS = {
+    "better": "holds",
+    "no difference": "does not hold: no difference beyond chance",
+    "worse": "does not hold: it is the other way round",
+}
+HOW = (
+    "**mean of images**: measured on each image, averaged over seeds, then over the images of all folds. **pooled**: from the "
+    f"pixels of all images together. In brackets 95 % bootstrap intervals over images ({RESAMPLES} resamples).",
+    "**±**: standard deviation of the cells' means (seeds and folds). An interval covers the choice of test images; how much "
+    "another seed would change is seen from ± alone, and not at all where a row has one cell.",
+    "**paired tests**: Wilcoxon's signed-rank test of per-image Dice on the same images, corrected by Holm for the "
+    "comparisons made together (one claim, or one table). **critical difference**: Nemenyi's, at 5 %.",
+    "**network size**: mask and prediction at the network's input size, as in the paper. **original size**: at the "
+    "photograph's own size in the dataset that was read.",
+)
+
+
+def write_report(study: str, results: Path = RESULTS, out: Path = OUT) -> tuple[Path, Path]:
+    """Write `OUT/STUDY.md` with pictures in `OUT/STUDY/`, and `OUT/STUDY.html`; the two paths.
+
+    Args:
+        study: a folder's name in `results`: the study's name, with `-SCALE` where it was run at one.
+
+    Raises:
+        DataError: nothing was run yet.
+        MissingExtra: matplotlib is not installed.
+    """
+    evidence = load_evidence(Ledger(study, Path(results)))
+    return build_page(evidence).write(Path(out), study)
+
+
+def build_page(evidence: Evidence) -> Page:
+    """The whole report."""
+    plan = evidence.plan
+    page = Page(plan["title"] if plan["scale"] == FULL else f"{plan['title']} ({plan['scale']} scale)")
+    page.add(Paragraph(
+        f"**{plan['scale_label']}.** {len(evidence.outcomes)} of {len(plan['cells'])} cells are finished. Made from "
+        f"`results/{plan['name']}/` by `segmae study report {plan['name']}`; a research tool, not a medical device."
+    ))  # fmt: skip
+    page.add(*([Paragraph(plan["text"])] if plan["text"] else []))
+    if not evidence.places:
+        page.add(Paragraph("No cell is finished yet: there are no figures."))
+    elif plan["claims"]:
+        page.add(*_claims(evidence))
+    for place in evidence.places:
+        page.add(*_place(plan, place))
+    page.add(Heading("How to read this"), Bullets([*HOW, *_about_printed(plan)]))
+    page.add(Heading("Where the figures come from"), Bullets(_sources(evidence)))
+    return page
+
+
+def _claims(evidence: Evidence) -> list[Block]:
+    """For each claim and place whether it holds; then the comparisons that say so."""
+    plan, rows, lines = evidence.plan, [], []
+    for claim in plan["claims"]:
+        for place in evidence.places:
+            found = place.compare([(claim["row"], than) for than in claim["than"]])
+            compared = {c.than for c in found}
+            absent = [_label(plan, than) for than in claim["than"] if than not in compared]
+            failing = [_label(plan, c.than) for c in found if c.verdict != "better"]
+            if not found:
+                verdict = "open, the cells are not finished"
+            elif len(found) == 1:
+                verdict = VERDICTS[found[0].verdict]
+            elif not failing:
+                verdict = f"holds against all {len(found)}"
+            else:
+                verdict = f"holds against {len(found) - len(failing)} of {len(found)}, not against {', '.join(failing)}"
+            verdict = f"**{verdict}**" if failing else verdict
+            late = f"; open against {', '.join(absent)}" if found and absent else ""
+            lines.append(f"{claim['text']}, on {place.label}: {verdict}{late}.")
+            rows += [_claim_row(plan, place, c) for c in found]
+    blocks: list[Block] = [Heading("Do the claims hold?"), Bullets(lines)]
+    if rows:
+        caption = "Difference of mean Dice at network size on the same images; a claim holds if the whole interval is above 0 and p (Holm) is below .05"
+        columns = ("comparison", "on", "difference", "p (Holm)", "printed difference", "verdict")
+        blocks.append(_table(plan, caption, columns, rows))
+    return blocks
+
+
+def _claim_row(plan: Plan, place: Place, c: Comparison) -> list[str]:
+    row, than = _printed(plan, place, c.row), _printed(plan, place, c.than)
+    difference = NONE
+    if row and than:
+        mark = MARK if row.faults or than.faults else ""
+        difference = _signed(row.figures["dice"] - than.figures["dice"]) + mark
+    return [f"{_label(plan, c.row)} over {_label(plan, c.than)}", place.label, _difference(c.difference), _p(c.adjusted),
+            difference, VERDICTS[c.verdict]]  # fmt: skip
+
+
+def _place(plan: Plan, place: Place) -> list[Block]:
+    """Tables and pictures of one dataset and test."""
+    figures = [place.figures[row] for row in plan["rows"] if row in place.figures]
+    waiting = [_label(plan, row) for row in plan["rows"] if row not in place.figures]
+    blocks: list[Block] = [Heading(place.label)]
+    if place.covered:
+        text = f"**Figures are on {place.covered} images of the test part**: the others are not in the dataset that was read."
+        blocks.append(Paragraph(text))
+    if warnings := [text for text in place.warnings if "not in the dataset" not in text]:
+        blocks.append(Bullets(warnings))
+    blocks.append(_overlap(plan, place, figures))
+    if waiting:
+        blocks.append(Paragraph(f"Not finished yet: {', '.join(waiting)}."))
+    blocks += [_pixels(plan, place, figures), _original(plan, figures)]
+    if len(figures) > 1:
+        blocks += [*_tests(plan, place), *_pictures(plan, place, figures)]
+    return [*blocks, _cost(plan, figures)]
+
+
+def _overlap(plan: Plan, place: Place, figures: Sequence[Figures]) -> Table:
+    columns = ["", "cells", "Dice, mean of images", "±", "Dice, pooled", "IoU, mean of images", "IoU, pooled"]
+    rows = [[_label(plan, f.row), f"{f.cells} of {f.expected}", _interval(f.mean("dice@network")), _spread(f),
+             _interval(f.pooled("dice@network")), _interval(f.mean("iou@network")), _interval(f.pooled("iou@network"))]
+            for f in figures]  # fmt: skip
+    theirs = [_printed(plan, place, f.row) for f in figures]
+    if any(theirs):
+        columns += ["Dice, printed", "IoU, printed"]
+        rows = [[*row, _their(t, "dice"), _their(t, "iou")] for row, t in zip(rows, theirs, strict=True)]
+    return _table(plan, f"Dice and IoU at {_size(figures)}", columns, rows)
+
+
+def _pixels(plan: Plan, place: Place, figures: Sequence[Figures]) -> Table:
+    names = ("accuracy", "sensitivity", "specificity")
+    theirs = [_printed(plan, place, f.row) for f in figures]
+    kinds = ["mean of images", "pooled", *(["printed"] if any(theirs) else [])]
+    rows = []
+    for f, their in zip(figures, theirs, strict=True):
+        cells = [_label(plan, f.row)]
+        for name in (f"{name}@network" for name in names):
+            three = (
+                f"{f.mean(name).value:.3f}",
+                f"{f.pooled(name).value:.3f}",
+                _their(their, name.split("@")[0]),
+            )
+            cells += three[: len(kinds)]
+        rows.append(cells)
+    columns = ["", *(f"{name}, {kind}" for name in names for kind in kinds)]
+    return _table(plan, f"Accuracy, sensitivity, specificity at {_size(figures)}", columns, rows)
+
+
+def _original(plan: Plan, figures: Sequence[Figures]) -> Table:
+    columns = [
+        "",
+        "Dice, mean of images",
+        "Dice, pooled",
+        "IoU, mean of images",
+        "IoU, pooled",
+        "HD95 (pixels)",
+        "boundary IoU",
+    ]
+    rows = [[_label(plan, f.row), _interval(f.mean("dice@original")), _interval(f.pooled("dice@original")),
+             _interval(f.mean("iou@original")), _interval(f.pooled("iou@original")), f"{f.mean('hd95@original').value:.1f}",
+             f"{f.mean('boundary_iou@original').value:.3f}"] for f in figures]  # fmt: skip
+    return _table(plan, "At original size", columns, rows)
+
+
+def _tests(plan: Plan, place: Place) -> list[Block]:
+    reference = plan["reference"]
+    compared = place.compare([(row, reference) for row in plan["rows"] if row != reference])
+    if not compared:
+        return []
+    rows = [
+        [_label(plan, c.row), str(c.images), _difference(c.difference), _p(c.p), _p(c.adjusted), c.verdict]
+        for c in compared
+    ]
+    caption = f"Paired tests of per-image Dice at network size: row less {_label(plan, reference)}"
+    return [_table(plan, caption, ("", "images", "difference", "p", "p (Holm)", "verdict"), rows)]
+
+
+def _pictures(plan: Plan, place: Place, figures: Sequence[Figures]) -> list[Block]:
+    labels = {row: _label(plan, row) for row in plan["rows"]}
+    note = f"{plan['scale_label']}; {sum(f.cells for f in figures)} cells"
+    drawn = {"ranks": plots.draw_ranks, "boxes": plots.draw_boxes, "costs": plots.draw_costs}
+    return [Picture(f"{place.group}-{place.test}-{kind}.png", f"{kind}, {place.label}, {plan['scale_label']}",
+                    draw(place, labels, plan["reference"], note)) for kind, draw in drawn.items()]  # fmt: skip
+
+
+def _cost(plan: Plan, figures: Sequence[Figures]) -> Table:
+    columns = ("", "parameters (M)", "GFLOPs an image", "training (minutes)", "CPU (ms an image)")
+    rows = [[_label(plan, f.row), f"{f.cost['parameters'] / 1e6:.2f}", f"{f.cost['gflops']:.2f}", f"{f.cost['minutes']:.1f}",
+             f"{f.cost['cpu_ms']:.1f}"] for f in figures]  # fmt: skip
+    return _table(
+        plan, "Cost at network size; training includes stage 1; on the machines named below", columns, rows
+    )
+
+
+def _sources(evidence: Evidence) -> list[str]:
+    """Devices and code behind the figures, and the cells that have none."""
+    outcomes, plan = list(evidence.outcomes.values()), evidence.plan
+    devices = Counter(f"{o['environment']['device']}; {o['environment']['processor']}" for o in outcomes)
+    code = Counter(o["code"]["commit"] or f"segmae {o['code']['segmae']}, not from a clone" for o in outcomes)
+    lines = [f"{count} of {len(outcomes)} finished cells on {name}" for name, count in devices.items()]
+    lines += [
+        f"{count} of {len(outcomes)} finished cells by the code of {name}" for name, count in code.items()
+    ]
+    missing = len(plan["cells"]) - len(outcomes) - len(evidence.failures)
+    lines += [f"open: {missing} of {len(plan['cells'])} cells"] if missing else []
+    lines += [f"failed: `{cell}`: {reason}" for cell, reason in evidence.failures.items()]
+    lines += [f"left out, its settings have changed since: `{cell}`" for cell in evidence.outdated]
+    return lines + [f"{row['label']}: {row['note']}" for row in plan["rows"].values() if row["note"]]
+
+
+def _about_printed(plan: Plan) -> list[str]:
+    if not any(row["printed"] for row in plan["rows"].values()):
+        return []
+    return [f"**printed**: {SOURCE} {MARK} marks figures that cannot all be right:", *_faults(plan)]
+
+
+def _faults(plan: Plan) -> list[str]:
+    found = []
+    datasets = dict.fromkeys(entry["printed"] for entry in plan["data"].values())
+    for dataset in datasets:
+        for row in plan["rows"].values():
+            theirs = printed(plan["table"], dataset, row["printed"])
+            if theirs and theirs.faults:
+                found.append(f"{MARK} {row['label']} on {dataset}: {'; '.join(theirs.faults)}")
+    return found
+
+
+def _printed(plan: Plan, place: Place, row: str) -> Printed | None:
+    return printed(plan["table"], place.printed, plan["rows"][row]["printed"])
+
+
+def _table(plan: Plan, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    return Table(f"{caption} ({plan['scale_label']})", columns, rows)
+
+
+def _size(figures: Sequence[Figures]) -> str:
+    return f"network size, {', '.join(str(n) for n in sorted({f.pixels for f in figures}))} px"
+
+
+def _label(plan: Plan, row: str) -> str:
+    return plan["rows"][row]["label"]
+
+
+def _their(theirs: Printed | None, measure: str) -> str:
+    if theirs is None or measure not in theirs.figures:
+        return NONE
+    return f"{theirs.figures[measure]:.3f}{MARK if theirs.faults else ''}"
+
+
+def _interval(figure: Interval) -> str:
+    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+
+
+def _difference(figure: Interval) -> str:
+    return f"{_signed(figure.value)} [{_signed(figure.low)}, {_signed(figure.high)}]"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _spread(figures: Figures) -> str:
+    return NONE if figures.spread is None else f"{figures.spread:.3f}"
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}"

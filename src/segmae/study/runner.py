@@ -1,0 +1,282 @@
+"""Run the open cells of studies, in order of importance, within a budget of time.
+
+A cell is trained in `runs/studies/STUDY/CELL-DIGEST/`, after its stage 1 in `runs/studies/_stage1/`, which other cells
+and studies with the same settings share. A finished cell becomes a JSON and a CSV in `results/STUDY/`.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segmae import __version__
+from segmae.checkpoint import read_info
+from segmae.config import Config, config_to_dict
+from segmae.errors import ConfigError, InUse, OutputError, SegmaeError
+from segmae.evaluate import evaluate_checkpoint, machine, portable, versions
+from segmae.files import locked
+from segmae.study.cost import measure_cost
+from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study
+from segmae.study.ledger import RESULTS, RUNS, Ledger, history, work
+from segmae.train import OutOfTime, run
+
+Listener = Callable[[dict[str, Any]], None]
+_RATES = {"s": 1, "m": 60, "h": 3600}
+
+
+@dataclass
+class Done:
+    """What one call did.
+
+    Attributes:
+        finished: ids of the cells that it finished.
+        failed: `cell` and `problem` of those that failed in it.
+        busy: ids of those that another process is running.
+        stopped: whether the budget was used up before the cells were.
+    """
+
+    finished: list[str] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and on what a study runs."""
+
+    results: Path = RESULTS
+    runs: Path = RUNS
+    device: str = ""  # "" leaves it to the settings
+    threads: int = 0
+
+
+def run_studies(
+    names: Sequence[str | Path],
+    scale: str = FULL,
+    budget: str | float | None = None,
+    *,
+    device: str = "",
+    threads: int = 0,
+    results: Path = RESULTS,
+    runs: Path = RUNS,
+    retry_failed: bool = False,
+    listener: Listener | None = None,
+) -> Done:
+    """Train and test the open cells of some studies, one study after the other.
+
+    Each process takes the cells that no other is running, so the same call may be started more than once.
+
+    Args:
+        names: see `find_study`.
+        scale: see `load_study`.
+        budget: time after which to stop, e.g. "9m", "45s" or seconds; training stops after the step under way and is saved.
+        device, threads: for training and testing, instead of those of the settings.
+        results, runs: folders for outcomes and for checkpoints.
+        retry_failed: also cells that failed before.
+        listener: called with a dict for every event of `segmae.train.run`, with the cell's id as "cell".
+    """
+    deadline = None if budget is None else time.monotonic() + seconds(budget)
+    place, done = Place(Path(results), Path(runs), device, threads), Done()
+    for study in [
+        load_study(name, scale) for name in names
+    ]:  # all of them first: a slip in the last is told now
+        run_study(study, place, done, deadline, retry_failed, listener or (lambda event: None))
+        if done.stopped:
+            break
+    return done
+
+
+def run_study(
+    study: Study, place: Place, done: Done, deadline: float | None, retry_failed: bool, tell: Listener
+) -> None:
+    """Run the open cells of one study and add to `done` what became of them."""
+    ledger = Ledger(study.name, place.results)
+    ledger.write_plan(study)
+    for cell in study.cells:
+        settled = ("done",) if retry_failed else ("done", "failed")
+        if ledger.state(cell.id, cell.digest) in settled:
+            continue
+        if deadline is not None and time.monotonic() >= deadline:
+            done.stopped = True
+            return
+        try:
+            with locked(place.runs / study.name / f"{cell.config.name}.lock"):
+                if ledger.state(cell.id, cell.digest) == "done":
+                    continue  # by another process, a moment ago
+                run_cell(study, cell, ledger, place, deadline, partial(_tell_of, tell, cell.id))
+            done.finished.append(cell.id)
+        except InUse:
+            done.busy.append(cell.id)
+        except OutOfTime:
+            done.stopped = True
+            return
+        except OutputError:
+            raise  # no place to write would fail every cell
+        except Exception as error:  # whatever is wrong with this cell, the others go on
+            failure = describe_failure(error)
+            ledger.write_failure(cell, {"study": study.name, "cell": cell.id, **failure})
+            done.failed.append({"cell": cell.id, "problem": f"{cell.id}: {failure['reason']}"})
+        finally:
+            _free_memory()
+
+
+def run_cell(
+    study: Study, cell: Cell, ledger: Ledger, place: Place, deadline: float | None, tell: Listener
+) -> None:
+    """Stage 1 where the cell has one, training, its tests, and the outcome.
+
+    Raises:
+        OutOfTime: the deadline came first; the same call goes on from there.
+    """
+    _reset_peak_memory()
+    stage1, config = None, _placed(cell.config, place, study.name)
+    if cell.stage1 is not None:
+        first = _placed(cell.stage1, place, STAGE1)
+        folder = run(first, tell, deadline)
+        stage1 = {"settings": portable(config_to_dict(first)), **_training(folder, first)}
+        config = replace(config, model=replace(config.model, start=str(folder)))
+    folder = run(config, tell, deadline)
+    training = {**_training(folder, config), "peak_memory_mb": _peak_memory()}
+
+    tests, per_image = {}, {}
+    for test in cell.tests:
+        out = folder / "evaluation" / test.name
+
+        def advance(done: int, total: int, test: str = test.name) -> None:
+            tell({"kind": "test", "test": test, "done": done, "total": total})
+            if deadline is not None and time.monotonic() >= deadline and done < total:
+                raise OutOfTime(f"{folder}: stopped in time, at image {done} of {total} of its test")
+
+        summary, _ = evaluate_checkpoint(
+            folder, test.data, test.load(config.data.split), test.part, out,
+            device=None if config.device == "auto" else config.device, threads=config.threads or None, progress=advance,
+        )  # fmt: skip
+        per_image[test.name] = out / "per_image.csv"
+        kept = ("data", "warnings", "network_size", "per_image_mean", "pooled", "bootstrap", "engine", "seconds", "images_per_second")  # fmt: skip
+        for failure in summary["data"]["failures"]:
+            failure["problem"] = without_folders(failure["problem"])
+        tests[test.name] = {key: summary[key] for key in kept}
+
+    provenance = read_info(folder).provenance
+    ledger.write(cell, {
+        "study": study.name, "scale": study.scale, "scale_label": study.scale_label,
+        "cell": cell.id, "row": cell.row, "data": cell.data, "seed": cell.seed,
+        "settings": portable(config_to_dict(config)), "stage1": stage1,
+        "code": {"segmae": __version__, "commit": commit()},
+        "data_sha256": {key: provenance["trained_on"][key] for key in ("sha256", "cache_sha256")},
+        "environment": {**machine(), "device": _device(config), "versions": versions()},
+        "training": training,
+        "network": measure_cost(folder),
+        "tests": tests,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }, per_image)  # fmt: skip
+
+
+def seconds(budget: str | float) -> float:
+    """`9m`, `45s`, `1.5h` or a number of seconds, as seconds.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(budget).strip())
+    if not match:
+        raise ConfigError(f"budget '{budget}': give a time such as 45s, 9m or 1.5h")
+    return float(match[1]) * _RATES[match[2] or "s"]
+
+
+def commit() -> str | None:
+    """The git commit of the code that runs, with `-changed` where files differ from it; None outside a clone."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=30
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None  # installed, perhaps into a folder of another repository
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
+    return f"{git('rev-parse', 'HEAD')}{'-changed' if changed else ''}"
+
+
+def describe_failure(error: Exception) -> dict[str, Any]:
+    """Why a cell failed, without folders of this machine; where in the code, if the error was not foreseen."""
+    text = without_folders(str(error))
+    failure: dict[str, Any] = {"reason": text or type(error).__name__, "kind": type(error).__name__}
+    if not isinstance(error, SegmaeError):
+        frames = traceback.extract_tb(error.__traceback__)[-4:]
+        failure["reason"] = f"{type(error).__name__}: {text}"
+        failure["where"] = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return {**failure, "failed": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _tell_of(tell: Listener, cell: str, event: dict[str, Any]) -> None:
+    tell({**event, "cell": cell})
+
+
+def without_folders(text: str) -> str:
+    """A message with the absolute paths in it cut down to file names."""
+    return re.sub(r"(?<![\w.~-])/(?:[^\s/:,'\"]+/)+", "", text)
+
+
+def _placed(config: Config, place: Place, folder: str) -> Config:
+    return replace(config, output=str(place.runs / folder), device=place.device or config.device,
+                   threads=place.threads or config.threads)  # fmt: skip
+
+
+def _training(folder: Path, config: Config) -> dict[str, Any]:
+    """How a finished run went, from its records."""
+    records = history(folder)
+    rates: Sequence[float] = sorted(rate for record in records if (rate := record["images_per_second"]) > 0)
+    best: Mapping[str, Any] = max((r for r in records if r["best"]), key=lambda r: r["epoch"], default={})
+    return {
+        "run": folder.name, "epochs": len(records), "best_epoch": best.get("epoch"), "seconds": records[-1]["seconds"],
+        "images_per_second": rates[len(rates) // 2] if rates else None, "tflop": round(work(config), 6), "history": records,
+    }  # fmt: skip
+
+
+def _device(config: Config) -> str:
+    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    return f"cuda: {torch.cuda.get_device_name()}" if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # no Linux, or not allowed
+        return
+
+
+def _peak_memory() -> dict[str, float | None]:
+    """Peak since the cell was taken up (this time), in MB: of the process, and of the GPU where there is one."""
+    try:
+        text = Path("/proc/self/status").read_text()
+        match = re.search(r"VmHWM:\s+(\d+) kB", text)
+    except OSError:
+        match = None
+    gpu = round(torch.cuda.max_memory_allocated() / 1e6, 1) if torch.cuda.is_available() else None
+    return {"process": round(int(match[1]) / 1000, 1) if match else None, "gpu": gpu}
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

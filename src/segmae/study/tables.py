@@ -1,0 +1,249 @@
+"""Finished cells -> figures with intervals, paired tests, ranks and costs. From results/ alone: no torch, no images.
+
+A row's value of an image is its mean over the seeds that measured it; folds add their test images to one set. Means and
+95 % intervals are over the images of that set (percentile bootstrap), so an interval covers the choice of images and
+not that of a seed: the spread of the cells' means stands beside it. Pooled measures are those of all pixel counts summed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmae import metrics, statistics
+from segmae.metrics import Counts
+from segmae.study.ledger import Ledger
+
+RESAMPLES = 2000
+ALPHA = 0.05
+COUNTED = ("tp", "fp", "fn", "tn")
+SIZES = ("network", "original")
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a row's finished cells measured at one place.
+
+    Attributes:
+        cells, expected: finished cells, and those that the study has.
+        pixels: side of the network's input.
+        ids: of the images, sorted.
+        values: per measure and size (`dice@network`, `hd95@original` ...) one value an image [images].
+        counts: per size, TP, FP, FN, TN of each image summed over its cells [images, 4].
+        means: mean Dice at network size of each cell.
+        cost: parameters, gflops, minutes, cpu_ms: means over cells, where measured.
+    """
+
+    row: str
+    cells: int
+    expected: int
+    pixels: int
+    ids: tuple[str, ...]
+    values: Mapping[str, FloatArray]
+    counts: Mapping[str, FloatArray]
+    means: tuple[float, ...]
+    cost: Mapping[str, float]
+
+    def mean(self, measure: str) -> Interval:
+        """Per-image mean of a measure, e.g. `dice@network`."""
+        values = self.values[measure]
+        return Interval(float(values.mean()), *statistics.mean_interval(values, RESAMPLES))
+
+    def pooled(self, measure: str) -> Interval:
+        """The measure of all pixels together."""
+        name, _, size = measure.partition("@")
+        overlap, counts = metrics.OVERLAP[name], self.counts[size]
+        samples = overlap(Counts(*statistics.resampled_sums(counts, RESAMPLES, 0).T))
+        low, high = statistics.percentile_interval(samples)
+        return Interval(float(overlap(Counts(*counts.sum(axis=0)))), float(low), float(high))
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the cells' mean Dice; None for a single cell."""
+        return float(np.std(self.means, ddof=1)) if len(self.means) > 1 else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row less another on the same images: mean difference of per-image Dice at network size, and p of Wilcoxon's test."""
+
+    row: str
+    than: str
+    images: int
+    difference: Interval
+    p: float
+    adjusted: float  # by Holm, for the comparisons made together
+
+    @property
+    def verdict(self) -> str:
+        """`better` or `worse` where the interval leaves out 0 and adjusted p is below .05, else `no difference`."""
+        if self.adjusted >= ALPHA or self.difference.low <= 0 <= self.difference.high:
+            return "no difference"
+        return "better" if self.difference.value > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A dataset (or the folds of one) and a test on it, with the figures of each row that has any."""
+
+    group: str
+    test: str
+    label: str
+    printed: str  # the paper's name of the dataset
+    figures: Mapping[str, Figures]
+    covered: str = ""  # how many of the split's images were there, where not all
+    warnings: tuple[str, ...] = ()
+
+    def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+        """The pairs (row, than) of which both have figures, adjusted for their number."""
+        measured = []
+        for row, than in pairs:
+            if row in self.figures and than in self.figures:
+                one, two = common([self.figures[row], self.figures[than]], "dice@network")
+                interval = Interval(
+                    float((one - two).mean()), *statistics.mean_interval(one - two, RESAMPLES)
+                )
+                measured.append((row, than, len(one), interval, statistics.wilcoxon(one, two)))
+        adjusted = statistics.holm([each[-1] for each in measured]) if measured else []
+        return [Comparison(*each, p) for each, p in zip(measured, adjusted, strict=True)]
+
+    def ranks(self) -> tuple[dict[str, float], float, int]:
+        """Mean rank of each row by per-image Dice at network size (1 the best), critical difference, images.
+
+        Raises:
+            ValueError: fewer than two rows.
+        """
+        if len(self.figures) < 2:
+            raise ValueError("ranks need two rows")
+        table = np.stack(common(list(self.figures.values()), "dice@network"), axis=1)
+        found = statistics.mean_ranks(table)
+        ranks = {row: float(rank) for row, rank in zip(self.figures, found, strict=True)}
+        return ranks, statistics.critical_difference(len(ranks), len(table)), len(table)
+
+
+@dataclass
+class Evidence:
+    """All finished cells of a study.
+
+    Attributes:
+        plan: see `Study.plan`.
+        outcomes: by cell id, the JSON of each.
+        failures: by cell id, why it failed.
+        outdated: ids of cells whose settings have changed since they were run; they are in no table.
+    """
+
+    ledger: Ledger
+    plan: dict[str, Any]
+    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    outdated: list[str] = field(default_factory=list)
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Every dataset and test that a finished cell has, in the study's order."""
+        cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for cell in self.plan["cells"]:
+            for test in cell["tests"]:
+                cells[self.plan["data"][cell["data"]]["group"], test].append(cell)
+        return [
+            self._place(group, test, some)
+            for (group, test), some in cells.items()
+            if any(c["id"] in self.outcomes for c in some)
+        ]
+
+    def _place(self, group: str, test: str, cells: Sequence[Mapping[str, Any]]) -> Place:
+        figures = {}
+        for row in self.plan["rows"]:
+            mine = [cell for cell in cells if cell["row"] == row]
+            done = [cell["id"] for cell in mine if cell["id"] in self.outcomes]
+            if done:
+                figures[row] = self._figures(row, test, done, len(mine))
+        entries = [self.plan["data"][cell["data"]] for cell in cells]
+        summaries = [self.outcomes[c["id"]]["tests"][test] for c in cells if c["id"] in self.outcomes]
+        label = entries[0]["label"] if len({e["label"] for e in entries}) == 1 else group
+        short = next((s["data"] for s in summaries if s["data"]["evaluated"] < s["data"]["expected"]), None)
+        warnings = tuple(dict.fromkeys(warning for s in summaries for warning in s["warnings"]))
+        return Place(group, test, label if test == "test" else f"{label}, tested on {test}", entries[0]["printed"], figures,
+                     short["coverage"] if short else "", warnings)  # fmt: skip
+
+    def _figures(self, row: str, test: str, cells: Sequence[str], expected: int) -> Figures:
+        values: dict[str, list[dict[str, float]]] = defaultdict(list)  # by image, one dict a cell
+        sums: dict[str, FloatArray] = defaultdict(lambda: np.zeros(8))
+        means, pixels = [], 0
+        for cell in cells:
+            pixels = self.outcomes[cell]["tests"][test]["network_size"]
+            where = {"network": f"@{pixels}", "original": "@original"}
+            lines = [line for line in self.ledger.images(cell) if line["test"] == test]
+            counts = np.array(
+                [[float(line[n + where[size]]) for size in SIZES for n in COUNTED] for line in lines]
+            )
+            measured = {
+                f"{name}@{size}": overlap(Counts(*counts[:, 4 * i : 4 * i + 4].T))
+                for i, size in enumerate(SIZES)
+                for name, overlap in metrics.OVERLAP.items()
+            }
+            for name in ("hd95", "assd", "boundary_iou"):
+                measured[f"{name}@original"] = np.array([float(line[f"{name}@original"]) for line in lines])
+            means.append(float(measured["dice@network"].mean()))
+            for i, line in enumerate(lines):
+                values[line["id"]].append({name: float(column[i]) for name, column in measured.items()})
+                sums[line["id"]] += counts[i]
+        ids = tuple(sorted(values))
+        names = values[ids[0]][0]
+        table = {name: np.array([np.mean([one[name] for one in values[i]]) for i in ids]) for name in names}
+        summed = np.stack([sums[i] for i in ids])
+        return Figures(row, len(cells), expected, pixels, ids, table, {"network": summed[:, :4], "original": summed[:, 4:]},
+                       tuple(means), self._cost(cells))  # fmt: skip
+
+    def _cost(self, cells: Sequence[str]) -> dict[str, float]:
+        found: dict[str, list[float]] = defaultdict(list)
+        for outcome in (self.outcomes[cell] for cell in cells):
+            found["minutes"].append(
+                (outcome["training"]["seconds"] + (outcome["stage1"] or {}).get("seconds", 0)) / 60
+            )
+            for key in ("parameters", "gflops", "cpu_ms"):
+                found[key].append(outcome["network"][key])
+        return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def load_evidence(ledger: Ledger) -> Evidence:
+    """Read a study's plan and the outcomes of its cells.
+
+    Raises:
+        DataError: nothing was run yet.
+    """
+    found = Evidence(ledger, ledger.plan())
+    for cell in found.plan["cells"]:
+        state = ledger.state(cell["id"], cell["digest"])
+        if state == "done":
+            found.outcomes[cell["id"]] = ledger.outcome(cell["id"])
+        elif state == "failed":
+            found.failures[cell["id"]] = ledger.failure(cell["id"])["reason"]
+        elif state == "outdated":
+            found.outdated.append(cell["id"])
+    return found
+
+
+def common(figures: Sequence[Figures], measure: str) -> list[FloatArray]:
+    """A measure of several rows on the images that all of them have, in one order."""
+    shared = set(figures[0].ids).intersection(*(each.ids for each in figures[1:]))
+    return [
+        np.array([value for i, value in zip(each.ids, each.values[measure], strict=True) if i in shared])
+        for each in figures
+    ]

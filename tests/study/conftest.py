@@ -1,0 +1,55 @@
+"""Drawn lesions and a study of tiny networks on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmae.data.catalog import open_dataset
+from segmae.data.phantom import write_dataset
+from segmae.data.splits import make_split, save_split
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen drawn lesions, and a split of 8 / 4 / 4."""
+    root = tmp_path_factory.mktemp("drawn")
+    folder = write_dataset(root / "lesions", 16, size=(96, 72))
+    save_split(make_split(open_dataset(folder).cases, ratios=(0.5, 0.25, 0.25)), root / "split.csv")
+    return root
+
+
+@pytest.fixture
+def write_study(drawn: Path, tmp_path: Path) -> Write:
+    """Writes a study with the rows `plain` and, after stage 1, `mae` and `mae-dice`; what is given replaces its parts."""
+    import yaml
+
+    def write(**parts: Any) -> Path:
+        study = {
+            "title": "Drawn lesions",
+            "reference": "plain",
+            "settings": {
+                "epochs": 2, "batch_size": 4, "device": "cpu", "threads": 1, "preprocess": {"size": 32},
+                "model": {"name": "segmae-tiny", "options": {"depth": 1, "decoder": [32, 1, 2]}},
+                "optimizer": {"name": "adamw", "lr": 1e-3},
+            },
+            "stage1": {"epochs": 1},
+            "data": {"drawn": {"settings": {"data": {
+                "root": str(drawn / "lesions"), "split": str(drawn / "split.csv"), "cache": str(drawn / "cache")}}}},
+            "rows": {
+                "plain": {"settings": {"task": "supervised", "model": {"options": {"decoder": None}}}},
+                "mae": {"stage1": {}},
+                "mae-dice": {"settings": {"losses": {"bce": 0}}, "stage1": {}},
+            },
+            **parts,
+        }  # fmt: skip
+        path = tmp_path / "drawn.yaml"
+        path.write_text(yaml.safe_dump(study, sort_keys=False))
+        return path
+
+    return write

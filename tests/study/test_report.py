@@ -1,0 +1,208 @@
+"""A study's tables against figures worked out by hand, on outcomes that are written down here; no torch, no images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segmae import statistics
+from segmae.errors import DataError
+from segmae.study.ledger import Ledger
+from segmae.study.printed import faults, printed
+from segmae.study.report import build_page, write_report
+from segmae.study.tables import load_evidence
+
+# Per row, dataset and seed: true positives, false positives and false negatives of each image, of 64 pixels.
+Pixels = list[tuple[int, int, int]]
+SAME: Pixels = [(10, 0, 0), (10, 0, 10), (8, 4, 4)]  # Dice 1, 2/3, 2/3
+
+
+def write_cell(
+    folder: Path, row: str, data: str, seed: int, images: dict[str, tuple[int, int, int]], **parts: Any
+) -> None:
+    name = f"{row}_{data}_s{seed}"
+    columns = [f"{n}{size}" for size in ("@8", "@original") for n in ("tp", "fp", "fn", "tn")]
+    lines = [",".join(["test", "id", *columns, "hd95@original", "assd@original", "boundary_iou@original"])]
+    for key, (tp, fp, fn) in images.items():
+        lines.append(",".join(map(str, ["test", key, *[tp, fp, fn, 64 - tp - fp - fn] * 2, 3, 1, 0.5])))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    summary = {
+        "data": {"evaluated": len(images), "expected": len(images), "coverage": ""},
+        "warnings": [],
+        "network_size": 8,
+    }
+    outcome = {
+        "digest": name, "training": {"seconds": 120.0, "tflop": 1.0}, "stage1": {"seconds": 60.0},
+        "network": {"parameters": 2e6, "gflops": 3.0, "cpu_ms": 4.0}, "tests": {"test": summary},
+        "environment": {"device": "cpu, 1 threads", "processor": "drawn", "system": "none"},
+        "code": {"commit": None, "segmae": "0.1.0"}, **parts,
+    }  # fmt: skip
+    (folder / f"{name}.json").write_text(json.dumps(outcome))
+
+
+def write_plan(
+    folder: Path, rows: dict[str, str], groups: dict[str, str], seeds: list[int], **parts: Any
+) -> None:
+    """Rows with their names in the paper, datasets with their groups."""
+    cells = [
+        {"id": f"{row}_{data}_s{seed}", "row": row, "data": data, "seed": seed, "digest": f"{row}_{data}_s{seed}", "tests": ["test"]}
+        for seed in seeds for data in groups for row in rows
+    ]  # fmt: skip
+    plan = {
+        "name": folder.name, "title": "Drawn", "text": "", "scale": "cpu", "scale_label": "small, for a CPU",
+        "reference": next(iter(rows)), "table": "table3", "claims": [],
+        "rows": {row: {"label": row.upper(), "printed": name, "note": ""} for row, name in rows.items()},
+        "data": {data: {"label": group, "group": group, "printed": "ph2"} for data, group in groups.items()},
+        "cells": cells, **parts,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.json").write_text(json.dumps(plan))
+
+
+def test_means_over_seeds_and_folds_and_pooled_measures_by_hand(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    write_plan(folder, {"a": ""}, {"fold1": "five", "fold2": "five"}, [0, 1])
+    write_cell(folder, "a", "fold1", 0, {"i1": (10, 0, 0), "i2": (10, 0, 10)})  # Dice 1, 2/3
+    write_cell(folder, "a", "fold1", 1, {"i1": (5, 5, 5), "i2": (10, 0, 10)})  # Dice 1/2, 2/3
+    write_cell(folder, "a", "fold2", 0, {"i3": (0, 4, 4)})  # Dice 0; its second seed is open
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    figures = place.figures["a"]
+    assert (figures.cells, figures.expected, figures.ids) == (3, 4, ("i1", "i2", "i3"))
+    values = np.array([0.75, 2 / 3, 0])  # each image over its seeds
+    assert figures.mean("dice@network").value == pytest.approx(values.mean())
+    assert (figures.mean("dice@network").low, figures.mean("dice@network").high) == statistics.mean_interval(
+        values
+    )
+    # 10 + 10 + 5 + 10 + 0 = 35 found rightly, 0 + 0 + 5 + 0 + 4 = 9 wrongly, 0 + 10 + 5 + 10 + 4 = 29 missed
+    assert figures.pooled("dice@network").value == pytest.approx(70 / (70 + 9 + 29))
+    assert figures.pooled("iou@original").value == pytest.approx(35 / (35 + 9 + 29))
+    assert figures.spread == pytest.approx(np.std([(1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2, 0], ddof=1))
+    assert figures.cost == {"minutes": 3.0, "parameters": 2e6, "gflops": 3.0, "cpu_ms": 4.0}
+
+
+def seen(random: np.random.Generator, found: int, images: int = 40) -> dict[str, tuple[int, int, int]]:
+    """Images on which about `found` of 20 lesion pixels are found."""
+    return {
+        f"i{n:02}": (int(tp), 0, 20 - int(tp))
+        for n, tp in enumerate(np.clip(random.normal(found, 1, images), 1, 20))
+    }
+
+
+@pytest.fixture
+def three_rows(tmp_path: Path) -> Path:
+    """`a` is better than `b`; `c` is `a` again on most images and not to be told from it; `d` is open."""
+    folder, random = tmp_path / "three", np.random.default_rng(0)
+    claims = [{"text": "A wins", "row": "a", "than": ["b", "c", "d"]}, {"text": "B beats A", "row": "b", "than": ["a"]},
+              {"text": "D wins", "row": "d", "than": ["a"]}]  # fmt: skip
+    write_plan(
+        folder, {"a": "SegMAE", "b": "U-Net", "c": "", "d": ""}, {"drawn": "drawn"}, [0], claims=claims
+    )
+    better = seen(random, 15)
+    write_cell(folder, "a", "drawn", 0, better)
+    write_cell(folder, "b", "drawn", 0, seen(random, 10))
+    write_cell(folder, "c", "drawn", 0, {**better, "i00": (9, 0, 11), "i01": (20, 0, 0)})
+    (folder / "d_drawn_s0.failed.json").write_text(
+        json.dumps({"digest": "d_drawn_s0", "reason": "no memory left"})
+    )
+    return tmp_path
+
+
+def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> None:
+    (place,) = load_evidence(Ledger("three", three_rows)).places
+    dice = {row: figures.values["dice@network"] for row, figures in place.figures.items()}
+    compared = {c.row: c for c in place.compare([("b", "a"), ("c", "a"), ("d", "a")])}
+    assert compared.keys() == {"b", "c"}
+    difference = dice["b"] - dice["a"]
+    assert (
+        compared["b"].difference.value == pytest.approx(difference.mean())
+        and compared["b"].verdict == "worse"
+    )
+    p = [statistics.wilcoxon(dice[row], dice["a"]) for row in ("b", "c")]
+    assert [compared[row].adjusted for row in ("b", "c")] == statistics.holm(p)
+    assert compared["c"].verdict == "no difference"
+    ranks, critical, images = place.ranks()
+    assert (
+        images == 40
+        and sum(ranks.values()) == pytest.approx(6)
+        and max(ranks, key=lambda row: ranks[row]) == "b"
+    )
+    assert critical == pytest.approx(
+        2.3437 * np.sqrt(3 * 4 / (6 * 40)), rel=1e-3
+    )  # q of three, Demsar 2006, table 5
+
+
+def test_the_report_says_what_holds_what_is_printed_and_what_is_open(three_rows: Path) -> None:
+    text = build_page(load_evidence(Ledger("three", three_rows))).markdown("three")
+    assert "# Drawn (cpu scale)" in text and "**small, for a CPU.** 3 of 4 cells are finished" in text
+    assert "A wins, on drawn: **holds against 1 of 2, not against C**; open against D." in text
+    assert "B beats A, on drawn: **does not hold: it is the other way round**." in text
+    assert "D wins, on drawn: open, the cells are not finished." in text
+    assert "0.941†" in text and "† A on ph2: Dice 0.941 is above 2 IoU / (1 + IoU) = 0.937" in text
+    assert "failed: `d_drawn_s0`: no memory left" in text and "Not finished yet: D." in text
+    captions = [line for line in text.splitlines() if line.startswith("*") and not line.startswith("**")]
+    assert len(captions) == 6 and all("(small, for a CPU)*" in line for line in captions)
+
+
+def test_a_report_is_made_without_torch_and_without_data_and_stands_alone(three_rows: Path) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from segmae.study.report import write_report\n"
+        "root = Path(sys.argv[1])\n"
+        "write_report('three', root, root / 'docs')\n"
+        "assert not {'torch', 'omegaconf'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(three_rows)], check=True, timeout=120)
+    page = (three_rows / "docs" / "three.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and "<link" not in page and 'src="http' not in page
+    pictures = sorted(file.name for file in (three_rows / "docs" / "three").iterdir())
+    assert pictures == [f"drawn-test-{kind}.png" for kind in ("boxes", "costs", "ranks")]
+    first = {file.name: file.read_bytes() for file in (three_rows / "docs" / "three").iterdir()}
+    write_report("three", three_rows, three_rows / "docs")
+    assert first == {file.name: file.read_bytes() for file in (three_rows / "docs" / "three").iterdir()}
+
+
+def test_a_study_that_was_never_run_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"study\.json: not here yet"):
+        write_report("none", tmp_path, tmp_path)
+
+
+def test_a_study_without_a_finished_cell_says_so(tmp_path: Path) -> None:
+    write_plan(
+        tmp_path / "study",
+        {"a": ""},
+        {"drawn": "drawn"},
+        [0],
+        claims=[{"text": "x", "row": "a", "than": ["a"]}],
+    )
+    assert "No cell is finished yet" in build_page(load_evidence(Ledger("study", tmp_path))).markdown("study")
+
+
+def test_the_papers_impossible_figures_are_those_of_its_known_slips() -> None:
+    from segmae.study.printed import _tables
+
+    faulty = {key for key, row in _tables().items() if row.faults}
+    assert faulty == {
+        ("table1", "isic2017", "SegMAE"), ("table2", "isic2018", "SegMAE"), ("table3", "ph2", "SegMAE"),
+        ("table3", "ph2", "MB-DCNN"), ("table3", "ph2", "DSNet"),
+        *(("table4", "isic2017", str(row)) for row in range(2, 8)), *(("table4", "ph2", str(row)) for row in (1, 2, 4, 5, 6, 7)),
+    }  # fmt: skip
+    assert len(_tables()) == 23 + 21
+    found = printed("table2", "isic2018", "FAT-Net")
+    assert found is not None and found.figures["dice"] == 0.89 and not found.faults
+    assert printed("table2", "isic2018", "none") is None
+
+
+def test_rounding_alone_is_no_fault() -> None:
+    assert faults({"dice": 0.8, "iou": 0.6667}) == []
+    assert (
+        len(faults({"dice": 0.81, "iou": 0.6667, "accuracy": 0.5, "sensitivity": 0.9, "specificity": 0.8}))
+        == 2
+    )

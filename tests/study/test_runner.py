@@ -1,0 +1,252 @@
+"""Running a study: stopped, killed, failed and shared work, on drawn lesions and networks of a few thousand weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from segmae.errors import ConfigError, InUse  # noqa: E402
+from segmae.files import locked  # noqa: E402
+from segmae.study import runner  # noqa: E402
+from segmae.study.grid import load_study  # noqa: E402
+from segmae.study.ledger import counted, status, total_seconds  # noqa: E402
+from segmae.study.runner import describe_failure, run_studies, seconds  # noqa: E402
+
+Write = Callable[..., Path]
+
+
+def folders(tmp_path: Path) -> dict[str, Path]:
+    return {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+
+
+def epochs_of(events: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    return [(event["cell"], event["epoch"]) for event in events if event["kind"] == "epoch"]
+
+
+def test_a_study_runs_shares_its_stage_1_and_leaves_small_outcomes(
+    write_study: Write, tmp_path: Path, drawn: Path
+) -> None:
+    path, events = write_study(), []  # type: var-annotated
+    assert counted(status(path, **folders(tmp_path))[1]) == {"open": 3}
+    done = run_studies([path], **folders(tmp_path), listener=events.append)
+    assert (
+        done.finished == ["plain_drawn_s0", "mae_drawn_s0", "mae-dice_drawn_s0"]
+        and not done.failed
+        and not done.stopped
+    )
+    # 2 epochs each, and one of stage 1, which the second that needs it finds done
+    assert len(epochs_of(events)) == 7
+    assert len(list((tmp_path / "runs" / "_stage1").iterdir())) == 1
+
+    results = tmp_path / "results" / "drawn"
+    outcome = json.loads((results / "mae_drawn_s0.json").read_text())
+    assert outcome["training"]["epochs"] == 2 and len(outcome["training"]["history"]) == 2
+    assert outcome["stage1"]["epochs"] == 1 and outcome["stage1"]["settings"]["task"] == "pretrain"
+    assert outcome["training"]["images_per_second"] > 0 and outcome["training"]["seconds"] > 0
+    assert outcome["network"]["cpu_ms"] > 0 and outcome["network"]["parameters"] > 1000
+    assert outcome["tests"]["test"]["data"]["evaluated"] == 4
+    assert {"dice@32", "dice@original"} <= outcome["tests"]["test"]["pooled"].keys()
+    assert outcome["environment"]["versions"]["torch"] == torch.__version__
+    for file in results.iterdir():
+        assert str(tmp_path) not in file.read_text() and str(drawn) not in file.read_text(), file
+        assert file.stat().st_size < 30_000
+    with (results / "mae_drawn_s0.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 4 and sum(int(lines[0][f"{n}@32"]) for n in ("tp", "fp", "fn", "tn")) == 32 * 32
+
+    events.clear()
+    assert run_studies([path], **folders(tmp_path), listener=events.append).finished == [] and not events
+    _, standings = status(path, **folders(tmp_path))
+    assert counted(standings) == {"done": 3} and total_seconds(standings) == 0
+
+
+def test_a_budget_stops_inside_an_epoch_and_the_next_call_goes_on(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_study(
+        rows={"plain": {"settings": {"task": "supervised", "model": {"options": {"decoder": None}}}}}
+    )
+    whole = tmp_path / "whole"
+    run_studies([path], results=whole / "results", runs=whole / "runs")
+
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    calls, steps = 0, []
+
+    def listener(event: dict[str, Any]) -> None:
+        if event["kind"] == "step":
+            steps.append((event["epoch"], event["step"]))
+            clock[0] += 30  # each step takes half a minute
+
+    while True:
+        calls += 1
+        done = run_studies([path], budget="20s", **folders(tmp_path), listener=listener)
+        if not done.stopped:
+            break
+        assert counted(status(path, **folders(tmp_path))[1]) in ({"open": 1}, {"begun": 1})
+        assert calls < 10
+    assert steps == [(1, 1), (1, 2), (2, 1), (2, 2)], "no step is done twice"
+    assert calls == 5 and done.finished == ["plain_drawn_s0"]
+    name = "drawn/plain_drawn_s0.csv"
+    assert (tmp_path / "results" / name).read_bytes() == (whole / "results" / name).read_bytes()
+
+
+def test_a_budget_that_is_used_up_in_a_test_tests_again(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_study(
+        rows={
+            "plain": {
+                "settings": {"task": "supervised", "epochs": 1, "model": {"options": {"decoder": None}}}
+            }
+        }
+    )
+    monkeypatch.setattr("segmae.evaluate.measure", one_by_one)
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def listener(event: dict[str, Any]) -> None:
+        clock[0] += 60 if event["kind"] == "test" else 0
+
+    assert run_studies([path], budget="50s", **folders(tmp_path), listener=listener).stopped
+    assert counted(status(path, **folders(tmp_path))[1]) == {"begun": 1}
+    assert run_studies([path], **folders(tmp_path)).finished == ["plain_drawn_s0"]
+
+
+def one_by_one(predictor: Any, cases: Any, batch_size: int, progress: Any = None) -> Any:
+    """Measuring in batches of one, so that there are images left when the time is up."""
+    from segmae.scoring import measure
+
+    return measure(predictor, cases, 1, progress)
+
+
+def test_a_killed_study_loses_no_finished_cell_and_ends_as_an_undisturbed_one(
+    write_study: Write, tmp_path: Path
+) -> None:
+    path = write_study(reference="one", rows={
+        name: {"settings": {"task": "supervised", "save_every": 1, "model": {"options": {"decoder": None}}, "losses": {"bce": bce}}}
+        for name, bce in (("one", 1), ("two", 2))
+    })  # fmt: skip
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from segmae.study.runner import run_studies\n"
+        "def listener(event):\n"
+        "    if event['cell'] == 'two_drawn_s0' and event['kind'] == 'step' and (event['epoch'], event['step']) == (2, 1):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run_studies([sys.argv[1]], results=Path(sys.argv[2]), runs=Path(sys.argv[3]), listener=listener)\n"
+    )
+    place = folders(tmp_path)
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(path), str(place["results"]), str(place["runs"])],
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    before = (place["results"] / "drawn" / "one_drawn_s0.json").read_bytes()
+    assert counted(status(path, **place)[1]) == {"done": 1, "begun": 1}
+
+    events: list[dict[str, Any]] = []
+    assert run_studies([path], **place, listener=events.append).finished == ["two_drawn_s0"]
+    assert epochs_of(events) == [("two_drawn_s0", 2)], "only the epoch under way is trained again"
+    assert (place["results"] / "drawn" / "one_drawn_s0.json").read_bytes() == before
+    whole = tmp_path / "whole"
+    run_studies([path], results=whole / "results", runs=whole / "runs")
+    for name in ("one", "two"):
+        file = f"drawn/{name}_drawn_s0.csv"
+        assert (place["results"] / file).read_bytes() == (whole / "results" / file).read_bytes()
+
+
+def test_a_cell_that_fails_is_recorded_and_stops_no_other(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {"task": "supervised", "epochs": 1, "model": {"options": {"decoder": None}}}
+    path = write_study(reference="plain", rows={"broken": {"settings": {**plain, "model": {"name": "dagan", "options": {}}}}, "plain": {"settings": plain}},
+                       settings={"batch_size": 4, "device": "cpu", "threads": 1, "preprocess": {"size": 32},
+                                 "model": {"name": "segmae-tiny", "options": {"depth": 1}}})  # fmt: skip
+    done = run_studies([path], **folders(tmp_path))
+    assert done.finished == ["plain_drawn_s0"] and [f["cell"] for f in done.failed] == ["broken_drawn_s0"]
+    failure = json.loads((tmp_path / "results/drawn/broken_drawn_s0.failed.json").read_text())
+    assert "depth" in failure["reason"] and failure["kind"] == "ConfigError"
+    _, standings = status(path, **folders(tmp_path))
+    assert {s.cell: s.state for s in standings} == {"broken_drawn_s0": "failed", "plain_drawn_s0": "done"}
+    assert "depth" in standings[0].reason
+
+    tried: list[str] = []
+    monkeypatch.setattr(runner, "run_cell", lambda study, cell, *rest: tried.append(cell.id))
+    run_studies([path], **folders(tmp_path))
+    assert tried == []
+    run_studies([path], **folders(tmp_path), retry_failed=True)
+    assert tried == ["broken_drawn_s0"]
+
+
+def test_a_cell_that_another_process_runs_is_passed_over(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tried = write_study(), []  # type: var-annotated
+    monkeypatch.setattr(runner, "run_cell", lambda study, cell, *rest: tried.append(cell.row))
+    cell = load_study(path).cells[1]
+    with locked(tmp_path / "runs" / "drawn" / f"{cell.config.name}.lock"):
+        done = run_studies([path], **folders(tmp_path))
+    assert done.busy == [cell.id] and tried == ["plain", "mae-dice"]
+
+
+def test_a_stage_1_that_another_process_trains_is_waited_for_by_doing_others(
+    write_study: Write, tmp_path: Path
+) -> None:
+    path = write_study()
+    stage1 = load_study(path).cells[1].stage1
+    assert stage1 is not None
+    with locked(tmp_path / "runs" / "_stage1" / stage1.name / "lock"):
+        done = run_studies([path], **folders(tmp_path))
+    assert done.finished == ["plain_drawn_s0"] and done.busy == ["mae_drawn_s0", "mae-dice_drawn_s0"]
+
+
+def test_a_lock_is_held_by_one_and_let_go_of(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "lock"),
+        pytest.raises(InUse, match="another process is at work"),
+        locked(tmp_path / "lock"),
+    ):
+        pass
+    with locked(tmp_path / "lock"):
+        pass
+
+
+def test_changed_settings_make_a_finished_cell_outdated(write_study: Write, tmp_path: Path) -> None:
+    rows = {
+        "plain": {"settings": {"task": "supervised", "epochs": 1, "model": {"options": {"decoder": None}}}}
+    }
+    run_studies([write_study(rows=rows)], **folders(tmp_path))
+    rows["plain"]["settings"]["optimizer"] = {"lr": 0.5}  # type: ignore[index]
+    path = write_study(rows=rows)
+    assert counted(status(path, **folders(tmp_path))[1]) == {"outdated": 1}
+    assert run_studies([path], **folders(tmp_path)).finished == ["plain_drawn_s0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("9m", 540), ("45s", 45), ("1.5h", 5400), ("30", 30), (12.5, 12.5)]
+)
+def test_budgets(text: str | float, wanted: float) -> None:
+    assert seconds(text) == wanted
+
+
+def test_a_budget_that_is_no_time_is_refused() -> None:
+    with pytest.raises(ConfigError, match="give a time such as 45s"):
+        seconds("nine minutes")
+
+
+def test_a_failures_reason_names_no_folder_of_this_machine() -> None:
+    assert describe_failure(ConfigError("/home/me/data/isic2018: no such folder; split isic2018/fold1"))[
+        "reason"
+    ] == ("isic2018: no such folder; split isic2018/fold1")
+    assert describe_failure(RuntimeError("at '/tmp/a/b.npy'"))["reason"] == "RuntimeError: at 'b.npy'"

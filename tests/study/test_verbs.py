@@ -1,0 +1,77 @@
+"""The verbs of `segmae study` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from PIL import Image
+
+from segmae import cli
+
+Write = Callable[..., Path]
+ROWS = {
+    name: {"settings": {"task": "supervised", "epochs": 1, "losses": {"bce": bce}, "model": {"options": {"decoder": None}}}}
+    for name, bce in (("one", 1), ("two", 2))
+}  # fmt: skip
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        cli.app(["study", *map(str, words)])
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+def test_run_status_report_and_sheets(
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_study(rows=ROWS, reference="one")
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capsys, "status", path, "--json")
+    assert code == 0 and json.loads(out)["counts"] == {"open": 2} and json.loads(out)["seconds"] is None
+    code, out, err = call(capsys, "run", path)
+    assert (code, out) == (0, "2 cells finished, 0 failed\n") and "one_drawn_s0: epoch 1" in err
+    code, out, _ = call(capsys, "status", path)
+    assert (
+        code == 0
+        and "drawn (As written: 32 px, 1 epochs, batch 4, ADAMW): 2 done; time left: about 0 minutes" in out
+    )
+    assert call(capsys, "run", path, "--json")[1].strip().startswith("{")
+    code, out, _ = call(capsys, "report", "drawn")
+    assert code == 0 and out.split() == ["docs/results/drawn.md", "docs/results/drawn.html"]
+    assert "2 of 2 cells are finished" in Path("docs/results/drawn.md").read_text()
+    code, out, _ = call(capsys, "sheets", path)
+    assert code == 0 and out.split() == ["runs/studies/drawn/sheets/drawn-test.png"]
+    with Image.open("runs/studies/drawn/sheets/drawn-test.png") as sheet:
+        assert sheet.width > 4 * 200  # image, mask, and a contour of each row
+
+
+def test_a_failed_cell_is_told_and_sets_the_exit_code(
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segmae.study import runner
+
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "run_cell", fails)
+    code, out, err = call(capsys, "run", write_study(rows=ROWS, reference="one"))
+    assert (code, out) == (1, "0 cells finished, 2 failed\n")
+    assert "failed: one_drawn_s0: RuntimeError: no such luck" in err
+
+
+def test_slips_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (("run", "table9"), ("status", "none.yaml"), ("report", "table2")):
+        code, _, err = call(capsys, *words)
+        assert code == 2 and len(err.splitlines()) == 1 and err.startswith("error: ")
+    assert call(capsys, "list")[0] == 0
