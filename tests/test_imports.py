@@ -19,6 +19,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"files", "background"}),
+    frozenset({"png"}),
     frozenset({"config"}),
     frozenset({"data", "models", "losses", "metrics", "statistics", "overlay", "contour"}),
     frozenset({"measure"}),
