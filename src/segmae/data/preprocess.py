@@ -23,6 +23,7 @@ LOSSY_SLACK = 40  # grey levels by which JPEG may blur the two values of a mask
 EXIF_ORIENTATION = 0x0112
 UPRIGHT, ON_ITS_SIDE = 1, (5, 6, 7, 8)  # values of EXIF's orientation
 STRIP = 4_000_000  # pixels that are converted or restored at once: bounds the memory of large photographs
+PIXELS_AT_ONCE = 50_000_000  # of photographs that several threads work on; a larger one is worked on alone
 SINGLE = (
     "JPEG",
     "MPO",
