@@ -19,9 +19,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"files", "background"}),
+    frozenset({"png"}),
     frozenset({"config"}),
     frozenset({"data", "models", "losses", "metrics", "statistics", "overlay", "contour", "views"}),
-    frozenset({"measure", "trust"}),
+    frozenset({"measure", "photographs", "trust"}),
+    frozenset({"result", "exchange", "gallery"}),
+    frozenset({"outputs"}),
     frozenset({"tasks", "checkpoint"}),
     frozenset({"engines", "runlog"}),
     frozenset({"predict"}),

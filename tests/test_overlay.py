@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segmae.overlay import PREDICTION, REFERENCE, draw_contour, line_width, overlay
+from segmae.overlay import PREDICTION, REFERENCE, STYLES, draw_contour, line_width, overlay, overlay_strips
 
 RED = (255, 0, 0)
 
@@ -59,6 +59,30 @@ def test_single_pixel_is_still_seen() -> None:
     mask = np.zeros((50, 50), bool)
     mask[20, 30] = True
     assert draw_contour(np.zeros((50, 50, 3), np.uint8), mask, RED, 1.5)[20, 30, 0] > 60
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("rows", [1, 13, 100])
+def test_an_overlay_drawn_in_strips_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, style: str, rows: int
+) -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (211, 160, 3), dtype=np.uint8)
+    mask = disc(211, 160, 70) | (rng.random((211, 160)) > 0.999)  # specks, and a lesion over many strips
+    whole = overlay(pixels, mask, disc(211, 160, 40), style=style)
+    monkeypatch.setattr("segmae.overlay.STRIP", rows * 160)
+    assert len(list(overlay_strips(pixels, mask, style=style))) == -(-211 // rows)
+    assert np.array_equal(overlay(pixels, mask, disc(211, 160, 40), style=style), whole)
+
+
+def test_styles_tint_the_lesion_or_keep_the_photograph_beside_it() -> None:
+    pixels, mask = np.full((300, 400, 3), 200, np.uint8), disc(300, 400, 90)
+    contour, fill, side = (overlay(pixels, mask, style=style) for style in STYLES)
+    assert tuple(contour[150, 200]) == (200, 200, 200)
+    assert fill[150, 200, 2] > fill[150, 200, 0] + 50 and tuple(fill[5, 5]) == (200, 200, 200)
+    assert np.array_equal(side[:, :400], pixels) and np.array_equal(side[:, -400:], contour)
+    with pytest.raises(ValueError, match="choose contour, fill, side"):
+        overlay(pixels, mask, style="glow")
 
 
 def test_width_grows_with_the_photograph() -> None:

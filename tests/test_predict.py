@@ -15,7 +15,8 @@ from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
 from segmae.errors import CheckpointError, DataError, ImageError, OutputError
-from segmae.predict import Predictor, find_photographs, load, predict_files
+from segmae.photographs import find_photographs
+from segmae.predict import Predictor, load, predict_files
 
 
 class Darkness:

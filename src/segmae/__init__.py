@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from segmae.checkpoint import load_model, save_pretrained
     from segmae.errors import SegmaeError
     from segmae.models import create_model, list_models
-    from segmae.predict import Predictor, Result, load
+    from segmae.predict import Predictor, load
+    from segmae.result import Result
 
 __version__ = "0.1.0"
 
@@ -30,7 +31,7 @@ _HOMES = {
     "save_pretrained": "segmae.checkpoint",
     "load": "segmae.predict",
     "Predictor": "segmae.predict",
-    "Result": "segmae.predict",
+    "Result": "segmae.result",
 }
 
 __all__ = [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -23,6 +25,30 @@ def ahead(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+class Room:
+    """Memory that threads share: work that would not fit beside what is under way waits; what is too large works alone.
+
+    Args:
+        size: in any unit, for example pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self._used, self._change = size, 0, threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Wait for this much room, and give it back at the end."""
+        with self._change:
+            self._change.wait_for(lambda: not self._used or self._used + size <= self.size)
+            self._used += size
+        try:
+            yield
+        finally:
+            with self._change:
+                self._used -= size
+                self._change.notify_all()
 
 
 def usable_cpus() -> int:

@@ -51,7 +51,7 @@ class Verbs(TyperGroup):
                 if isinstance(error, SegmaeError)
                 else ". Check the path, its permissions and the disk's space"
             )
-            print(f"error: {error}{remedy}", file=sys.stderr)
+            print(f"error: {one_line(str(error))}{remedy}", file=sys.stderr)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             print("stopped", file=sys.stderr)
@@ -422,7 +422,24 @@ def predict(
     sources: Annotated[
         list[Path], typer.Argument(metavar="FILE|FOLDER...", help="Photographs, or folders of them.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, overlays and results.jsonl.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="mask, overlay, probability, npz, geojson, coco, coco-rle, labelstudio, csv, html, sheet; "
+            "several with commas.",
+        ),
+    ] = None,
+    overlay_style: Annotated[str | None, typer.Option(help="contour, fill or side.")] = None,
+    keep_largest: Annotated[
+        bool | None, typer.Option("--keep-largest", help="Only the largest piece of a mask.")
+    ] = None,
+    fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help="Masks without holes.")] = None,
+    measure: Annotated[bool | None, typer.Option("--measure", help="Measurements, in results.jsonl.")] = None,
+    mm_per_pixel: Annotated[
+        float | None, typer.Option(help="Width of a pixel: measurements in mm too.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
     engine: Engine = None,
     device: Device = None,
@@ -431,23 +448,28 @@ def predict(
     resume: Annotated[bool | None, typer.Option("--resume", help="Skip what is already done.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Segment photographs: NAME_mask.png (0/255), NAME_overlay.png and results.jsonl. Goes on after a bad file."""
+    """Segment photographs: masks, overlays and results.jsonl, or the formats named. Goes on after a bad file."""
     from segmae.predict import predict_files
 
     options = given(
-        model=model, engine=engine, device=device, threads=threads, batch_size=batch_size, resume=resume
-    )
+        formats=formats and [name.strip() for name in formats.split(",")], overlay_style=overlay_style,
+        keep_largest=keep_largest, fill_holes=fill_holes, measure=measure, mm_per_pixel=mm_per_pixel, model=model,
+        engine=engine, device=device, threads=threads, batch_size=batch_size, resume=resume,
+    )  # fmt: skip
     with progress("photographs") as advance:
         done = predict_files(sources, out, **options, progress=advance)
     print_failures(done.failures)
+    for text in done.notes:
+        note(text)
     if as_json:
-        print_json({"results": done.rows, "failures": done.failures, "skipped": done.skipped})
+        passed_over = {"files": done.ignored.files, "folders": done.ignored.folders}
+        print_json({"results": done.rows, "failures": done.failures, "skipped": done.skipped, "ignored": passed_over,
+                    "notes": done.notes})  # fmt: skip
     else:
         already = f" ({done.skipped} of them earlier)" if done.skipped else ""
         failed = f", {len(done.failures)} failed" if done.failures else ""
-        print(
-            f"{len(done.rows)} segmented{already}{failed}; masks, overlays and results.jsonl in {done.folder}"
-        )
+        ignored = f", passed over: {done.ignored}" if str(done.ignored) else ""
+        print(f"{len(done.rows)} segmented{already}{failed}{ignored}; results in {done.folder}")
     raise typer.Exit(1 if done.failures else 0)
 
 
@@ -666,7 +688,12 @@ def note(text: str) -> None:
     """One line for the person who watches, beside what the verb prints as its result."""
     from rich.console import Console
 
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(text)
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Names of files may hold line breaks and codes that steer a terminal: these are shown, not sent."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def short(value: Any) -> str:
@@ -675,7 +702,11 @@ def short(value: Any) -> str:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    try:
+        print(text)
+    except UnicodeEncodeError:  # a file's name that is no valid Unicode, or a terminal without it
+        print(json.dumps(value, indent=2, default=str))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -692,7 +723,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def print_failures(failures: Iterable[dict[str, str]]) -> None:
     """Inputs that failed, one line each."""
     for failure in failures:
-        print(f"failed: {failure['problem']}", file=sys.stderr)
+        print(f"failed: {one_line(failure['problem'])}", file=sys.stderr)
 
 
 def print_doctor(report: dict[str, Any]) -> None:

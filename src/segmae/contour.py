@@ -101,8 +101,10 @@ def keep_largest(mask: NDArray[Any]) -> BoolArray:
     kept = np.zeros_like(inside)
     box = _box(inside)
     if box is not None:
-        labels, _ = ndimage.label(inside[box], np.ones((3, 3)))
-        sizes = np.bincount(labels.ravel())
+        labels, count = ndimage.label(inside[box], np.ones((3, 3)))
+        sizes = np.zeros(count + 1, np.int64)
+        for top in range(0, len(labels), 256):  # bincount makes a copy of eight bytes a pixel
+            sizes += np.bincount(labels[top : top + 256].ravel(), minlength=count + 1)
         sizes[0] = 0
         kept[box] = labels == sizes.argmax()
     return kept

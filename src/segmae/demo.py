@@ -20,7 +20,8 @@ from segmae.data.preprocess import read_image, read_mask
 from segmae.errors import DataError
 from segmae.files import atomic_path, atomic_write
 from segmae.overlay import overlay
-from segmae.predict import DEFAULT_MODEL, RESULTS, Progress, predict_files
+from segmae.photographs import RESULTS
+from segmae.predict import DEFAULT_MODEL, Progress, predict_files
 
 Pixels = NDArray[np.uint8]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
@@ -21,20 +22,68 @@ PREDICTION: Colour = (
 )  # cyan: absent from skin, told from yellow without colour vision by its hue
 REFERENCE: Colour = (255, 221, 51)  # yellow
 HALO: Colour = (0, 0, 0)
+STYLES = ("contour", "fill", "side")
+FILL = 0.35  # opacity of the filled lesion
+STRIP = 8_000_000  # pixels that are drawn on at once: bounds the memory of large photographs
 
 
-def overlay(pixels: Pixels, mask: NDArray[Any], reference: NDArray[Any] | None = None) -> Pixels:
+def overlay(
+    pixels: Pixels, mask: NDArray[Any], reference: NDArray[Any] | None = None, *, style: str = "contour"
+) -> Pixels:
     """The photograph with the predicted contour in cyan and, where given, the reference's in yellow below it.
 
     Args:
         pixels: uint8 [H, W, 3], RGB; left as it is.
         mask: [H, W], bool or 0/1; the prediction.
         reference: [H, W], bool or 0/1.
+        style: `contour`; `fill` tints the lesion as well; `side` puts the untouched photograph on the left.
 
     Returns:
-        uint8 [H, W, 3].
+        uint8 [H, W, 3]; of the style `side` as wide as two photographs and a white line.
     """
-    width = line_width(pixels)
+    return np.concatenate(list(overlay_strips(pixels, mask, reference, style=style)))
+
+
+def overlay_strips(
+    pixels: Pixels, mask: NDArray[Any], reference: NDArray[Any] | None = None, *, style: str = "contour"
+) -> Iterator[Pixels]:
+    """What `overlay` gives, in strips of some `STRIP` pixels from top to bottom.
+
+    Raises:
+        ValueError: no such style, or mask and pixels differ in size.
+    """
+    if style not in STYLES:
+        raise ValueError(f"overlay style '{style}': choose {', '.join(STYLES)}")
+    for area in (mask, reference):
+        if area is not None and area.shape[:2] != pixels.shape[:2]:
+            raise ValueError(f"mask {area.shape} and pixels {pixels.shape[:2]} differ in size")
+    width, height = line_width(pixels), len(pixels)
+    rows = max(1, STRIP // pixels.shape[1])
+    reach = 2 * _margin(1.7 * width)  # rows beyond the strip that a line in it depends on
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        around = slice(max(0, top - reach), min(height, bottom + reach))
+        inner = slice(top - around.start, bottom - around.start)
+        below = None if reference is None else reference[around]
+        photo = pixels[around]
+        drawn = _tinted(photo, mask[around]) if style == "fill" else photo
+        drawn = _with_contours(drawn, mask[around], below, width)[inner]
+        if style == "side":
+            gap = np.full((bottom - top, math.ceil(width), 3), 255, np.uint8)
+            drawn = np.concatenate([photo[inner], gap, drawn], axis=1)
+        yield drawn
+
+
+def _tinted(pixels: Pixels, mask: NDArray[Any]) -> Pixels:
+    inside = np.asarray(mask) != 0
+    tinted = pixels.copy()
+    tinted[inside] = np.rint((1 - FILL) * pixels[inside] + FILL * np.array(PREDICTION)).astype(np.uint8)
+    return tinted
+
+
+def _with_contours(
+    pixels: Pixels, mask: NDArray[Any], reference: NDArray[Any] | None, width: float
+) -> Pixels:
     layers = [(reference, REFERENCE)] if reference is not None else []
     layers.append((mask, PREDICTION))
     drawn = pixels
@@ -74,12 +123,17 @@ def draw_contour(
         return pixels.copy()
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     top, left, bottom, right = int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
-    margin = math.ceil(2 * width) + 2
+    margin = _margin(width)
     padded = np.pad(inside[top:bottom, left:right].view(np.uint8) * np.uint8(255), margin)
     blurred = Image.fromarray(padded).filter(ImageFilter.GaussianBlur(_blur(width)))
     image = Image.fromarray(pixels)
     image.paste(colour, (left - margin, top - margin), blurred.point(_opacities(width, opacity)))
     return np.array(image)
+
+
+def _margin(width: float) -> int:
+    """How far from the mask's edge a line of this width, blurred, reaches at most."""
+    return math.ceil(2 * width) + 2
 
 
 def _blur(width: float) -> float:

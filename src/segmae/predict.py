@@ -6,61 +6,48 @@ Preprocessing and threshold come from the model; nothing is guessed here.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from segmae import overlay as drawing
-from segmae.background import ahead, usable_cpus
+from segmae.background import Room, ahead, usable_cpus
 from segmae.checkpoint import CONFIG, ONNX, WEIGHTS, ModelInfo, read_info, resolve
-from segmae.data.catalog import MASK_ENDING, image_files, open_datasets
-from segmae.data.preprocess import Photo, normalize, prepare_image, read_image, restore
+from segmae.data.preprocess import (
+    PIXELS_AT_ONCE,
+    Photo,
+    image_size,
+    normalize,
+    prepare_image,
+    read_image,
+)
 from segmae.engines import Engine, create_engine
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError
-from segmae.files import atomic_path, atomic_write, make_folder
+from segmae.files import atomic_write, make_folder
+from segmae.outputs import (
+    DEFAULT_FORMATS,
+    Scale,
+    Wanted,
+    is_complete,
+    json_line,
+    wanted,
+    write_collections,
+    write_files,
+)
+from segmae.photographs import FILES, RESULTS, Ignored, collect, earlier_rows, name_results
+from segmae.result import Result, find_mask
 from segmae.trust import Trust, load_trust
 from segmae.views import VIEWS, turn, turn_back
 
 DEFAULT_MODEL = "segmae-tiny"
-RESULTS = "results.jsonl"
-OUTPUTS = ("_mask", "_overlay")  # endings of the pictures that `predict_files` writes
 TOO_LARGE = "does not fit into memory. Scale it down"
+KEPT = 2_000_000  # pixels of a decoded photograph that waits for the network; a larger one is decoded again for its overlay
 
 Progress = Callable[[int, int], None]  # files done, files in all
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a model found in one photograph, upright and at the photograph's own size.
-
-    Attributes:
-        mask: bool `[height,width]`: True is lesion.
-        probability: float32 `[height,width]` in [0, 1], of lesion.
-        threshold: the mask is where the probability exceeds it.
-        source: what was given: a path, an image or an array.
-    """
-
-    mask: NDArray[np.bool_]
-    probability: NDArray[np.float32]
-    threshold: float
-    source: Any
-
-    @property
-    def lesion_share(self) -> float:
-        """Share of the photograph that is lesion, in [0, 1]."""
-        return float(self.mask.mean())
-
-    def overlay(self) -> Image.Image:
-        """The photograph with the lesion's contour in cyan."""
-        return Image.fromarray(drawing.overlay(read_image(self.source).pixels, self.mask))
 
 
 class Predictor:
@@ -131,8 +118,8 @@ class Predictor:
 
     def result(self, probability: NDArray[np.float32], photo: Photo, source: Any) -> Result:
         """The network's probability `[S,S]` at the photograph's size."""
-        full = restore(probability, (photo.width, photo.height))
-        return Result(full > self.info.threshold, full, self.info.threshold, source)
+        mask = find_mask(probability, self.info.threshold, (photo.width, photo.height))
+        return Result(mask, probability, self.info.threshold, source, photo.orientation)
 
 
 def load(
@@ -169,16 +156,20 @@ class Predictions:
     """What `predict_files` did.
 
     Attributes:
-        folder: where the pictures and results.jsonl are.
+        folder: where the files are.
         rows: one per photograph that was segmented, as in results.jsonl, in the order given.
         failures: the others: `file` and `problem`.
         skipped: how many of the rows an earlier call had done.
+        ignored: what was passed over in the folders given.
+        notes: further lines for the user: pages that were not read, photographs that a file of all had to leave out.
     """
 
     folder: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
     skipped: int = 0
+    ignored: Ignored = field(default_factory=Ignored)
+    notes: list[str] = field(default_factory=list)
 
 
 def predict_files(
@@ -186,6 +177,12 @@ def predict_files(
     out: str | Path,
     model: str | Path = DEFAULT_MODEL,
     *,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    overlay_style: str = "contour",
+    keep_largest: bool = False,
+    fill_holes: bool = False,
+    measure: bool = False,
+    mm_per_pixel: Scale | None = None,
     engine: str = "auto",
     device: str | None = None,
     threads: int | None = None,
@@ -193,28 +190,37 @@ def predict_files(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Predictions:
-    """Segment files and folders; write `NAME_mask.png` (0/255), `NAME_overlay.png` and one `results.jsonl` into `out`.
+    """Segment files and folders; write the formats asked for and one `results.jsonl` into `out`.
 
     A file that cannot be read is listed in `failures` and in results.jsonl, and the rest goes on. The same input
-    gives the same bytes. Results of other photographs that `out` holds already stay.
+    gives the same bytes. Results of other photographs that `out` holds already stay, and the files that describe
+    a whole folder (COCO, tables, pages) are made of these too.
 
     Args:
         sources: image files, folders of images, or dataset folders, see `find_photographs`.
         out: folder, created where needed.
+        formats: of `segmae.outputs.FORMATS`; docs/predict.md says what each is. What a format is made from is written too.
+        overlay_style: one of `segmae.overlay.STYLES`.
+        keep_largest, fill_holes: see `Result.cleaned`.
+        measure: put measurements into the rows; so do the format `csv` and a scale.
+        mm_per_pixel: width of a pixel, or its (width, height).
         batch_size: photographs that the network sees at once.
-        resume: leave out what an earlier call with the same model has done and whose file has not changed since.
+        resume: leave out what an earlier call with the same model and options has done and whose file has not changed since.
         progress: called after every file.
 
     Raises:
+        ConfigError: an option that cannot be used.
         DataError: not one file in `sources`, or `out` holds the results of another photograph of the same name.
         OutputError: `out` cannot be written.
         CheckpointError: no usable model.
     """
-    photographs = find_photographs(sources)
+    want = wanted(formats, overlay_style, keep_largest, fill_holes, measure, mm_per_pixel)
+    files, ignored = collect(sources)
+    photographs = name_results(files)
     predictor = load(model, engine, threads, device)
     folder = make_folder(out)
     digest = _digest(resolve(model))
-    rows = _earlier_rows(folder)
+    rows = earlier_rows(folder)
     for name, path in photographs.items():
         before = Path(rows[name]["file"]) if name in rows else path
         if before.resolve() != path.resolve():
@@ -224,29 +230,33 @@ def predict_files(
     done = {
         name
         for name, path in photographs.items()
-        if resume and _is_done(rows.get(name), path, folder, digest)
+        if resume
+        and name in rows
+        and _is_current(rows[name], digest, _stamp(path))
+        and is_complete(rows[name], folder, want)
     }
     todo = [item for item in photographs.items() if item[0] not in done]
-    report, log = Predictions(folder, skipped=len(done)), folder / RESULTS
+    report, log = Predictions(folder, skipped=len(done), ignored=ignored), folder / RESULTS
     atomic_write(log, _lines(rows.values()))  # later lines of a name replace earlier ones
+    room = Room(PIXELS_AT_ONCE)
 
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool, log.open("a", encoding="utf-8") as journal:
-        photos = ahead(pool, lambda item: _read(predictor, *item), todo, 2 * batch_size)
+        photos = ahead(pool, lambda item: _read(predictor, *item, room), todo, 2 * batch_size)
         batch: list[_Photograph] = []
         for index, photo in enumerate(photos, 1):
-            if photo.decoded is None:
+            if photo.prepared is None:
                 rows[photo.name] = photo.row()
             else:
                 batch.append(photo)
             if len(batch) == batch_size or (index == len(todo) and batch):
-                inputs = [
-                    prepare_image(p.decoded.pixels, predictor.info.preprocess) for p in batch if p.decoded
-                ]
-                found = predictor.network_probability(np.stack(inputs))
+                found = predictor.network_probability(
+                    np.stack([p.prepared for p in batch if p.prepared is not None])
+                )
                 pairs = zip(batch, found, strict=True)
-                for row in ahead(pool, lambda pair: _write(folder, predictor, *pair, digest), pairs, 2):
-                    rows[row["name"]] = row
-                    journal.write(_lines([row]))
+                written = ahead(pool, lambda pair: _write(folder, predictor, *pair, want, room), pairs, 2)
+                for one, row in zip(batch, written, strict=True):
+                    rows[one.name] = _merged(folder, rows.get(one.name, {}), row, digest)
+                    journal.write(_lines([rows[one.name]]))
                 journal.flush()
                 batch = []
             if progress:
@@ -255,85 +265,47 @@ def predict_files(
     atomic_write(log, _lines([*(row for name, row in rows.items() if name not in photographs), *ordered]))
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
+    report.notes = [
+        f"{row['file']}: has {row['frames']} pages or frames; the first was segmented"
+        for row in report.rows
+        if "frames" in row
+    ]
+    report.notes += write_collections(folder, rows.values(), want.formats)
     return report
-
-
-def find_photographs(sources: Sequence[str | Path]) -> dict[str, Path]:
-    """Files by the name that their results get, in the order given.
-
-    Of a folder: the images directly in it without masks and pictures that segmae wrote, else the cases of the datasets
-    that it holds. A name is the file's without ending; where several files share it, with ending, then numbered.
-
-    Raises:
-        DataError: not one image; a folder that holds none is named.
-    """
-    files: list[Path] = []
-    for source in sources:
-        path = Path(source)
-        try:
-            files += _images_of(path) if path.is_dir() else [path]
-        except DataError:
-            if len(sources) == 1:
-                raise
-            files.append(path)  # it fails like a broken file, and the rest goes on
-    if not files:
-        raise DataError("no photographs given. Name image files or folders")
-    files = list(dict.fromkeys(files))
-    stems, names = Counter(path.stem.lower() for path in files), Counter(path.name.lower() for path in files)
-    found: dict[str, Path] = {}
-    for path in files:
-        name = path.stem if stems[path.stem.lower()] == 1 else path.name
-        number = 1
-        if names[path.name.lower()] > 1:
-            while (numbered := f"{path.stem}-{number}{path.suffix}") in found:
-                number += 1
-            name = numbered
-        found[name] = path
-    return found
-
-
-def _images_of(folder: Path) -> list[Path]:
-    written = {row.get(kind) for row in _earlier_rows(folder).values() for kind in ("mask", "overlay")}
-    files = [path for path in image_files(folder) if path.name not in written]
-    stems = {path.stem for path in files} | {path.name for path in files}  # results are named by either
-
-    def made_of_another(path: Path) -> bool:
-        ending = MASK_ENDING.search(path.stem)
-        return bool(ending and path.stem[: ending.start()] in stems) or any(
-            path.stem.endswith(end) and path.stem.removesuffix(end) in stems for end in OUTPUTS
-        )
-
-    files = [p for p in files if not (made_of_another(p) or p.stem.lower().endswith("_superpixels"))]
-    if files:
-        return files
-    if written:
-        raise DataError(
-            f"{folder}: no photographs found, only results of an earlier run. Name image files or a folder of them"
-        )
-    try:
-        return [case.image for dataset in open_datasets(folder) for case in dataset.cases]
-    except DataError as error:
-        raise DataError(
-            f"{folder}: no photographs found. Name image files or a folder of them ({error})"
-        ) from error
 
 
 @dataclass(frozen=True)
 class _Photograph:
-    """A file on its way through `predict_files`: decoded, or with the reason why it cannot be used."""
+    """A file on its way through `predict_files`: read, or with the reason why it cannot be used.
+
+    Attributes:
+        photo: as the network saw it; without its pixels where they are not those of the full size, or too many to keep.
+        prepared: uint8 `[S,S,3]`.
+        stamp: of the file before it was read.
+    """
 
     name: str
     path: Path
-    decoded: Photo | None = None
+    photo: Photo | None = None
+    prepared: NDArray[np.uint8] | None = None
+    stamp: list[int] | None = None
     problem: str = ""
 
     def row(self, **found: Any) -> dict[str, Any]:
         return {"name": self.name, "file": str(self.path), **(found or {"error": self.problem})}
 
 
-def _read(predictor: Predictor, name: str, path: Path) -> _Photograph:
+def _read(predictor: Predictor, name: str, path: Path, room: Room) -> _Photograph:
     try:
-        return _Photograph(name, path, predictor.read(path))
+        stamp = _stamp(path)
+        width, height = image_size(path)
+        with room.taken(width * height):
+            photo = predictor.read(path)
+            prepared = prepare_image(photo.pixels, predictor.info.preprocess)
+        whole = photo.pixels.shape[:2] == (photo.height, photo.width)
+        if not whole or photo.width * photo.height > KEPT:
+            photo = replace(photo, pixels=np.empty((0, 0, 3), np.uint8))
+        return _Photograph(name, path, photo, prepared, stamp)
     except (ImageError, OSError) as error:
         return _Photograph(name, path, problem=str(error))
     except MemoryError:
@@ -341,31 +313,63 @@ def _read(predictor: Predictor, name: str, path: Path) -> _Photograph:
 
 
 def _write(
-    folder: Path, predictor: Predictor, photo: _Photograph, probability: NDArray[np.float32], digest: str
+    folder: Path,
+    predictor: Predictor,
+    photograph: _Photograph,
+    probability: NDArray[np.float32],
+    want: Wanted,
+    room: Room,
 ) -> dict[str, Any]:
-    """Write one photograph's pictures; its row."""
-    assert photo.decoded is not None
-    mask, overlay = (folder / f"{photo.name}{ending}.png" for ending in OUTPUTS)
+    """Write one photograph's files; its row."""
+    photo, path = photograph.photo, photograph.path
+    assert photo is not None
+
+    def pixels() -> NDArray[np.uint8]:
+        return photo.pixels if photo.pixels.size else read_image(path).pixels
+
     try:
-        result = predictor.result(probability, photo.decoded, photo.path)
-        height, width = result.mask.shape
-        whole = photo.decoded.pixels.shape[:2] == (height, width)
-        pixels = photo.decoded.pixels if whole else read_image(photo.path).pixels
-        pictures = (
-            (mask, result.mask.astype(np.uint8) * np.uint8(255)),
-            (overlay, drawing.overlay(pixels, result.mask)),
-        )
+        with room.taken(photo.width * photo.height):
+            result = predictor.result(probability, photo, path).cleaned(want.keep_largest, want.fill_holes)
+            files = write_files(folder, photograph.name, result, pixels, want)
     except ImageError as error:  # broken beyond what the reduced decoding saw
-        return photo.row(error=str(error))
+        return photograph.row(error=str(error))
     except MemoryError:
-        return photo.row(error=f"{photo.path}: {TOO_LARGE}")
-    for path, picture in pictures:
-        with atomic_path(path) as temporary:
-            Image.fromarray(picture).save(temporary, "PNG", compress_level=3)
-    return photo.row(
-        width=width, height=height, lesion_share=round(result.lesion_share, 6), threshold=result.threshold,
-        mask=mask.name, overlay=overlay.name, weights=digest, stamp=_stamp(photo.path),
+        return photograph.row(error=f"{path}: {TOO_LARGE}")
+    return photograph.row(
+        width=photo.width, height=photo.height, orientation=photo.orientation,
+        **({"frames": photo.frames} if photo.frames > 1 else {}),
+        lesion_share=round(result.lesion_share, 6), uncertainty=round(result.uncertainty, 6), threshold=result.threshold,
+        keep_largest=want.keep_largest, fill_holes=want.fill_holes, **files, stamp=photograph.stamp,
     )  # fmt: skip
+
+
+def _merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: str) -> dict[str, Any]:
+    """A new row, with what an earlier call found for the same photograph, model and options in other formats.
+
+    Where these differ, files that the new row does not name are removed: they would contradict it.
+    """
+    if "error" in row:
+        return row
+    row["weights"] = digest
+    same = _is_current(before, digest, row["stamp"]) and all(
+        before.get(key) == row[key] for key in ("keep_largest", "fill_holes")
+    )
+    for kind, ending in FILES.items():
+        if kind in row or before.get(kind) != row["name"] + ending:
+            continue
+        if same:
+            row[kind] = before[kind]
+        else:
+            (folder / before[kind]).unlink(missing_ok=True)
+    for key in ("measurements", "overlay_style"):
+        if same and key in before:
+            row.setdefault(key, before[key])
+    return row
+
+
+def _is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bool:
+    """An earlier call did it with this model, and the photograph has not changed."""
+    return row.get("weights") == digest and row.get("stamp") == stamp
 
 
 def _stamp(path: Path) -> list[int] | None:
@@ -384,29 +388,5 @@ def _digest(model: Path) -> str:
     return hashlib.sha256(b"".join(content)).hexdigest()[:16]
 
 
-def _earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """What results.jsonl of a folder says, by name."""
-    log = folder / RESULTS
-    rows: dict[str, dict[str, Any]] = {}
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
-        try:
-            row = json.loads(line)
-            rows[row["name"]] = {**row, "file": str(row["file"])}
-        except (
-            json.JSONDecodeError,
-            KeyError,
-            TypeError,
-        ):  # half a line of a killed call, or another program's file
-            continue
-    return rows
-
-
-def _is_done(row: dict[str, Any] | None, path: Path, folder: Path, digest: str) -> bool:
-    """An earlier call did it with this model, its pictures are there, and the photograph has not changed."""
-    if row is None or row.get("weights") != digest or row.get("stamp") != _stamp(path):
-        return False
-    return all((folder / row[kind]).is_file() for kind in ("mask", "overlay"))
-
-
 def _lines(rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(json_line(row) + "\n" for row in rows)

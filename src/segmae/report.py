@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from segmae.data.catalog import Case
 from segmae.data.preprocess import read_image, read_mask
 from segmae.files import atomic_path, atomic_write
+from segmae.gallery import fit_text, font, shrink
 from segmae.overlay import PREDICTION, REFERENCE, overlay
 
 if TYPE_CHECKING:
@@ -129,21 +129,21 @@ def draw_sheet(
     row_height = HEADING + TILE[1] + CAPTION
     sheet = Image.new("RGB", (width, GAP + 2 * HEADING + len(rows) * row_height + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, GAP), _fit(draw, heading, 26, width - 2 * GAP), INK, font=_font(26))
+    draw.text((GAP, GAP), fit_text(draw, heading, 26, width - 2 * GAP), INK, font=font(26))
     below = GAP + HEADING
     room = _legend(draw, width - GAP, below) - 2 * GAP
     subtitle = f"{len(dice)} images, mean Dice {sum(dice.values()) / len(dice):.3f} at original size"
-    draw.text((GAP, below), _fit(draw, subtitle, 18, room), GREY, font=_font(18))
+    draw.text((GAP, below), fit_text(draw, subtitle, 18, room), GREY, font=font(18))
     for number, (name, ids) in enumerate(rows.items()):
         top = GAP + 2 * HEADING + number * row_height
-        draw.text((GAP, top + 10), name, INK, font=_font(20))
+        draw.text((GAP, top + 10), name, INK, font=font(20))
         for column, id in enumerate(ids):
             left = GAP + column * (TILE[0] + GAP)
             sheet.paste(_tile(predictor, known[id]), (left, top + HEADING))
             under, figure = top + HEADING + TILE[1] + 5, f"Dice {dice[id]:.3f}"
-            space = TILE[0] - draw.textlength(figure, font=_font(17)) - GAP
-            draw.text((left, under), _fit(draw, id, 17, space), GREY, font=_font(17))
-            draw.text((left + TILE[0], under), figure, INK, font=_font(17), anchor="ra")
+            space = TILE[0] - draw.textlength(figure, font=font(17)) - GAP
+            draw.text((left, under), fit_text(draw, id, 17, space), GREY, font=font(17))
+            draw.text((left + TILE[0], under), figure, INK, font=font(17), anchor="ra")
     return sheet
 
 
@@ -154,36 +154,18 @@ def _tile(predictor: Predictor, case: Case) -> Image.Image:
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     masks = predictor(case.image).mask, read_mask(case.mask, size=(photo.width, photo.height))
     pixels = np.asarray(Image.fromarray(photo.pixels).resize(size, Image.Resampling.LANCZOS))
-    drawn = overlay(pixels, *(_shrink(mask, size) for mask in masks))
+    drawn = overlay(pixels, *(shrink(mask, size) for mask in masks))
     tile = Image.new("RGB", TILE, BOX)
     tile.paste(Image.fromarray(drawn), ((TILE[0] - size[0]) // 2, (TILE[1] - size[1]) // 2))
     return tile
 
 
-def _shrink(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-    grey = Image.fromarray((mask != 0).astype(np.uint8) * np.uint8(255))
-    return np.asarray(grey.resize(size, Image.Resampling.BILINEAR)) >= 128
-
-
 def _legend(draw: ImageDraw.ImageDraw, right: int, top: int) -> int:
     """Draw it to the left of `right`; where it begins."""
     for name, colour in (("reference", REFERENCE), ("prediction", PREDICTION)):
-        right -= round(draw.textlength(name, font=_font(18)))
-        draw.text((right, top), name, GREY, font=_font(18))
+        right -= round(draw.textlength(name, font=font(18)))
+        draw.text((right, top), name, GREY, font=font(18))
         right -= 40
         draw.rounded_rectangle((right, top + 8, right + 30, top + 14), 3, colour, outline=GREY)
         right -= 2 * GAP
     return right + 2 * GAP
-
-
-def _fit(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> str:
-    """The text, shortened in its middle until it fits into `room` pixels."""
-    short, keep = text, len(text)
-    while draw.textlength(short, font=_font(size)) > room and keep > 4:
-        keep -= 1
-        short = f"{text[: (keep + 1) // 2]}...{text[len(text) - keep // 2 :]}"
-    return short
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from segmae.data.preprocess import (
     resize_image,
     resize_mask,
     restore,
+    restored_strips,
 )
 from segmae.errors import ImageError
 
@@ -90,6 +92,7 @@ def test_every_orientation_is_turned_upright(orientation: int, kind: str, at_lea
         encoded(upright if way is None else upright.transpose(way), kind, exif=exif, **options), at_least
     )
     assert (photo.width, photo.height) == (160, 120)
+    assert photo.orientation == orientation
     assert photo.pixels.shape == ((30, 40, 3) if at_least else (120, 160, 3))
     assert difference(photo.pixels, np.asarray(upright.reduce(4) if at_least else upright)) < 2
 
@@ -114,6 +117,47 @@ def test_a_pil_image_is_turned_as_well_and_left_as_it_was() -> None:
     assert (photo.width, photo.height) == (48, 64)
     assert image.size == (64, 48)
     assert np.array_equal(photo.pixels, np.asarray(ImageOps.exif_transpose(image)))
+
+
+def test_a_mask_is_turned_like_its_photograph() -> None:
+    for orientation, way in TO_STORED.items():
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        upright = Image.fromarray(MASK * 255)
+        stored = upright if way is None else upright.transpose(way)
+        with tempfile.NamedTemporaryFile(suffix=".png") as file:
+            stored.save(file.name, exif=exif)
+            assert np.array_equal(read_mask(file.name), MASK)
+
+
+# Strips, by which large photographs fit into memory
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "I;16", "F", "I"])
+@pytest.mark.parametrize("orientation", [1, 5])
+def test_a_photograph_read_in_strips_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, mode: str, orientation: int
+) -> None:
+    image = PICTURE.convert("L").convert(mode) if mode in ("I;16", "F", "I") else PICTURE.convert(mode)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(image, "TIFF" if mode in ("CMYK", "F", "I") else "PNG", exif=exif)
+    whole = read_image(data)
+    monkeypatch.setattr(preprocess, "STRIP", 64 * 7)  # seven rows, which do not divide 48
+    assert np.array_equal(read_image(data).pixels, whole.pixels)
+
+
+@pytest.mark.parametrize("size", [(301, 200), (50, 40), (64, 64), (900, 30), (1, 1)])
+def test_a_probability_is_restored_as_pillow_does_it_and_in_strips_too(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    probability = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    whole = restore(probability, size)
+    pillow = np.asarray(Image.fromarray(probability).resize(size, Image.Resampling.BILINEAR))
+    assert np.abs(whole - pillow).max() < 1e-6
+    monkeypatch.setattr(preprocess, "STRIP", 5 * size[0])
+    assert len(list(restored_strips(probability, size))) == -(-size[1] // 5)
+    assert np.array_equal(restore(probability, size), whole)
 
 
 # Colours
@@ -200,9 +244,9 @@ def test_of_animations_and_many_pages_the_first_is_taken(tmp_path: Path) -> None
     path = tmp_path / "renamed.jpg"
     path.write_bytes(encoded(PICTURE, "GIF", save_all=True, append_images=others))
     assert difference(read_image(path).pixels, PIXELS) < 12, "GIF has 256 colours"
-    assert np.array_equal(
-        read_image(encoded(PICTURE, "TIFF", save_all=True, append_images=others)).pixels, PIXELS
-    )
+    pages = read_image(encoded(PICTURE, "TIFF", save_all=True, append_images=others))
+    assert np.array_equal(pages.pixels, PIXELS)
+    assert (read_image(path).frames, pages.frames, read_image(PICTURE).frames) == (3, 3, 1)
 
 
 # Sources

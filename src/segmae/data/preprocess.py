@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from segmae.config import Preprocess
 from segmae.errors import ImageError
@@ -19,6 +22,13 @@ SCALE_IT = f"Scale it below {MAX_PIXELS // 10**6} megapixels"
 LOSSY_SLACK = 40  # grey levels by which JPEG may blur the two values of a mask
 EXIF_ORIENTATION = 0x0112
 UPRIGHT, ON_ITS_SIDE = 1, (5, 6, 7, 8)  # values of EXIF's orientation
+STRIP = 4_000_000  # pixels that are converted or restored at once: bounds the memory of large photographs
+PIXELS_AT_ONCE = 50_000_000  # of photographs that several threads work on; a larger one is worked on alone
+SINGLE = (
+    "JPEG",
+    "MPO",
+    "BMP",
+)  # formats without pages; an MPO's further pictures are previews and depth maps
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,16 @@ class Photo:
         pixels: uint8 `[h,w,3]` RGB, perhaps decoded at a reduced scale.
         width, height: full size in pixels, upright.
         path: where it came from, or a description.
+        orientation: EXIF's, 1 to 8, as the file says it: how the stored picture was turned to be upright.
+        frames: pages or frames of the file. The pixels are the first one's.
     """
 
     pixels: np.ndarray
     width: int
     height: int
     path: str
+    orientation: int = UPRIGHT
+    frames: int = 1
 
 
 def read_image(source: Any, at_least: int | None = None) -> Photo:
@@ -56,8 +70,18 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
     if isinstance(source, Image.Image):
         return _photo(source, str(getattr(source, "filename", "") or "image"))
     name = "bytes" if isinstance(source, bytes | bytearray) else str(source)
-    with _opened(source, name) as image:
+    with closing(_opened(source, name)) as image:
         return _photo(image, name, at_least)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image file as it is stored, from its header alone.
+
+    Raises:
+        ImageError: missing, not an image, or absurdly large.
+    """
+    with closing(_opened(path, str(path))) as image:
+        return image.size
 
 
 def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -74,10 +98,12 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
     name = str(path)
     with _opened(path, name) as image:
         lossy = image.format == "JPEG"
-        image = _decoded(image, name)
+        image, turn = _decoded(image, name)
         if image.mode in ("P", "PA", "CMYK", "YCbCr"):
             image = image.convert("RGBA")
         values = np.asarray(image)
+    if turn != UPRIGHT:
+        values = _upright(values, turn)
     if values.ndim == 3:
         colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
         if values.shape[2] in (2, 4):
@@ -134,8 +160,47 @@ def normalize(batch: np.ndarray, preprocess: Preprocess) -> np.ndarray:
 
 def restore(probability: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The network's probability `[S,S]` at the photograph's size (width, height): float32 `[H,W]` in [0, 1]."""
+    full = np.empty((size[1], size[0]), np.float32)
+    top = 0
+    for strip in restored_strips(probability, size):
+        full[top : top + len(strip)] = strip
+        top += len(strip)
+    return full
+
+
+def restored_strips(probability: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """What `restore` gives, in strips of at most `STRIP` pixels from top to bottom: float32 `[h,W]`.
+
+    Bilinear, with antialiasing where the photograph is smaller than what the network saw.
+    """
+    width, height = size
     grey = Image.fromarray(np.ascontiguousarray(probability, dtype=np.float32))
-    return np.clip(np.asarray(grey.resize(size, Image.Resampling.BILINEAR)), 0, 1)
+    wide = np.asarray(grey.resize((width, grey.height), Image.Resampling.BILINEAR))
+    first, weights = _row_weights(len(wide), height)
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        part = slice(top, top + rows)
+        strip = np.zeros((len(first[part]), width))
+        for tap in range(weights.shape[1]):
+            source = np.minimum(first[part] + tap, len(wide) - 1)  # beyond the last row the weight is 0
+            strip += weights[part, tap, None] * wide[source]
+        yield np.clip(strip.astype(np.float32), 0, 1)
+
+
+def _row_weights(rows: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of which rows each of `height` rows is the weighted mean: first row `[height]` and weights `[height,taps]`.
+
+    The triangle filter of Pillow's bilinear resizing, which has no way to resize a strip of a picture exactly.
+    """
+    step = rows / height
+    reach = max(1.0, step)
+    centres = (np.arange(height) + 0.5) * step
+    first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    last = np.minimum((centres + reach + 0.5).astype(np.int64), rows)
+    taps = np.arange(int((last - first).max()))
+    distances = np.abs((first[:, None] + taps - centres[:, None] + 0.5) / reach)
+    weights = np.where(first[:, None] + taps < last[:, None], np.maximum(1 - distances, 0), 0)
+    return first, weights / weights.sum(axis=1, keepdims=True)
 
 
 def _opened(source: Any, name: str) -> Image.Image:
@@ -180,43 +245,88 @@ def _check_place(path: Path, name: str) -> None:
         raise ImageError(name, f"cannot be opened ({error})", "Check the name and the permissions") from error
 
 
-def _decoded(image: Image.Image, name: str) -> Image.Image:
-    """Decode and turn upright."""
+def _decoded(image: Image.Image, name: str) -> tuple[Image.Image, int]:
+    """Decode; the picture and the orientation that it still has to be turned by."""
     try:
         image.load()
-        if image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT:
-            image = ImageOps.exif_transpose(image)
+        turn = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"is absurdly large ({error})", SCALE_IT) from error
     except Exception as error:  # decoders raise many kinds
         remedy = "It may be truncated: copy or download it again"
         raise ImageError(name, f"is damaged ({error})", remedy) from error
-    return image
+    return image, turn if turn in range(1, 9) else UPRIGHT
+
+
+def _upright(values: np.ndarray, turn: int) -> np.ndarray:
+    """An array `[h,w,...]` turned and mirrored as EXIF's orientation asks."""
+    if turn in ON_ITS_SIDE:
+        values = values.swapaxes(0, 1)
+    if turn in (3, 4, 7, 8):
+        values = values[::-1]
+    if turn in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return np.ascontiguousarray(values)
 
 
 def _photo(image: Image.Image, name: str, at_least: int | None = None) -> Photo:
-    full = image.size
+    full, frames = image.size, _frames(image)
+    stored = image.tag_v2.get(EXIF_ORIENTATION) if isinstance(image, TiffImageFile) else None
     if at_least and image.format == "JPEG":
         scale = next((s for s in (8, 4, 2) if min(full) // s >= at_least), 1)
         if scale > 1:
             image.draft("RGB", (full[0] // scale, full[1] // scale))
-    upright = _decoded(image, name)
-    turned = image.getexif().get(EXIF_ORIENTATION) in ON_ITS_SIDE
-    width, height = (full[1], full[0]) if turned else full
+    decoded, turn = _decoded(image, name)
+    width, height = (full[1], full[0]) if turn in ON_ITS_SIDE else full
     try:
-        return Photo(np.asarray(_rgb(upright)), width, height, name)
+        pixels = _rgb_pixels(decoded)
     except ValueError as error:
         raise ImageError(name, f"has colours that cannot be converted ({error})", "Save it as RGB") from error
+    if turn != UPRIGHT:
+        pixels = _upright(pixels, turn)
+    if isinstance(stored, int) and 1 <= stored <= 8:  # Pillow turns TIFF files itself, and forgets how
+        turn = stored
+    return Photo(pixels, width, height, name, turn, frames)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _frames(image: Image.Image) -> int:
+    """Pages of a TIFF, frames of an animation; 1 where they cannot be counted."""
+    if image.format in SINGLE:
+        return 1
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # damaged after the first one, which may be whole
+        return 1
+
+
+def _rgb_pixels(image: Image.Image) -> np.ndarray:
+    """A decoded picture as uint8 `[h,w,3]`, a strip at a time: conversions would double a large one several times."""
+    top = _top(image)
+    rows = max(1, STRIP // image.width)
+    if rows >= image.height:
+        return np.asarray(_rgb(image, top))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for first in range(0, image.height, rows):
+        last = min(first + rows, image.height)
+        pixels[first:last] = np.asarray(_rgb(image.crop((0, first, image.width, last)), top))
+    return pixels
+
+
+def _top(image: Image.Image) -> float:
+    """The value that is white in pictures of more than 8 bits, or of numbers with a point."""
+    if image.mode.startswith("I;16"):
+        return 65535
+    if image.mode not in ("I", "F"):
+        return 255
+    highest = float(image.getextrema()[1])  # type: ignore[arg-type]
+    if image.mode == "F" and highest <= 1:
+        return 1
+    return 255 if highest <= 255 else 65535
+
+
+def _rgb(image: Image.Image, top: float) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
-        highest = values.max(initial=0)
-        if image.mode == "F" and highest <= 1:
-            top = 1
-        else:
-            top = 255 if highest <= 255 and not image.mode.startswith("I;16") else 65535
         image = Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")

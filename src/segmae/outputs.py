@@ -1,0 +1,338 @@
+"""The files that a prediction becomes: some for each photograph, some for all photographs of a folder.
+
+Every file is whole or absent, and the same results give the same bytes. Those of a folder are made from its
+results.jsonl and the files named there, never from what one call happened to do, and hold one photograph in memory at a time.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmae import exchange, gallery
+from segmae.contour import Polygon
+from segmae.data.preprocess import read_mask, restored_strips
+from segmae.errors import ConfigError, ImageError
+from segmae.files import atomic_path, atomic_write, read_json
+from segmae.measure import Measurements, measure
+from segmae.overlay import STYLES, overlay_strips
+from segmae.photographs import FILES
+from segmae.png import write_png
+from segmae.result import Result
+
+Row = dict[str, Any]
+Scale = float | tuple[float, float]
+
+DEFAULT_FORMATS = ("mask", "overlay")
+NEEDS = {  # the formats of a whole folder, and the files of each photograph that they are made from
+    "coco": ("geojson",),
+    "coco-rle": ("mask",),
+    "labelstudio": ("geojson",),
+    "csv": (),
+    "html": ("mask",),
+    "sheet": ("mask",),
+}
+FORMATS = (*FILES, *NEEDS)
+STRIP = 4_000_000  # pixels of a mask that are written at once
+CSV_COLUMNS = (
+    "name", "file", "error", "width", "height", "orientation", "lesion_share", "uncertainty", "threshold",
+    "keep_largest", "fill_holes", *Measurements().to_dict(),
+)  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is run by spreadsheets
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written, and how. Made by `wanted`, which checks it."""
+
+    formats: frozenset[str]
+    overlay_style: str
+    keep_largest: bool
+    fill_holes: bool
+    measure: bool
+    mm_per_pixel: tuple[float, float] | None
+
+    @property
+    def files(self) -> list[str]:
+        """Formats of which each photograph gets a file."""
+        return [kind for kind in FILES if kind in self.formats]
+
+
+def wanted(
+    formats: Sequence[str],
+    overlay_style: str,
+    keep_largest: bool,
+    fill_holes: bool,
+    measure: bool,
+    mm_per_pixel: Scale | None,
+) -> Wanted:
+    """Check options; formats that others are made from are added.
+
+    Raises:
+        ConfigError: an unknown format or style, or a scale that is none.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            near = get_close_matches(name, FORMATS, 1)
+            hint = f"did you mean '{near[0]}'? All" if near else "choose of"
+            raise ConfigError(f"format '{name}': {hint}: {', '.join(FORMATS)}")
+    if not formats:
+        raise ConfigError(f"no format given: choose of {', '.join(FORMATS)}")
+    if overlay_style not in STYLES:
+        raise ConfigError(f"overlay style '{overlay_style}': choose of {', '.join(STYLES)}")
+    pair = mm_per_pixel if isinstance(mm_per_pixel, tuple | list) else (mm_per_pixel, mm_per_pixel)
+    scale = None if mm_per_pixel is None else tuple(pair)
+    if scale is not None and (len(scale) != 2 or not all(side and 0 < side < float("inf") for side in scale)):
+        raise ConfigError(f"mm_per_pixel is {mm_per_pixel}: give one positive number, or width and height")
+    needed = {kind for name in formats for kind in NEEDS.get(name, ())}
+    return Wanted(
+        frozenset(formats) | needed,
+        overlay_style,
+        keep_largest,
+        fill_holes,
+        measure or scale is not None or "csv" in formats,
+        scale,  # type: ignore[arg-type]
+    )
+
+
+# -- one photograph
+
+
+def write_files(
+    folder: Path, name: str, result: Result, read: Callable[[], NDArray[np.uint8]], want: Wanted
+) -> Row:
+    """Write the files of one photograph; what its row says of them and of the measurements.
+
+    Args:
+        read: gives the upright photograph at its full size. It is called after what needs memory of its own is done.
+    """
+    height, width = result.mask.shape
+    row: Row = {}
+    for kind in want.files:
+        row[kind] = name + FILES[kind]
+    polygons = result.contours if want.measure or "geojson" in row else []
+    if "mask" in row:
+        write_png(folder / row["mask"], _mask_strips(result.mask), height)
+    if "probability" in row:
+        strips = restored_strips(result.network, (width, height))
+        grey = (np.rint(strip * 65535).astype(np.uint16) for strip in strips)
+        write_png(folder / row["probability"], grey, height)
+    if "npz" in row:
+        _write_npz(folder / row["npz"], result)
+    pixels = read() if want.measure or "overlay" in row else None
+    if want.measure:
+        assert pixels is not None
+        values = measure(pixels, result.mask, want.mm_per_pixel, polygons).to_dict()
+        row["measurements"] = {key: _short(value) for key, value in values.items()}
+    if "geojson" in row:
+        lesion = exchange.to_geojson(polygons, name, row.get("measurements"))
+        atomic_write(folder / row["geojson"], json_line(lesion) + "\n")
+    if pixels is not None and "overlay" in row:
+        row["overlay_style"] = want.overlay_style
+        overlay = overlay_strips(pixels, result.mask, style=want.overlay_style)
+        write_png(folder / row["overlay"], overlay, height)
+    return row
+
+
+def is_complete(row: Mapping[str, Any], folder: Path, want: Wanted) -> bool:
+    """All that is wanted of a photograph is there already, made with these options."""
+    if (row.get("keep_largest"), row.get("fill_holes")) != (want.keep_largest, want.fill_holes):
+        return False
+    if "overlay" in want.files and row.get("overlay_style") != want.overlay_style:
+        return False
+    if want.measure:
+        scale = want.mm_per_pixel and [_short(float(side)) for side in want.mm_per_pixel]
+        if "measurements" not in row or row["measurements"]["mm_per_pixel"] != scale:
+            return False
+    return all(_is_there(folder, row, kind) for kind in want.files)
+
+
+def _mask_strips(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
+    rows = max(1, STRIP // mask.shape[1])
+    for top in range(0, len(mask), rows):
+        yield mask[top : top + rows].view(np.uint8) * np.uint8(255)
+
+
+def _write_npz(path: Path, result: Result) -> None:
+    """`probability` float32 [H,W] and `threshold`, as `numpy.load` reads them; the large array goes in by strips."""
+    height, width = result.mask.shape
+    header = {"descr": "<f4", "fortran_order": False, "shape": (height, width)}
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open(_entry("probability.npy"), "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for strip in restored_strips(result.network, (width, height)):
+                file.write(strip.astype("<f4").tobytes())
+        with archive.open(_entry("threshold.npy"), "w") as file:
+            np.lib.format.write_array(file, np.array(result.threshold))
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name)  # of a fixed date: the same bytes each time
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    return entry
+
+
+def _short(value: Any) -> Any:
+    """Numbers with nine digits: more is noise of the machine."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    return [_short(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+# -- all photographs of a folder
+
+
+def write_collections(folder: Path, rows: Iterable[Row], formats: Collection[str]) -> list[str]:
+    """Write what `formats` has for the folder as a whole, from the rows of results.jsonl, ordered by name.
+
+    Returns:
+        What was left out, as lines for the user.
+    """
+    ordered = sorted(rows, key=lambda row: row["name"])
+    segmented = [row for row in ordered if "error" not in row and "uncertainty" in row]
+    notes = []
+    writers: dict[str, Callable[[list[Row]], Any]] = {
+        "coco": lambda some: _write_coco(folder / "coco.json", some, _polygons(folder)),
+        "coco-rle": lambda some: _write_coco(folder / "coco_rle.json", some, _runs(folder)),
+        "labelstudio": lambda some: _write_label_studio(folder, some),
+        "csv": lambda some: _write_csv(folder / "results.csv", ordered),
+        "html": lambda some: gallery.write_page(folder, some, [r for r in ordered if "error" in r]),
+        "sheet": lambda some: gallery.write_sheets(folder, some),
+    }
+    for name, kinds in NEEDS.items():
+        if name not in formats:
+            continue
+        some = [row for row in segmented if all(_is_there(folder, row, kind) for kind in kinds)]
+        if len(some) < len(segmented):
+            notes.append(
+                f"left out of the {name} file: {len(segmented) - len(some)} photographs of earlier calls, which "
+                f"have no {' or '.join(kinds)} file. Predict them with this format too"
+            )
+        writers[name](some)
+    return notes
+
+
+def _is_there(folder: Path, row: Mapping[str, Any], kind: str) -> bool:
+    return kind in row and (folder / row[kind]).is_file()
+
+
+Annotate = Callable[[int, Row], exchange.Json | None]
+
+
+def _polygons(folder: Path) -> Annotate:
+    def annotate(number: int, row: Row) -> exchange.Json | None:
+        polygons = _read_polygons(folder, row)
+        return exchange.coco_polygons(number, row, polygons) if polygons else None
+
+    return annotate
+
+
+def _runs(folder: Path) -> Annotate:
+    def annotate(number: int, row: Row) -> exchange.Json | None:
+        mask = read_mask(folder / row["mask"])
+        return exchange.coco_rle(number, row, mask) if mask.any() else None
+
+    return annotate
+
+
+def _write_coco(path: Path, rows: Sequence[Row], annotate: Annotate) -> None:
+    """One entry a line, so that no more than one is in memory."""
+    names = file_names(rows)
+    numbered = list(enumerate(rows, 1))
+    images = (exchange.coco_image(number, row, names[row["name"]]) for number, row in numbered)
+    annotations = (found for number, row in numbered if (found := annotate(number, row)))
+    info = {"description": "Predicted by segmae. A research tool, not a medical device."}
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(f'{{"info": {json_line(info)},\n"licenses": [],\n')
+        file.write(f'"categories": {json_line(exchange.COCO_CATEGORIES)},\n"images": [\n')
+        file.writelines(_joined(images))
+        file.write('],\n"annotations": [\n')
+        file.writelines(_joined(annotations))
+        file.write("]}\n")
+
+
+def _write_label_studio(folder: Path, rows: Sequence[Row]) -> None:
+    names = file_names(rows)
+    tasks = (
+        exchange.label_studio_task(
+            row,
+            f"/data/local-files/?d={quote(names[row['name']], errors='surrogateescape')}",
+            _read_polygons(folder, row),
+        )
+        for row in rows
+    )
+    path = folder / "labelstudio.json"
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("[\n")
+        file.writelines(_joined(tasks))
+        file.write("]\n")
+
+
+def _joined(values: Iterable[Any]) -> Iterator[str]:
+    between = ""
+    for value in values:
+        yield between + json_line(value)
+        between = ",\n"
+    yield "\n" if between else ""
+
+
+def _read_polygons(folder: Path, row: Row) -> list[Polygon]:
+    path = folder / row["geojson"]
+    try:
+        return exchange.from_geojson(read_json(path))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ImageError(
+            path, "is not the GeoJSON that segmae wrote", "Remove it and predict again"
+        ) from error
+
+
+def file_names(rows: Sequence[Row]) -> dict[str, str]:
+    """The photographs' paths below the one folder that holds all of them, with `/`, by the names of their results."""
+    files = {row["name"]: os.path.abspath(row["file"]) for row in rows}
+    try:
+        base = os.path.commonpath([os.path.dirname(file) for file in files.values()])
+    except ValueError:  # no rows, or several drives
+        return {name: Path(file).as_posix() for name, file in files.items()}
+    return {name: Path(os.path.relpath(file, base)).as_posix() for name, file in files.items()}
+
+
+def _write_csv(path: Path, rows: Iterable[Row]) -> None:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(CSV_COLUMNS)
+        for row in rows:
+            values = {**row, **row.get("measurements", {})}
+            table.writerow([_cell(values.get(column)) for column in CSV_COLUMNS])
+
+
+def _cell(value: Any) -> Any:
+    """Lists with semicolons; text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    if isinstance(value, list | tuple):
+        return ";".join(str(_cell(one)) for one in value)
+    if isinstance(value, bool):
+        return int(value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def json_line(value: Any) -> str:
+    """On one line; in ASCII where a file's name is no valid Unicode."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text

@@ -1,0 +1,175 @@
+"""Which photographs a call means, under which names their results go, and what of a folder is passed over."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, image_files, open_datasets
+from segmae.errors import DataError
+
+RESULTS = "results.jsonl"
+FILES = {  # what is written for each photograph, and how its name ends
+    "mask": "_mask.png",
+    "overlay": "_overlay.png",
+    "probability": "_probability.png",
+    "npz": "_probability.npz",
+    "geojson": ".geojson",
+}
+PICTURES = tuple(ending.removesuffix(".png") for ending in FILES.values() if ending.endswith(".png"))
+SHEET = re.compile(r"sheet_\d{3,}\.png")
+
+# Endings of images that are not looked for in folders; a file of them that is named itself may still be readable.
+OTHER_IMAGES = (
+    ".gif", ".webp", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".psd", ".svg", ".tga",
+    ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dcm", ".dicom",
+)  # fmt: skip
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\.|$)", re.IGNORECASE)
+UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+LONGEST = 200  # bytes of a name; file systems allow 255, endings included
+
+
+@dataclass
+class Ignored:
+    """What lies in the folders given and was passed over.
+
+    Attributes:
+        files: with endings of images that are not looked for in folders.
+        folders: not entered, because photographs lie beside them.
+    """
+
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        kinds = Counter(Path(file).suffix.lower() for file in self.files)
+        said = [f"{count} {kind} file{'s' * (count > 1)}" for kind, count in sorted(kinds.items())]
+        if self.folders:
+            said.append(f"{len(self.folders)} subfolder{'s' * (len(self.folders) > 1)}")
+        return ", ".join(said)
+
+
+def find_photographs(sources: Sequence[str | Path]) -> dict[str, Path]:
+    """Files by the name that their results get, in the order given.
+
+    Of a folder: the images directly in it without masks and pictures that segmae wrote, else the cases of the datasets
+    that it holds.
+
+    Raises:
+        DataError: not one image; a folder that holds none is named.
+    """
+    return name_results(collect(sources)[0])
+
+
+def collect(sources: Sequence[str | Path]) -> tuple[list[Path], Ignored]:
+    """The files, in the order given, and what the folders hold beside them. See `find_photographs`."""
+    files: list[Path] = []
+    ignored = Ignored()
+    for source in sources:
+        path = Path(source)
+        try:
+            files += _images_of(path, ignored) if path.is_dir() else [path]
+        except DataError:
+            if len(sources) == 1:
+                raise
+            files.append(path)  # it fails like a broken file, and the rest goes on
+    if not files:
+        raise DataError("no photographs given. Name image files or folders")
+    return list(dict.fromkeys(files)), ignored
+
+
+def name_results(files: Iterable[Path]) -> dict[str, Path]:
+    """Files by the name that their results get: the file's without ending, see `safe_name`.
+
+    Where several files share it, with ending, then numbered; names that differ in letter case alone count as one.
+    """
+    files = list(files)
+    stems = Counter(_key(path.stem) for path in files)
+    found: dict[str, Path] = {}
+    taken: set[str] = set()
+    for path in files:
+        name, number = safe_name(path.stem if stems[_key(path.stem)] == 1 else path.name), 1
+        while _key(name) in taken:
+            name, number = safe_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+        taken.add(_key(name))
+        found[name] = path
+    return found
+
+
+def safe_name(name: str) -> str:
+    """The name as it can be used on Windows, macOS and Linux: no reserved word, no character that one of them refuses.
+
+    Letters of every script, spaces and brackets stay.
+    """
+    safe = UNSAFE.sub("_", unicodedata.normalize("NFC", name)).rstrip(" .")
+    safe = safe.encode()[:LONGEST].decode(errors="ignore").rstrip(" .")
+    return f"_{safe}" if not safe or RESERVED.match(safe) else safe
+
+
+def earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
+    """What results.jsonl of a folder says, by name."""
+    log = folder / RESULTS
+    rows: dict[str, dict[str, Any]] = {}
+    if not log.is_file():
+        return rows
+    with log.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+                rows[row["name"]] = {**row, "file": str(row["file"])}
+            except (
+                json.JSONDecodeError,
+                KeyError,
+                TypeError,
+            ):  # half a line of a killed call, or another program's file
+                continue
+    return rows
+
+
+def _key(name: str) -> str:
+    return safe_name(name).casefold()
+
+
+def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
+    written = {row.get(kind) for row in earlier_rows(folder).values() for kind in FILES}
+    inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    files = [path for path in image_files(folder) if path.name not in written]
+    if written:
+        files = [path for path in files if not SHEET.fullmatch(path.name)]
+    stems = {path.stem for path in files} | {path.name for path in files}  # results are named by either
+
+    def made_of_another(path: Path) -> bool:
+        ending = MASK_ENDING.search(path.stem)
+        return bool(ending and path.stem[: ending.start()] in stems) or any(
+            path.stem.endswith(end) and path.stem.removesuffix(end) in stems for end in PICTURES
+        )
+
+    files = [p for p in files if not (made_of_another(p) or p.stem.lower().endswith("_superpixels"))]
+    ignored.files += [str(path) for path in inside if _is_other_image(path)]
+    if files:
+        ignored.folders += [str(p) for p in inside if p.is_dir() and not (p / RESULTS).is_file()]
+        return files
+    if written:
+        raise DataError(
+            f"{folder}: no photographs found, only results of an earlier run. Name image files or a folder of them"
+        )
+    try:
+        datasets = open_datasets(folder)
+    except DataError as error:
+        raise DataError(
+            f"{folder}: no photographs found. Name image files or a folder of them ({error})"
+        ) from error
+    strays = {str(path) for dataset in datasets for path in dataset.strays if _is_other_image(path)}
+    ignored.files += sorted(strays - set(ignored.files))
+    return [case.image for dataset in datasets for case in dataset.cases]
+
+
+def _is_other_image(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in OTHER_IMAGES and suffix not in IMAGE_SUFFIXES and path.is_file()
