@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -384,16 +385,33 @@ def predict(
     threads: Threads = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs at once.")] = None,
     resume: Annotated[bool | None, typer.Option("--resume", help="Skip what is already done.")] = None,
+    fractional: Annotated[
+        bool | None,
+        typer.Option("--fractional", help="DICOM: probabilities instead of a mask in NAME_seg.dcm."),
+    ] = None,
+    identifiers: Annotated[
+        bool | None,
+        typer.Option("--include-identifiers", help="DICOM: the patient's data in results.jsonl too."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Segment photographs: NAME_mask.png (0/255), NAME_overlay.png and results.jsonl. Goes on after a bad file."""
+    """Segment photographs: NAME_mask.png (0/255), NAME_overlay.png and results.jsonl. Goes on after a bad file.
+
+    DICOM files, and folders that hold any, give NAME_seg.dcm as well.
+    """
+    from segmae.dicom import holds_dicom, predict_dicom
     from segmae.predict import predict_files
 
-    options = given(
-        model=model, engine=engine, device=device, threads=threads, batch_size=batch_size, resume=resume
-    )
+    options = given(model=model, engine=engine, device=device, threads=threads, resume=resume)
+    done: Any
+    of_dicom = given(fractional=fractional, include_identifiers=identifiers)
     with progress("photographs") as advance:
-        done = predict_files(sources, out, **options, progress=advance)
+        if any(map(holds_dicom, sources)):
+            done = predict_dicom(sources, out, **options, **of_dicom, progress=advance)
+            print_passed_over(done.passed_over)
+        else:
+            options |= given(batch_size=batch_size)
+            done = predict_files(sources, out, **options, progress=advance)
     print_failures(done.failures)
     if as_json:
         print_json({"results": done.rows, "failures": done.failures, "skipped": done.skipped})
@@ -514,6 +532,12 @@ def print_failures(failures: Iterable[dict[str, str]]) -> None:
     """Inputs that failed, one line each."""
     for failure in failures:
         print(f"failed: {failure['problem']}", file=sys.stderr)
+
+
+def print_passed_over(files: Sequence[dict[str, str]]) -> None:
+    """Files of a study that hold no photograph, counted by reason."""
+    for reason, number in Counter(file["reason"] for file in files).items():
+        note(f"passed over: {number} x '{reason}'")
 
 
 def print_doctor(report: dict[str, Any]) -> None:

@@ -67,10 +67,11 @@ class Predictor:
     Attributes:
         info: what the model is, see `segmae.checkpoint.ModelInfo`.
         engine: what computes, see `segmae.engines.Engine`.
+        digest: SHA-256 of weights and settings, shortened, by which results name the model.
     """
 
-    def __init__(self, info: ModelInfo, engine: Engine) -> None:
-        self.info, self.engine = info, engine
+    def __init__(self, info: ModelInfo, engine: Engine, digest: str = "") -> None:
+        self.info, self.engine, self.digest = info, engine, digest
 
     @overload
     def __call__(self, source: list[Any] | tuple[Any, ...]) -> list[Result]: ...
@@ -148,7 +149,7 @@ def load(
         raise CheckpointError(
             f"{resolve(model)}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={model}"
         )
-    return Predictor(info, create_engine(model, engine, threads, device))
+    return Predictor(info, create_engine(model, engine, threads, device), _digest(resolve(model)))
 
 
 @dataclass
