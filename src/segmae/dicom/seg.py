@@ -174,7 +174,7 @@ def _built(source: DicomObject, frames: NDArray[Any], algorithm: Algorithm, crea
     # As the source has them, also where an old system wrote values that highdicom would refuse
     if "SpecificCharacterSet" in dataset:
         seg.SpecificCharacterSet = dataset.SpecificCharacterSet
-    seg.copy_patient_and_study_information(dataset)
+    seg.copy_patient_and_study_information(_readable(dataset))
     seg.PatientOrientation = list(patient_orientation_of(dataset))
     seg.InstanceCreationDate = seg.ContentDate = created.strftime("%Y%m%d")
     seg.InstanceCreationTime = seg.ContentTime = created.strftime("%H%M%S.%f")
@@ -211,6 +211,21 @@ def _reference(source: DicomObject) -> Any:
         reference.PixelSpacing = [spacing[1], spacing[0]]
         reference.SliceThickness = min(spacing)  # nominal: highdicom reads no spacing without a thickness
     return reference
+
+
+def _readable(dataset: Any) -> Any:
+    """The header's entries that have a value of their kind; a malformed weight or age is not carried over."""
+    from pydicom.dataset import Dataset
+
+    found = Dataset()
+    for tag in sorted(dataset.keys()):
+        if tag.group > 0x0040:  # behind patient and study
+            break
+        try:
+            found.add(dataset[tag])
+        except Exception:
+            continue
+    return found
 
 
 def _region(dataset: Any) -> Any:
