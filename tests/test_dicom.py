@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import os
 import shutil
 import subprocess
+import sys
+import traceback
+import warnings
+import zlib
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -13,15 +19,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-import segmae.dicom
 import segmae.dicom.read
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion
-from segmae.dicom import Algorithm, open_object, read_frames, segment, write_segmentation
-from segmae.errors import ImageError, OutputError
+from segmae.dicom import Algorithm, open_object, predict_dicom, read_frames, segment, walk, write_segmentation
+from segmae.errors import DataError, ImageError, MissingExtra, OutputError, SegmaeError
 from segmae.predict import Predictor
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
@@ -508,3 +515,486 @@ def test_dciodvfy_finds_no_fault(tmp_path: Path, count: int, fractional: bool) -
     found = [line for line in lines if line != "Segmentation" and not (count > 1 and known in line)]
     assert found == []
     assert "Segmentation" in lines
+
+
+# -- studies
+
+
+def other_object(sop_class: str, number: int = 50) -> Dataset:
+    """An object without an image, such as a report."""
+    ds = photograph(SOPClassUID=sop_class, number=number)
+    for keyword in ("PixelData", "Rows", "Columns"):
+        delattr(ds, keyword)
+    return ds
+
+
+def write_study(root: Path) -> Path:
+    """Three photographs, one without ending and one two folders down, among everything else that studies hold."""
+    save(photograph(), root / "IM0001")
+    save(photograph(lesions(2), number=2), root / "b" / "photo.dcm")
+    save(
+        jpeg(photograph(lesions(), number=3, SOPClassUID=CLINICAL), lesions()), root / "b" / "c" / "photo.jpg"
+    )
+    save(other_object("1.2.840.10008.5.1.4.1.1.88.33"), root / "report")
+    save(other_object("1.2.840.10008.5.1.4.1.1.104.1"), root / "letter.dcm")
+    save(other_object("1.2.840.10008.5.1.4.1.1.66.4"), root / "old_seg.dcm")
+    save(other_object("1.2.840.10008.1.3.10"), root / "DICOMDIR")
+    save(other_object("1.2.3.4.5"), root / "private.dcm")
+    Image.fromarray(lesions()[0]).save(root / "snapshot.jpg")
+    (root / "notes.txt").write_text("no object")
+    (root / "empty.dcm").write_bytes(b"")
+    os.mkfifo(root / "pipe")
+    (root / "nowhere.dcm").symlink_to(root / "gone")
+    (root / "b" / "up").symlink_to(root, target_is_directory=True)
+    (root / "b" / "self").symlink_to(root / "b", target_is_directory=True)
+    return root
+
+
+def test_a_study_is_walked_and_what_is_passed_over_has_a_reason(tmp_path: Path) -> None:
+    root = write_study(tmp_path / "study")
+    study = walk([root])
+    assert [path.relative_to(root).as_posix() for path in study.objects] == [
+        "IM0001",
+        "b/photo.dcm",
+        "b/c/photo.jpg",
+    ]
+    reasons = {path.relative_to(root).as_posix(): reason for path, reason in study.passed_over}
+    assert reasons == {
+        "DICOMDIR": "is a DICOMDIR, a table of contents",
+        "report": "is Comprehensive SR Storage, not a photograph",
+        "letter.dcm": "is Encapsulated PDF Storage, not a photograph",
+        "old_seg.dcm": "is a segmentation already",
+        "private.dcm": "is an object of an unknown class, not a photograph",
+        "snapshot.jpg": "is a photograph outside DICOM: segment it in a call of its own",
+        "notes.txt": "is no DICOM object",
+        "empty.dcm": "is no DICOM object",
+        "pipe": "is no regular file",
+        "nowhere.dcm": "no such file",
+    }
+
+
+def test_a_study_becomes_masks_overlays_segmentations_and_rows(by_darkness: None, tmp_path: Path) -> None:
+    root, out = write_study(tmp_path / "study"), tmp_path / "out"
+    seen: list[tuple[int, int]] = []
+    done = predict_dicom([root], out, progress=lambda *state: seen.append(state))
+    assert (done.failures, seen) == ([], [(1, 3), (2, 3), (3, 3)])
+    assert [(Path(row["file"]).name, row["frame"]) for row in done.rows] == [
+        ("IM0001", 1), ("photo.dcm", 1), ("photo.dcm", 2), ("photo.jpg", 1),
+    ]  # fmt: skip
+    assert json.loads(json.dumps(done.rows)) == rows_of(out)
+    assert len({row["name"] for row in done.rows}) == 4 and len({row["seg"] for row in done.rows}) == 3
+    for row in done.rows:
+        mask = np.asarray(Image.open(out / row["mask"])) == 255
+        assert Image.open(out / row["overlay"]).size == SIZE
+        seg = pydicom.dcmread(out / row["seg"]).pixel_array.reshape(row["frames"], 48, 64)
+        assert np.array_equal(mask, seg[row["frame"] - 1])
+        assert mask.mean() == pytest.approx(row["lesion_share"], abs=1e-6)
+        assert (row["mm_per_pixel"], row["patient_orientation"]) == ([0.03, 0.02], ["L", "F"]) or row[
+            "mm_per_pixel"
+        ] == (0.03, 0.02)
+    assert {path.name for path in out.iterdir()} == {
+        "results.jsonl", *(row[kind] for row in done.rows for kind in ("mask", "overlay", "seg"))
+    }  # fmt: skip
+    again = walk([out])
+    assert not again.objects
+
+
+def test_one_bad_object_never_stops_a_batch(by_darkness: None, tmp_path: Path) -> None:
+    root = tmp_path / "study"
+    for number in range(1, 5):
+        save(photograph(number=number), root / f"{number}.dcm")
+    data = (root / "2.dcm").read_bytes()
+    (root / "2.dcm").write_bytes(data[:-2000])
+    (root / "3.dcm").write_bytes(data[:140])
+    done = predict_dicom([root, tmp_path / "gone.dcm", root / "1.dcm"], tmp_path / "out")
+    assert [Path(row["file"]).name for row in done.rows] == ["1.dcm", "4.dcm"]
+    assert [Path(failure["file"]).name for failure in done.failures] == ["2.dcm", "3.dcm", "gone.dcm"]
+    for failure in done.failures:
+        assert failure["problem"].startswith(f"{failure['file']}: ")
+    # mended, its old failure is forgotten
+    save(photograph(number=2), root / "2.dcm")
+    assert len(predict_dicom([root / "2.dcm"], tmp_path / "out").rows) == 1
+    rows = rows_of(tmp_path / "out")
+    assert [Path(row["file"]).name for row in rows if "error" in row] == ["3.dcm", "gone.dcm"]
+    assert len(rows) == 5
+
+
+def test_a_damaged_frame_leaves_nothing_of_its_object(by_darkness: None, tmp_path: Path) -> None:
+    pixels = lesions(3)
+    ds = jpeg(photograph(pixels), pixels)
+    files = pictures(pixels)
+    ds.PixelData = encapsulate([files[0], files[1], files[2][:300]])
+    done = predict_dicom([save(ds, tmp_path / "a.dcm")], tmp_path / "out")
+    assert not done.rows and "cannot be decoded" in done.failures[0]["problem"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.jsonl"]
+
+
+def test_copies_of_an_object_are_segmented_once(by_darkness: None, tmp_path: Path) -> None:
+    for name in ("a.dcm", "b.dcm"):
+        save(photograph(), tmp_path / "study" / name)
+    for resume in (False, True):
+        done = predict_dicom([tmp_path / "study"], tmp_path / "out", resume=resume)
+        assert [Path(row["file"]).name for row in done.rows] == ["a.dcm"]
+        assert done.passed_over[-1]["reason"].startswith("is the same object as ")
+
+
+def test_resume_leaves_out_what_is_done_with_the_same_settings(by_darkness: None, tmp_path: Path) -> None:
+    root, out = tmp_path / "study", tmp_path / "out"
+    for number in (1, 2):
+        save(photograph(lesions(number), number=number), root / f"{number}.dcm")
+    first = predict_dicom([root], out)
+    before = contents(out)
+    again = predict_dicom([root], out, resume=True)
+    assert (again.skipped, len(again.rows), contents(out)) == (3, 3, before)
+    (out / first.rows[0]["seg"]).unlink()
+    assert predict_dicom([root], out, resume=True).skipped == 2
+    assert predict_dicom([root], out, resume=True, fractional=True).skipped == 0
+    assert predict_dicom([root], out, resume=True, fractional=True, include_identifiers=True).skipped == 0
+    save(photograph(number=1, PatientID="changed"), root / "1.dcm")
+    assert predict_dicom([root], out, resume=True, fractional=True, include_identifiers=True).skipped == 2
+
+
+def test_nothing_to_segment_is_an_error(by_darkness: None, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "a.txt").write_text("text")
+    with pytest.raises(DataError, match=r"a\.txt is no DICOM object.*Name DICOM files"):
+        predict_dicom([tmp_path / "study"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_segments_a_study(small_model: Path, tmp_path: Path) -> None:
+    root, out = write_study(tmp_path / "study"), tmp_path / "out"
+    (root / "broken").write_bytes((root / "IM0001").read_bytes()[:-500])
+    command = [sys.executable, "-m", "segmae", "predict", root, "-o", out, "--model", small_model]
+    done = subprocess.run([*command, "--fractional"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert "4 segmented, 1 failed" in done.stdout and "broken: is truncated" in done.stderr
+    assert "passed over: 1 x 'is a segmentation already'" in done.stderr and "Traceback" not in done.stderr
+    assert pydicom.dcmread(out / rows_of(out)[0]["seg"]).SegmentationType == "FRACTIONAL"
+
+
+# -- what cannot be read
+
+
+def lie(**tags: Any) -> Callable[[Dataset], None]:
+    def apply(ds: Dataset) -> None:
+        for keyword, value in tags.items():
+            setattr(ds, keyword, value)
+
+    return apply
+
+
+def compressed(*frames: bytes, syntax: str = JPEGBaseline8Bit, **tags: Any) -> Callable[[Dataset], None]:
+    def apply(ds: Dataset) -> None:
+        ds.file_meta.TransferSyntaxUID = syntax
+        ds.PhotometricInterpretation = "YBR_FULL_422"
+        ds.PixelData = (
+            encapsulate(list(frames)) if frames else bytes.fromhex("feff00e000000000feffdde000000000")
+        )
+        lie(**tags)(ds)
+
+    return apply
+
+
+def without(*keywords: str) -> Callable[[Dataset], None]:
+    def apply(ds: Dataset) -> None:
+        for keyword in keywords:
+            delattr(ds, keyword)
+
+    return apply
+
+
+ONE = pictures(lesions())[0]
+HUGE = pictures(np.zeros((1, 9000, 9000, 3), np.uint8), quality=1)[0]
+BROKEN: dict[str, tuple[Callable[[Dataset], Any], str]] = {
+    "no pixel data": (without("PixelData"), "has no pixel data. Export it with its pixels"),
+    "empty pixel data": (lie(PixelData=b""), "has no pixel data"),
+    "truncated pixels": (lie(PixelData=b"\0" * 100), "is truncated: 100 bytes of pixels where"),
+    "30000 x 30000": (lie(Rows=30000, Columns=30000), "is 30000 x 30000 px by its header. Scale it below"),
+    "12000 x 12000": (lie(Rows=12000, Columns=12000), "is truncated"),
+    "no rows": (lie(Rows=0), "no usable Rows"),
+    "no Rows element": (without("Rows"), "no usable Rows"),
+    "too many frames": (lie(NumberOfFrames=7), "is truncated"),
+    "a billion frames": (lie(NumberOfFrames=10**9), "is truncated"),
+    "too few frames": (lie(NumberOfFrames=1, PixelData=lesions(2).tobytes()), "holds more pixels than"),
+    "no frames": (lie(NumberOfFrames=-3), "no usable Rows, Columns or NumberOfFrames"),
+    "unknown syntax": (with_syntax("1.2.3.4"), "compressed as something unknown, which is not read"),
+    "jpeg lossless": (with_syntax("1.2.840.10008.1.2.4.70"), "compressed as JPEG Lossless.*is not read.*convert"),
+    "video": (with_syntax("1.2.840.10008.1.2.4.102"), "compressed as MPEG-4"),
+    "no fragments": (compressed(), "compressed pixel data without a picture"),
+    "one of three": (compressed(ONE, NumberOfFrames=3), "holds 1 compressed frames, but its NumberOfFrames says 3"),
+    "two for one": (compressed(ONE, ONE), "holds 2 compressed frames, but its NumberOfFrames says 1"),
+    "no jpeg": (compressed(b"\xff\xd8" + b"no picture" * 9), "cannot be decoded"),
+    "jpeg is jpeg 2000": (compressed(ONE, syntax=JPEG2000Lossless), "without a picture"),
+    "truncated jpeg": (compressed(ONE[: len(ONE) // 2]), "cannot be decoded"),
+    "jpeg bomb": (compressed(HUGE), "holds a picture of 9000 x 9000 px, but its header says 64 x 48"),
+    "short rle": (compressed(b"\0" * 64, syntax=RLELossless, PhotometricInterpretation="RGB"), "cannot be decoded"),
+    "32 bits": (lie(BitsAllocated=32), "8 or 16 bits"),
+    "signed": (lie(PixelRepresentation=1), "without sign"),
+    "cmyk": (lie(PhotometricInterpretation="CMYK"), "PhotometricInterpretation that is not read"),
+    "one sample of rgb": (lie(SamplesPerPixel=1), "8 or 16 bits"),
+    "palette without table": (
+        lie(PhotometricInterpretation="PALETTE COLOR", SamplesPerPixel=1, PixelData=b"\0" * 64 * 48),
+        "cannot be decoded",
+    ),
+    "no instance uid": (lie(StudyInstanceUID=""), "no usable StudyInstanceUID"),
+    "a ct": (lie(SOPClassUID="1.2.840.10008.5.1.4.1.1.2"), "is CT Image Storage, not a photograph"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_object_is_named_with_what_is_wrong_and_a_remedy(tmp_path: Path, fault: str) -> None:
+    break_it, message = BROKEN[fault]
+    ds = photograph()
+    break_it(ds)
+    path = save(ds, tmp_path / "broken.dcm")
+    with pytest.raises(ImageError, match=message) as raised:
+        list(read_frames(path))
+    assert str(raised.value).startswith(f"{path}: ") and str(raised.value).count(". ") >= 1
+    assert raised.value.__cause__ is None and raised.value.__context__ is None
+
+
+@pytest.mark.parametrize("share", [0, 0.02, 0.06, 0.1, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
+    for name, way in {**EXACT, "jpeg": lambda ds: jpeg(ds, lesions())}.items():
+        ds = photograph()
+        way(ds)
+        data = save(ds, tmp_path / "a.dcm").read_bytes()
+        (tmp_path / "a.dcm").write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(ImageError, match=r"a\.dcm: .*\. "):
+            list(read_frames(tmp_path / "a.dcm"))
+        assert name
+
+
+def test_a_deflated_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ds = photograph()
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = save(ds, tmp_path / "bomb.dcm")
+    whole = path.read_bytes()
+    start = 144 + int.from_bytes(whole[140:144], "little")
+    inflated = zlib.decompress(whole[start:], -zlib.MAX_WBITS)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = packer.compress(inflated) + b"".join(packer.compress(bytes(1 << 20)) for _ in range(64))
+    path.write_bytes(whole[:start] + bomb + packer.flush())
+    assert path.stat().st_size < 200_000
+    monkeypatch.setattr(segmae.dicom.read, "MAX_INFLATED", 8 << 20)
+    with pytest.raises(ImageError, match=r"bomb\.dcm: unpacks to more than 8 MB\. Export it without deflate"):
+        open_object(path)
+
+
+def test_what_is_no_object_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(ONE)
+    for path, message in (
+        (tmp_path / "a.jpg", "is no DICOM object"),
+        (tmp_path / "gone", "no such file"),
+        (tmp_path, "is a folder"),
+        (tmp_path / ("x" * 300), "x: "),
+        (Path("/dev/null"), "is no regular file"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            open_object(path)
+
+
+def test_the_extra_is_named_where_it_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(photograph(), tmp_path / "a.dcm")
+    for name in ("pydicom", "highdicom"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            with pytest.raises(MissingExtra, match=rf"{name} is not installed.*segmae\[dicom\]"):
+                segment(path, tmp_path / "seg.dcm", darkness())
+            with pytest.raises(MissingExtra):
+                predict_dicom([path], tmp_path / "out")
+
+
+# -- privacy
+
+
+def with_canary(path: Path, break_it: Callable[[Dataset], Any] = lambda ds: None) -> Path:
+    """An object with a canary in every kind of tag that says something of a person, also where it is malformed."""
+    ds = photograph()
+    for keyword in (
+        "PatientName", "PatientID", "AccessionNumber", "StudyID", "InstitutionName", "ReferringPhysicianName",
+        "StudyDescription", "SeriesDescription", "ImageComments", "PatientComments", "OperatorsName",
+        "OtherPatientIDs", "PatientAddress", "StationName", "DeviceSerialNumber", "Manufacturer", "ProtocolName",
+    ):  # fmt: skip
+        setattr(ds, keyword, CANARY)
+    ds.private_block(0x0011, "SOMEONE", create=True).add_new(1, "LO", CANARY)
+    region = Dataset()
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "1", "99X", CANARY
+    ds.AnatomicRegionSequence = [region]
+    ds.PatientWeight, ds.PatientSize, ds.StudyTime = "1" * 12, "2" * 12, "101112.13141"
+    break_it(ds)
+    data = save(ds, path).read_bytes()
+    for value in ("1" * 12, "2" * 12, "101112.13141"):
+        data = data.replace(value.encode(), CANARY.encode())
+    data = data.replace(b"19500607", CANARY[:8].encode())
+    path.write_bytes(data)
+    return path
+
+
+def everything_said(error: BaseException | None) -> str:
+    """An error as the most talkative logger would write it, with all that hangs on it."""
+    said = []
+    while error is not None:
+        said += ["".join(traceback.format_exception(error, chain=True)), repr(error), repr(error.args)]
+        error = error.__cause__ or error.__context__
+    return "\n".join(said)
+
+
+CANARY_BREAKS: dict[str, Callable[[Dataset], Any]] = {
+    "sound": lambda ds: None,
+    **{name: break_it for name, (break_it, _) in BROKEN.items()},
+    "spacing": lie(PixelSpacing=["1" * 12, "2" * 12]),
+    "character set": lie(SpecificCharacterSet="ISO_IR 999"),
+}
+
+
+@pytest.mark.parametrize("fault", CANARY_BREAKS)
+def test_no_value_of_a_tag_gets_out(
+    by_darkness: None,
+    tmp_path: Path,
+    fault: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = with_canary(tmp_path / "a.dcm", CANARY_BREAKS[fault])
+    assert CANARY.encode() in path.read_bytes()
+    caplog.set_level(logging.DEBUG)
+    pydicom.config.debug(True)
+    said = []
+    capfd.readouterr()
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            done = predict_dicom([path], tmp_path / "out")
+            for call in (
+                lambda: list(read_frames(path)),
+                lambda: segment(path, tmp_path / "seg.dcm", darkness()),
+                lambda: said.append(repr(open_object(path))),
+                lambda: walk([tmp_path]),
+            ):
+                try:
+                    call()
+                except SegmaeError as error:
+                    said.append(everything_said(error))
+    finally:
+        pydicom.config.debug(False)
+    assert len(done.rows) + len(done.failures) == 1
+    assert (fault in ("sound", "spacing", "character set")) or done.failures
+    said += [str(warning.message) for warning in warned] + [record.getMessage() for record in caplog.records]
+    said += [json.dumps([done.rows, done.failures, done.passed_over]), *capfd.readouterr()]
+    said += [file.name for file in (tmp_path / "out").iterdir()]
+    for file in (tmp_path / "out").iterdir():
+        if file.suffix != ".dcm":
+            said.append(file.read_bytes().decode("latin-1"))
+    for text in said:
+        assert CANARY[:8] not in text
+        assert fault != "sound" or uid(1001) not in text
+    if done.rows:
+        assert (
+            CANARY.encode() in (tmp_path / "out" / done.rows[0]["seg"]).read_bytes()
+        )  # the patient's own record
+
+
+def test_a_truncated_object_with_a_canary_says_nothing(tmp_path: Path) -> None:
+    path = with_canary(tmp_path / "a.dcm")
+    data = path.read_bytes()
+    for length in range(133, 1400, 7):
+        path.write_bytes(data[:length])
+        with pytest.raises(ImageError) as raised:
+            open_object(path)
+        assert CANARY[:8] not in everything_said(raised.value)
+
+
+def test_the_command_line_says_nothing_either(small_model: Path, tmp_path: Path) -> None:
+    for name in ("sound", "spacing", "truncated pixels", "no instance uid"):
+        with_canary(tmp_path / "study" / f"{name}.dcm", CANARY_BREAKS[name])
+    command = [
+        "-W",
+        "always",
+        "-m",
+        "segmae",
+        "predict",
+        "study",
+        "-o",
+        "out",
+        "--model",
+        small_model,
+        "--json",
+    ]
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 1, done.stderr
+    for text in (done.stdout, done.stderr, (tmp_path / "out" / "results.jsonl").read_text()):
+        assert text and CANARY[:8] not in text and uid(1001) not in text
+
+
+def test_identifiers_are_in_the_rows_when_asked_for(by_darkness: None, tmp_path: Path) -> None:
+    path = save(photograph(), tmp_path / "a.dcm")
+    assert "identifiers" not in predict_dicom([path], tmp_path / "out").rows[0]
+    predict_dicom([path], tmp_path / "out", include_identifiers=True)
+    (row,) = rows_of(tmp_path / "out")
+    assert row["identifiers"]["PatientName"] == "Müller^Ånne"
+    assert row["identifiers"]["SOPInstanceUID"] == uid(1001)
+    predict_dicom([path], tmp_path / "out")
+    assert "Müller" not in (tmp_path / "out" / "results.jsonl").read_text()
+
+
+def test_loggers_and_warnings_are_as_before_afterwards(tmp_path: Path) -> None:
+    path = save(photograph(), tmp_path / "a.dcm")
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    before = [logger.level for logger in loggers], list(warnings.filters)
+    segment(path, tmp_path / "seg.dcm", darkness())
+    assert ([logger.level for logger in loggers], list(warnings.filters)) == before
+
+
+# -- fuzzing
+
+
+def valid_objects() -> list[bytes]:
+    """One object of each kind as bytes, small so that most changes hit the header."""
+    pixels = lesions(2, (24, 16))
+    ways: list[Callable[[Dataset], Any]] = [*EXACT.values(), lambda ds: jpeg(ds, pixels)]
+    found = []
+    for way in ways:
+        ds = photograph(pixels)
+        way(ds)
+        buffer = io.BytesIO()
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        if ds.file_meta.TransferSyntaxUID.is_compressed:
+            ds["PixelData"].is_undefined_length = True
+        ds.save_as(buffer, enforce_file_format=True)
+        found.append(buffer.getvalue())
+    return found
+
+
+VALID = valid_objects()
+
+
+@settings(max_examples=300, deadline=5000, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_whatever_is_changed_only_errors_for_users_come_out(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(data.draw(st.sampled_from(VALID)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(132, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content)))]
+    path = tmp_path_factory.getbasetemp() / "fuzzed.dcm"
+    path.write_bytes(content)
+    try:
+        walk([path.parent / "fuzzed.dcm"])
+        opened = open_object(path)
+        frames = [opened.frame(number)[0] for number in range(1, opened.count + 1)]
+        assert all(frame.dtype == np.uint8 and frame.ndim == 3 for frame in frames)
+        masks = np.zeros((opened.count, opened.height, opened.width), bool)
+        write_segmentation(opened, masks, path.with_name("fuzzed_seg.dcm"), MADE_BY)
+    except ImageError as error:
+        assert str(error).startswith(f"{path}: ")

@@ -389,7 +389,7 @@ def predict(
         bool | None,
         typer.Option("--fractional", help="DICOM: probabilities instead of a mask in NAME_seg.dcm."),
     ] = None,
-    identifiers: Annotated[
+    include_identifiers: Annotated[
         bool | None,
         typer.Option("--include-identifiers", help="DICOM: the patient's data in results.jsonl too."),
     ] = None,
@@ -404,7 +404,7 @@ def predict(
 
     options = given(model=model, engine=engine, device=device, threads=threads, resume=resume)
     done: Any
-    of_dicom = given(fractional=fractional, include_identifiers=identifiers)
+    of_dicom = given(fractional=fractional, include_identifiers=include_identifiers)
     with progress("photographs") as advance:
         if any(map(holds_dicom, sources)):
             done = predict_dicom(sources, out, **options, **of_dicom, progress=advance)
