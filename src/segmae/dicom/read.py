@@ -197,6 +197,8 @@ def _checked(path: Path, dataset: Any) -> DicomObject:
         return ImageError(path, problem, remedy)
 
     sop_class = str(dataset.get("SOPClassUID", ""))
+    if not sop_class:  # pydicom gives an empty object where a file ends within compressed pixels
+        raise refuse("is truncated, or damaged near its start")
     if sop_class not in PHOTOGRAPHS:
         kinds = " and ".join(PHOTOGRAPHS.values())
         raise refuse(f"is {class_name(sop_class)}, not a photograph", f"{kinds} objects are read")
