@@ -403,18 +403,20 @@ def predict(
     from segmae.predict import predict_files
 
     options = given(model=model, engine=engine, device=device, threads=threads, resume=resume)
-    done: Any
     of_dicom = given(fractional=fractional, include_identifiers=include_identifiers)
+    done: Any
     with progress("photographs") as advance:
         if any(map(holds_dicom, sources)):
             done = predict_dicom(sources, out, **options, **of_dicom, progress=advance)
-            print_passed_over(done.passed_over)
         else:
             options |= given(batch_size=batch_size)
             done = predict_files(sources, out, **options, progress=advance)
+    passed_over = getattr(done, "passed_over", [])
+    print_passed_over(passed_over)
     print_failures(done.failures)
     if as_json:
-        print_json({"results": done.rows, "failures": done.failures, "skipped": done.skipped})
+        print_json({"results": done.rows, "failures": done.failures, "skipped": done.skipped,
+                    "passed_over": passed_over})  # fmt: skip
     else:
         already = f" ({done.skipped} of them earlier)" if done.skipped else ""
         failed = f", {len(done.failures)} failed" if done.failures else ""

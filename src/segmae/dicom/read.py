@@ -166,9 +166,7 @@ def _parsed(path: Path) -> Any:
     meta = read_file_meta_info(path)
     if str(meta.get("TransferSyntaxUID", "")) != DEFLATED:
         return dcmread(path)
-    start = (
-        len(b"DICM") + 128 + 12 + int(meta.FileMetaInformationGroupLength)
-    )  # behind that length's own element
+    start = 132 + 12 + int(meta.FileMetaInformationGroupLength)  # 12: the element that says this length
     dataset = read_dataset(_inflated(path, start), is_implicit_VR=False, is_little_endian=True)  # type: ignore[arg-type]
     dataset.file_meta = meta
     return dataset
