@@ -971,7 +971,7 @@ def valid_objects() -> list[bytes]:
 VALID = valid_objects()
 
 
-@settings(max_examples=300, deadline=5000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=20_000, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_whatever_is_changed_only_errors_for_users_come_out(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
