@@ -28,7 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"tasks", "checkpoint"}),
     frozenset({"engines", "runlog"}),
     frozenset({"predict"}),
-    frozenset({"scoring", "report"}),
+    frozenset({"scoring", "report", "dicom"}),
     frozenset({"evaluate"}),
     frozenset({"train"}),
     frozenset({"study"}),
@@ -43,7 +43,7 @@ RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 TORCH_FILES = {"losses.py", "tasks.py", "runlog.py", "train.py", "engines/torch.py", "engines/export.py"}
 TORCH_FILES |= {"data/augment.py", "study/runner.py", "study/cost.py"}
 EXTRAS = {"torch", "torchvision", "kornia", "lightning_fabric", "safetensors", "omegaconf", "tensorboardX"}
-EXTRAS |= {"matplotlib", "onnx", "onnxscript", "monai", "pandas", "timm"}
+EXTRAS |= {"matplotlib", "onnx", "onnxscript", "monai", "pandas", "timm", "pydicom", "highdicom"}
 
 
 def room_of(file: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -446,25 +447,48 @@ def predict(
     threads: Threads = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs at once.")] = None,
     resume: Annotated[bool | None, typer.Option("--resume", help="Skip what is already done.")] = None,
+    fractional: Annotated[
+        bool | None,
+        typer.Option("--fractional", help="DICOM: probabilities instead of a mask in NAME_seg.dcm."),
+    ] = None,
+    include_identifiers: Annotated[
+        bool | None,
+        typer.Option("--include-identifiers", help="DICOM: the patient's data in results.jsonl too."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Segment photographs: masks, overlays and results.jsonl, or the formats named. Goes on after a bad file."""
+    """Segment photographs: masks, overlays and results.jsonl, or the formats named. Goes on after a bad file.
+
+    DICOM files, and folders that hold any, give NAME_mask.png, NAME_overlay.png and NAME_seg.dcm.
+    """
+    from segmae.dicom import holds_dicom, predict_dicom
     from segmae.predict import predict_files
 
-    options = given(
+    options = given(model=model, engine=engine, device=device, threads=threads, resume=resume)
+    of_pictures = given(
         formats=formats and [name.strip() for name in formats.split(",")], overlay_style=overlay_style,
-        keep_largest=keep_largest, fill_holes=fill_holes, measure=measure, mm_per_pixel=mm_per_pixel, model=model,
-        engine=engine, device=device, threads=threads, batch_size=batch_size, resume=resume,
+        keep_largest=keep_largest, fill_holes=fill_holes, measure=measure, mm_per_pixel=mm_per_pixel, batch_size=batch_size,
     )  # fmt: skip
+    of_dicom = given(fractional=fractional, include_identifiers=include_identifiers)
+    done: Any
+    is_dicom = any(map(holds_dicom, sources))
+    if foreign := of_pictures if is_dicom else of_dicom:
+        what = "DICOM" if is_dicom else "photographs that are not DICOM"
+        raise typer.BadParameter(f"{', '.join(foreign)}: not for {what}")
     with progress("photographs") as advance:
-        done = predict_files(sources, out, **options, progress=advance)
+        if is_dicom:
+            done = predict_dicom(sources, out, **options, **of_dicom, progress=advance)
+        else:
+            done = predict_files(sources, out, **options, **of_pictures, progress=advance)
+    passed_over = getattr(done, "passed_over", [])
+    print_passed_over(passed_over)
     print_failures(done.failures)
     for text in done.notes:
         note(text)
     if as_json:
-        passed_over = {"files": done.ignored.files, "folders": done.ignored.folders}
-        print_json({"results": done.rows, "failures": done.failures, "skipped": done.skipped, "ignored": passed_over,
-                    "notes": done.notes})  # fmt: skip
+        left_out = {"files": done.ignored.files, "folders": done.ignored.folders}
+        print_json({"results": done.rows, "failures": done.failures, "skipped": done.skipped, "ignored": left_out,
+                    "passed_over": passed_over, "notes": done.notes})  # fmt: skip
     else:
         already = f" ({done.skipped} of them earlier)" if done.skipped else ""
         failed = f", {len(done.failures)} failed" if done.failures else ""
@@ -724,6 +748,12 @@ def print_failures(failures: Iterable[dict[str, str]]) -> None:
     """Inputs that failed, one line each."""
     for failure in failures:
         print(f"failed: {one_line(failure['problem'])}", file=sys.stderr)
+
+
+def print_passed_over(files: Sequence[dict[str, str]]) -> None:
+    """Files of a study that hold no photograph, counted by reason."""
+    for reason, number in Counter(file["reason"] for file in files).items():
+        note(f"passed over: {number} x '{reason}'")
 
 
 def print_doctor(report: dict[str, Any]) -> None:

@@ -336,3 +336,8 @@ def json_line(value: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(value)
     return text
+
+
+def json_lines(rows: Iterable[Row]) -> str:
+    """One `json_line` for each."""
+    return "".join(json_line(row) + "\n" for row in rows)

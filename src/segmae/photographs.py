@@ -173,3 +173,12 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
 def _is_other_image(path: Path) -> bool:
     suffix = path.suffix.lower()
     return suffix in OTHER_IMAGES and suffix not in IMAGE_SUFFIXES and path.is_file()
+
+
+def file_stamp(path: Path) -> list[int] | None:
+    """Size in bytes and time of change, by which `resume` knows a file again."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

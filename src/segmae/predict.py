@@ -6,7 +6,7 @@ Preprocessing and threshold come from the model; nothing is guessed here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,12 +33,12 @@ from segmae.outputs import (
     Scale,
     Wanted,
     is_complete,
-    json_line,
+    json_lines,
     wanted,
     write_collections,
     write_files,
 )
-from segmae.photographs import FILES, RESULTS, Ignored, collect, earlier_rows, name_results
+from segmae.photographs import FILES, RESULTS, Ignored, collect, earlier_rows, file_stamp, name_results
 from segmae.result import Result, find_mask
 from segmae.trust import Trust, load_trust
 from segmae.views import VIEWS, turn, turn_back
@@ -58,10 +58,13 @@ class Predictor:
         engine: what computes, see `segmae.engines.Engine`.
         views: how many of the eight ways to lay a picture are averaged, see `segmae.views`.
         trust: what the model's calibration knows, see `segmae.trust.Trust`; None without one.
+        digest: SHA-256 of weights and settings, shortened, by which results name the model.
     """
 
-    def __init__(self, info: ModelInfo, engine: Engine, views: int = 1, trust: Trust | None = None) -> None:
-        self.info, self.engine, self.views, self.trust = info, engine, views, trust
+    def __init__(
+        self, info: ModelInfo, engine: Engine, views: int = 1, trust: Trust | None = None, digest: str = ""
+    ) -> None:
+        self.info, self.engine, self.views, self.trust, self.digest = info, engine, views, trust, digest
 
     @overload
     def __call__(self, source: list[Any] | tuple[Any, ...]) -> list[Result]: ...
@@ -148,7 +151,10 @@ def load(
         raise CheckpointError(
             f"{resolve(model)}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={model}"
         )
-    return Predictor(info, create_engine(model, engine, threads, device), views, load_trust(resolve(model)))
+    path = resolve(model)
+    return Predictor(
+        info, create_engine(model, engine, threads, device), views, load_trust(path), _digest(path)
+    )
 
 
 @dataclass
@@ -232,12 +238,12 @@ def predict_files(
         for name, path in photographs.items()
         if resume
         and name in rows
-        and _is_current(rows[name], digest, _stamp(path))
+        and _is_current(rows[name], digest, file_stamp(path))
         and is_complete(rows[name], folder, want)
     }
     todo = [item for item in photographs.items() if item[0] not in done]
     report, log = Predictions(folder, skipped=len(done), ignored=ignored), folder / RESULTS
-    atomic_write(log, _lines(rows.values()))  # later lines of a name replace earlier ones
+    atomic_write(log, json_lines(rows.values()))  # later lines of a name replace earlier ones
     room = Room(PIXELS_AT_ONCE)
 
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool, log.open("a", encoding="utf-8") as journal:
@@ -256,13 +262,13 @@ def predict_files(
                 written = ahead(pool, lambda pair: _write(folder, predictor, *pair, want, room), pairs, 2)
                 for one, row in zip(batch, written, strict=True):
                     rows[one.name] = _merged(folder, rows.get(one.name, {}), row, digest)
-                    journal.write(_lines([rows[one.name]]))
+                    journal.write(json_lines([rows[one.name]]))
                 journal.flush()
                 batch = []
             if progress:
                 progress(len(done) + index, len(photographs))
     ordered = [rows[name] for name in photographs]
-    atomic_write(log, _lines([*(row for name, row in rows.items() if name not in photographs), *ordered]))
+    atomic_write(log, json_lines([*(row for name, row in rows.items() if name not in photographs), *ordered]))
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
     report.notes = [
@@ -297,7 +303,7 @@ class _Photograph:
 
 def _read(predictor: Predictor, name: str, path: Path, room: Room) -> _Photograph:
     try:
-        stamp = _stamp(path)
+        stamp = file_stamp(path)
         width, height = image_size(path)
         with room.taken(width * height):
             photo = predictor.read(path)
@@ -372,21 +378,8 @@ def _is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bo
     return row.get("weights") == digest and row.get("stamp") == stamp
 
 
-def _stamp(path: Path) -> list[int] | None:
-    """Size in bytes and time of change, by which `resume` knows a file again."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
 def _digest(model: Path) -> str:
     """SHA-256 of the weights and of what is done with them (threshold, preprocessing), shortened."""
     files = [path for path in (model / ONNX, model / WEIGHTS, model) if path.is_file()]
     content = [path.read_bytes() for path in (files[0], model / CONFIG) if path.is_file()]
     return hashlib.sha256(b"".join(content)).hexdigest()[:16]
-
-
-def _lines(rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json_line(row) + "\n" for row in rows)

@@ -1,0 +1,301 @@
+"""Study folders with mixed files to masks, overlays, SEG objects and results.jsonl."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segmae import overlay as drawing
+from segmae.data.catalog import IMAGE_SUFFIXES
+from segmae.dicom.quiet import COPY_AGAIN, guarded, quiet, require_pydicom
+from segmae.dicom.read import PHOTOGRAPHS, DicomObject, class_name, has_mark, open_object
+from segmae.dicom.seg import algorithm_of, as_stored, write_segmentation
+from segmae.errors import DataError, ImageError, require
+from segmae.files import atomic_path, atomic_write, make_folder
+from segmae.outputs import json_lines
+from segmae.photographs import RESULTS, earlier_rows, file_stamp
+from segmae.predict import DEFAULT_MODEL, TOO_LARGE, Predictions, Predictor, Progress, load
+
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+DIRECTORY = "1.2.840.10008.1.3.10"  # of a DICOMDIR
+IDENTIFIERS = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "InstitutionName", "ReferringPhysicianName", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `walk` found.
+
+    Attributes:
+        objects: files to segment: the photographs, those named in the call, and damaged ones, which fail by name.
+        passed_over: the other files and why they are passed over.
+    """
+
+    objects: tuple[Path, ...]
+    passed_over: tuple[tuple[Path, str], ...] = ()
+
+
+def holds_dicom(source: str | Path) -> bool:
+    """Whether a file is a DICOM object, or a folder holds one at any depth. Needs no pydicom."""
+    path = Path(source)
+    return any(_marked(file) for file in (_files(path) if path.is_dir() else [path]))
+
+
+def walk(sources: Sequence[str | Path]) -> Study:
+    """The DICOM photographs in files and folders. Endings do not matter, subfolders and links are followed, once each.
+
+    Raises:
+        MissingExtra: pydicom is not installed.
+    """
+    require_pydicom()
+    objects: list[Path] = []
+    passed_over: list[tuple[Path, str]] = []
+    for source in map(Path, sources):
+        if not source.is_dir():
+            objects.append(source)
+            continue
+        before = len(objects)
+        for file in _files(source):
+            reason = _reason_against(file)
+            if reason:
+                passed_over.append((file, reason))
+            else:
+                objects.append(file)
+        if len(objects) == before:
+            passed_over.append((source, "holds no DICOM photograph"))
+    return Study(tuple(dict.fromkeys(objects)), tuple(passed_over))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files at any depth in the order of their names; a folder that several links lead to is entered once."""
+    waiting, entered = [folder], set()
+    while waiting:
+        place = waiting.pop()
+        try:
+            status = place.stat()
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            entries = sorted(place.iterdir())
+        except OSError:
+            yield place  # it is passed over with its reason
+            continue
+        yield from (entry for entry in entries if not entry.is_dir())
+        waiting += [entry for entry in reversed(entries) if entry.is_dir()]
+
+
+def _marked(path: Path) -> bool:
+    try:
+        return has_mark(path)
+    except ImageError:
+        return False
+
+
+def _reason_against(path: Path) -> str:
+    """Why a file of a study is not segmented; empty for a photograph, and for what fails by name later."""
+    if path.is_dir():
+        return "is a folder that cannot be entered"
+    try:
+        if not has_mark(path):
+            photograph = path.suffix.lower() in IMAGE_SUFFIXES
+            return (
+                "is a photograph outside DICOM: segment it in a call of its own"
+                if photograph
+                else "is no DICOM object"
+            )
+    except ImageError as error:
+        return error.problem
+    try:
+        sop_class = guarded(path, lambda: _sop_class(path), "", "")
+    except ImageError:
+        return ""
+    if not sop_class or sop_class in PHOTOGRAPHS:
+        return ""
+    if sop_class == DIRECTORY:
+        return "is a DICOMDIR, a table of contents"
+    if sop_class in SEGMENTATIONS:
+        return "is a segmentation already"
+    return f"is {class_name(sop_class)}, not a photograph"
+
+
+def _sop_class(path: Path) -> str:
+    from pydicom.filereader import read_file_meta_info
+
+    return str(read_file_meta_info(path).get("MediaStorageSOPClassUID", ""))
+
+
+@dataclass
+class DicomPredictions(Predictions):
+    """What `predict_dicom` did, see `segmae.predict.Predictions`.
+
+    Attributes:
+        passed_over: files that hold no photograph: `file` and `reason`.
+    """
+
+    passed_over: list[dict[str, str]] = field(default_factory=list)
+
+
+def predict_dicom(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    fractional: bool = False,
+    include_identifiers: bool = False,
+    engine: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> DicomPredictions:
+    """Segment DICOM files and study folders into `out`; an object that cannot be used does not stop the others.
+
+    Of each object: `NAME_seg.dcm`; of each frame: `NAME_mask.png` (0/255), `NAME_overlay.png` and a row of
+    `results.jsonl`. NAME is a digest of the SOP Instance UID, `NAME-2` of the second frame where there are several.
+
+    Args:
+        sources: DICOM files, and folders that are walked, see `walk`.
+        out: folder, created where needed.
+        fractional: the SEG objects hold probabilities instead of masks.
+        include_identifiers: rows also hold the patient's name and number and the other `IDENTIFIERS`.
+        resume: leave out what an earlier call with the same model and settings has done.
+        progress: called after every object.
+
+    Raises:
+        DataError: not one object to segment in `sources`.
+        OutputError: `out` cannot be written.
+        CheckpointError: no usable model.
+        MissingExtra: pydicom or highdicom is not installed.
+    """
+    study = walk(sources)
+    if not study.objects:
+        reasons = "; ".join(f"{path} {reason}" for path, reason in study.passed_over[-3:])
+        raise DataError(f"no DICOM photograph to segment ({reasons}). Name DICOM files or a study's folder")
+    with quiet():
+        require("highdicom", "dicom")
+    predictor = load(model, engine, threads, device)
+    folder = make_folder(out)
+    report = DicomPredictions(folder)
+    report.passed_over = [{"file": str(path), "reason": reason} for path, reason in study.passed_over]
+    rows, log = earlier_rows(folder), folder / RESULTS
+    seen: dict[str, Path] = {}
+    ordered: list[dict[str, Any]] = []
+    settings = {"weights": predictor.digest, "segmentation": "fractional" if fractional else "binary"}
+    for index, path in enumerate(study.objects, 1):
+        done = _done(path, rows, folder, settings, include_identifiers) if resume else []
+        for name in [name for name, row in rows.items() if row["file"] == str(path)]:
+            del rows[name]
+        if done:
+            report.skipped += len(done)
+            found = done
+            seen.setdefault(done[0]["seg"], path)
+        else:
+            try:
+                opened = open_object(path)
+                twin = seen.setdefault(f"{_name(opened.sop_instance_uid)}_seg.dcm", path)
+                if twin == path:
+                    found = _segmented(opened, folder, predictor, settings, include_identifiers)
+                else:
+                    found = []
+                    report.passed_over.append({"file": str(path), "reason": f"is the same object as {twin}"})
+            except ImageError as error:
+                found = [{"name": _name(str(path)), "file": str(path), "error": str(error)}]
+            except MemoryError:
+                found = [{"name": _name(str(path)), "file": str(path), "error": f"{path}: {TOO_LARGE}"}]
+        ordered += found
+        with log.open("a", encoding="utf-8") as journal:
+            journal.write(json_lines(found))
+        if progress:
+            progress(index, len(study.objects))
+    names = {row["name"] for row in ordered}
+    atomic_write(log, json_lines([*(row for name, row in rows.items() if name not in names), *ordered]))
+    report.rows = [row for row in ordered if "error" not in row]
+    report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
+    return report
+
+
+def _segmented(
+    source: DicomObject,
+    folder: Path,
+    predictor: Predictor,
+    settings: dict[str, str],
+    include_identifiers: bool,
+) -> list[dict[str, Any]]:
+    """Write one object's files; a row for each frame. Where a frame is damaged nothing of the object is left."""
+    name, stamp = _name(source.sop_instance_uid), file_stamp(source.path)
+    frames, rows, written = [], [], []
+    try:
+        for number in range(1, source.count + 1):
+            pixels, frame = source.frame(number)
+            result = predictor(pixels)
+            frames.append(
+                as_stored(result.probability) if settings["segmentation"] == "fractional" else result.mask
+            )
+            own = name if number == 1 else f"{name}-{number}"
+            pictures = {
+                f"{own}_mask.png": result.mask.astype(np.uint8) * np.uint8(255),
+                f"{own}_overlay.png": drawing.overlay(pixels, result.mask),
+            }
+            for file, picture in pictures.items():
+                with atomic_path(folder / file) as temporary:
+                    Image.fromarray(picture).save(temporary, "PNG", compress_level=3)
+                written.append(folder / file)
+            mask, overlay = pictures
+            row: dict[str, Any] = {
+                "name": own, "file": str(source.path), "frame": number, "frames": source.count, "width": frame.width,
+                "height": frame.height, "mm_per_pixel": frame.mm_per_pixel,
+                "patient_orientation": list(frame.patient_orientation), "burned_in_text": _burned_in(source),
+                "lesion_share": round(result.lesion_share, 6), "threshold": result.threshold, "mask": mask,
+                "overlay": overlay, "seg": f"{name}_seg.dcm", **settings, "stamp": stamp,
+            }  # fmt: skip
+            rows.append(row)
+        write_segmentation(source, np.stack(frames), folder / f"{name}_seg.dcm", algorithm_of(predictor))
+        if include_identifiers:
+            values = guarded(
+                source.path, lambda: _identifiers(source.dataset), "its header is damaged", COPY_AGAIN
+            )
+            rows = [{**row, "identifiers": values} for row in rows]
+    except (ImageError, MemoryError):
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return rows
+
+
+def _name(text: str) -> str:
+    """A name that says nothing to those who do not have the object, and is always the same for it."""
+    return f"dcm-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _burned_in(source: DicomObject) -> bool | None:
+    """Whether text, perhaps a name, is drawn into the pixels; None where the object does not say."""
+    return {"YES": True, "NO": False}.get(str(source.dataset.get("BurnedInAnnotation", "")))
+
+
+def _identifiers(dataset: Any) -> dict[str, str]:
+    return {keyword: str(dataset[keyword].value or "") for keyword in IDENTIFIERS if keyword in dataset}
+
+
+def _done(
+    path: Path, rows: dict[str, dict[str, Any]], folder: Path, settings: dict[str, str], identifiers: bool
+) -> list[dict[str, Any]]:
+    """The rows of an object that an earlier call did with the same settings, if all its files are there."""
+    found = [row for row in rows.values() if row["file"] == str(path)]
+    whole = bool(found) and all(
+        "error" not in row
+        and row.get("frames") == len(found)
+        and row.get("stamp") == file_stamp(path)
+        and ("identifiers" in row) == identifiers
+        and all(row.get(key) == value for key, value in settings.items())
+        and all((folder / row[kind]).is_file() for kind in ("mask", "overlay", "seg"))
+        for row in found
+    )
+    return found if whole else []
