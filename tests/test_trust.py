@@ -16,8 +16,8 @@ from segmae.errors import CheckpointError, DataError
 from segmae.predict import load
 
 
-def test_uncertainty_is_entropy_in_bits() -> None:
-    found = t.uncertainty(np.array([0.0, 0.5, 1.0, 0.11]))
+def test_the_uncertainty_map_is_entropy_in_bits() -> None:
+    found = t.entropy(np.array([0.0, 0.5, 1.0, 0.11]))
     assert found == pytest.approx([0, 1, 0, 0.4999], abs=1e-3)
 
 

@@ -428,7 +428,7 @@ def predict(
         str | None,
         typer.Option(
             "--format",
-            help="mask, overlay, probability, npz, geojson, coco, coco-rle, labelstudio, csv, html, sheet; "
+            help="mask, overlay, probability, npz, entropy, geojson, coco, coco-rle, labelstudio, csv, html, sheet; "
             "several with commas.",
         ),
     ] = None,
@@ -447,6 +447,10 @@ def predict(
     threads: Threads = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs at once.")] = None,
     resume: Annotated[bool | None, typer.Option("--resume", help="Skip what is already done.")] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(min=1, max=8, help="8: mean over turned and mirrored views, 8 times the cost."),
+    ] = None,
     fractional: Annotated[
         bool | None,
         typer.Option("--fractional", help="DICOM: probabilities instead of a mask in NAME_seg.dcm."),
@@ -468,6 +472,7 @@ def predict(
     of_pictures = given(
         formats=formats and [name.strip() for name in formats.split(",")], overlay_style=overlay_style,
         keep_largest=keep_largest, fill_holes=fill_holes, measure=measure, mm_per_pixel=mm_per_pixel, batch_size=batch_size,
+        views=views,
     )  # fmt: skip
     of_dicom = given(fractional=fractional, include_identifiers=include_identifiers)
     done: Any

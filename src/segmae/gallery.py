@@ -83,7 +83,7 @@ def _thumbnails(folder: Path, rows: Sequence[Row], box: tuple[int, int]) -> Iter
 
 
 def write_page(folder: Path, rows: Sequence[Row], failed: Sequence[Row] = ()) -> Path:
-    """Write `gallery.html`: every photograph with its contour, to be sorted by name, lesion share and uncertainty.
+    """Write `gallery.html`: every photograph with its contour, to be sorted by name, lesion share, uncertainty and expected Dice.
 
     It works from the keyboard and without any other file; pictures and script are part of it.
     """
@@ -127,12 +127,13 @@ path.rim {{ stroke: #0008; stroke-width: 4 }}
 </style></head><body>
 <h1>{counted}</h1>
 <p>Model weights {html.escape(models)}{without}. The contour found is cyan; a click or Enter opens the full picture, arrow keys go from
-photograph to photograph. Uncertainty is the mean entropy in and around the lesion: 0 is sure, 1 is undecided. For research; not a
+photograph to photograph. Uncertainty is the mean entropy in and around the lesion: 0 is sure, 1 is undecided. Expected Dice is its calibrated counterpart. For research; not a
 medical device.</p>
 <nav aria-label="Sort and show"><span>Sort by</span>
 <button type="button" data-sort="name" aria-pressed="true">name</button>
 <button type="button" data-sort="share" aria-pressed="false">lesion share</button>
 <button type="button" data-sort="uncertainty" aria-pressed="false">uncertainty</button>
+<button type="button" data-sort="expected" aria-pressed="false">expected Dice</button>
 <button type="button" id="contours" aria-pressed="true">contours</button>
 <span id="said" role="status"></span></nav>
 <main>
@@ -143,6 +144,9 @@ def _figure(row: Row, small: Thumbnail) -> str:
     name = html.escape(row["name"])
     share, doubt = row["lesion_share"], row["uncertainty"]
     found = f"lesion {share:.1%}" if share else "no lesion found"
+    expected = row.get("expected_dice")
+    trust = "" if expected is None else f"expected Dice {expected:.2f}, "
+    warnings = "".join(f"<br>{html.escape(warning)}" for warning in row.get("warnings", ()))
     full = quote(row.get("overlay") or row["mask"])
     height, width = small.mask.shape
     line = "".join(
@@ -150,12 +154,12 @@ def _figure(row: Row, small: Thumbnail) -> str:
     )
     drawn = f'<path class="rim" d="{line}"/><path d="{line}"/>' if line else ""
     return (
-        f'<a href="{full}" data-name="{name}" data-share="{share}" data-uncertainty="{doubt}">'
+        f'<a href="{full}" data-name="{name}" data-share="{share}" data-uncertainty="{doubt}" data-expected="{expected or 0}">'
         f'<span class="picture"><img alt="{name}" width="{width}" height="{height}" loading="lazy" '
         f'src="data:image/jpeg;base64,{_jpeg(small.photo)}">'
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true">{drawn}</svg></span>'
         f'<span class="caption"><b>{name}</b>{row["width"]} x {row["height"]} px, {found}<br>'
-        f"uncertainty {doubt:.3f}</span></a>\n"
+        f"{trust}uncertainty {doubt:.3f}{warnings}</span></a>\n"
     )
 
 

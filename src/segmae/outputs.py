@@ -30,6 +30,7 @@ from segmae.overlay import STYLES, overlay_strips
 from segmae.photographs import FILES
 from segmae.png import write_png
 from segmae.result import Result
+from segmae.trust import entropy
 
 Row = dict[str, Any]
 Scale = float | tuple[float, float]
@@ -46,8 +47,8 @@ NEEDS = {  # the formats of a whole folder, and the files of each photograph tha
 FORMATS = (*FILES, *NEEDS)
 STRIP = 4_000_000  # pixels of a mask that are written at once
 CSV_COLUMNS = (
-    "name", "file", "error", "width", "height", "orientation", "lesion_share", "uncertainty", "threshold",
-    "keep_largest", "fill_holes", *Measurements().to_dict(),
+    "name", "file", "error", "width", "height", "orientation", "lesion_share", "expected_dice", "uncertainty",
+    "warnings", "threshold", "views", "keep_largest", "fill_holes", *Measurements().to_dict(),
 )  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is run by spreadsheets
 
@@ -128,6 +129,10 @@ def write_files(
         strips = restored_strips(result.network, (width, height))
         grey = (np.rint(strip * 65535).astype(np.uint16) for strip in strips)
         write_png(folder / row["probability"], grey, height)
+    if "entropy" in row:
+        strips = restored_strips(result.network, (width, height))
+        grey = (np.rint(entropy(strip) * 65535).astype(np.uint16) for strip in strips)
+        write_png(folder / row["entropy"], grey, height)
     if "npz" in row:
         _write_npz(folder / row["npz"], result)
     pixels = read() if want.measure or "overlay" in row else None

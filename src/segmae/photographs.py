@@ -20,6 +20,7 @@ FILES = {  # what is written for each photograph, and how its name ends
     "overlay": "_overlay.png",
     "probability": "_probability.png",
     "npz": "_probability.npz",
+    "entropy": "_entropy.png",
     "geojson": ".geojson",
 }
 PICTURES = tuple(ending.removesuffix(".png") for ending in FILES.values() if ending.endswith(".png"))

@@ -40,7 +40,8 @@ from segmae.outputs import (
 )
 from segmae.photographs import FILES, RESULTS, Ignored, collect, earlier_rows, file_stamp, name_results
 from segmae.result import Result, find_mask
-from segmae.trust import Trust, load_trust
+from segmae.trust import FILE as CALIBRATION
+from segmae.trust import Trust, load_trust, soft_dice
 from segmae.views import VIEWS, turn, turn_back
 
 DEFAULT_MODEL = "segmae-tiny"
@@ -86,8 +87,8 @@ class Predictor:
         found = []
         for one in sources:
             photo = self.read(one)
-            probability = self.network_probability(prepare_image(photo.pixels, self.info.preprocess)[None])
-            found.append(self.result(probability[0], photo, one))
+            prepared = prepare_image(photo.pixels, self.info.preprocess)
+            found.append(self.result(self.network_probability(prepared[None])[0], prepared, photo, one))
         return found if isinstance(source, list | tuple) else found[0]
 
     def read(self, source: Any) -> Photo:
@@ -119,10 +120,16 @@ class Predictor:
         # the logistic function, without overflow
         return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits), np.float32)
 
-    def result(self, probability: NDArray[np.float32], photo: Photo, source: Any) -> Result:
-        """The network's probability `[S,S]` at the photograph's size."""
-        mask = find_mask(probability, self.info.threshold, (photo.width, photo.height))
-        return Result(mask, probability, self.info.threshold, source, photo.orientation)
+    def result(
+        self, probability: NDArray[np.float32], prepared: NDArray[np.uint8], photo: Photo, source: Any
+    ) -> Result:
+        """The network's probability `[S,S]` for a prepared image `[S,S,3]`, at the photograph's size."""
+        threshold, expected, warnings = self.info.threshold, None, []
+        if self.trust is not None:
+            expected = self.trust.expected_dice(soft_dice(probability, threshold), self.views)
+            warnings = self.trust.photo_warnings(prepared, probability > threshold)
+        mask = find_mask(probability, threshold, (photo.width, photo.height))
+        return Result(mask, probability, threshold, source, photo.orientation, expected, tuple(warnings))
 
 
 def load(
@@ -153,7 +160,7 @@ def load(
         )
     path = resolve(model)
     return Predictor(
-        info, create_engine(model, engine, threads, device), views, load_trust(path), _digest(path)
+        info, create_engine(model, engine, threads, device), views, load_trust(path), _digest(path, views)
     )
 
 
@@ -193,6 +200,7 @@ def predict_files(
     device: str | None = None,
     threads: int | None = None,
     batch_size: int = 8,
+    views: int = 1,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Predictions:
@@ -211,6 +219,7 @@ def predict_files(
         measure: put measurements into the rows; so do the format `csv` and a scale.
         mm_per_pixel: width of a pixel, or its (width, height).
         batch_size: photographs that the network sees at once.
+        views: 1, or 8 for test-time augmentation, see `load`.
         resume: leave out what an earlier call with the same model and options has done and whose file has not changed since.
         progress: called after every file.
 
@@ -223,9 +232,8 @@ def predict_files(
     want = wanted(formats, overlay_style, keep_largest, fill_holes, measure, mm_per_pixel)
     files, ignored = collect(sources)
     photographs = name_results(files)
-    predictor = load(model, engine, threads, device)
-    folder = make_folder(out)
-    digest = _digest(resolve(model))
+    predictor = load(model, engine, threads, device, views)
+    folder, digest = make_folder(out), predictor.digest
     rows = earlier_rows(folder)
     for name, path in photographs.items():
         before = Path(rows[name]["file"]) if name in rows else path
@@ -327,15 +335,17 @@ def _write(
     room: Room,
 ) -> dict[str, Any]:
     """Write one photograph's files; its row."""
-    photo, path = photograph.photo, photograph.path
-    assert photo is not None
+    photo, prepared, path = photograph.photo, photograph.prepared, photograph.path
+    assert photo is not None and prepared is not None
 
     def pixels() -> NDArray[np.uint8]:
         return photo.pixels if photo.pixels.size else read_image(path).pixels
 
     try:
         with room.taken(photo.width * photo.height):
-            result = predictor.result(probability, photo, path).cleaned(want.keep_largest, want.fill_holes)
+            result = predictor.result(probability, prepared, photo, path).cleaned(
+                want.keep_largest, want.fill_holes
+            )
             files = write_files(folder, photograph.name, result, pixels, want)
     except ImageError as error:  # broken beyond what the reduced decoding saw
         return photograph.row(error=str(error))
@@ -344,7 +354,9 @@ def _write(
     return photograph.row(
         width=photo.width, height=photo.height, orientation=photo.orientation,
         **({"frames": photo.frames} if photo.frames > 1 else {}),
-        lesion_share=round(result.lesion_share, 6), uncertainty=round(result.uncertainty, 6), threshold=result.threshold,
+        lesion_share=round(result.lesion_share, 6), uncertainty=round(result.uncertainty, 6),
+        expected_dice=None if result.expected_dice is None else round(result.expected_dice, 4), warnings=result.warnings,
+        threshold=result.threshold, views=predictor.views,
         keep_largest=want.keep_largest, fill_holes=want.fill_holes, **files, stamp=photograph.stamp,
     )  # fmt: skip
 
@@ -378,8 +390,12 @@ def _is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bo
     return row.get("weights") == digest and row.get("stamp") == stamp
 
 
-def _digest(model: Path) -> str:
-    """SHA-256 of the weights and of what is done with them (threshold, preprocessing), shortened."""
+def _digest(model: Path, views: int) -> str:
+    """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened."""
     files = [path for path in (model / ONNX, model / WEIGHTS, model) if path.is_file()]
-    content = [path.read_bytes() for path in (files[0], model / CONFIG) if path.is_file()]
+    content = [
+        path.read_bytes() for path in (files[0], model / CONFIG, model / CALIBRATION) if path.is_file()
+    ]
+    if views > 1:
+        content.append(f"{views} views".encode())
     return hashlib.sha256(b"".join(content)).hexdigest()[:16]

@@ -15,6 +15,7 @@ from segmae import contour
 from segmae import measure as measuring
 from segmae import overlay as drawing
 from segmae.data.preprocess import read_image, restore, restored_strips
+from segmae.trust import entropy, mask_warnings
 
 SURROUNDINGS = 1 / 16  # of the network's grid: how far around the lesion the uncertainty is looked at
 
@@ -29,6 +30,8 @@ class Result:
         threshold: the mask is where the probability exceeds it.
         source: what was given: a path, an image or an array.
         orientation: EXIF's, 1 to 8: how the stored photograph was turned to be upright.
+        expected_dice: with an expert's mask, in [0, 1], see docs/trust.md; None where the model was not calibrated for this.
+        photo_warnings: what speaks against the photograph: `dark`, `blurred`, `hair or ink`, `unlike ...`.
     """
 
     mask: NDArray[np.bool_]
@@ -36,6 +39,8 @@ class Result:
     threshold: float
     source: Any
     orientation: int = 1
+    expected_dice: float | None = None
+    photo_warnings: tuple[str, ...] = ()
 
     @cached_property
     def probability(self) -> NDArray[np.float32]:
@@ -46,6 +51,16 @@ class Result:
     def lesion_share(self) -> float:
         """Share of the photograph that is lesion, in [0, 1]."""
         return float(self.mask.mean())
+
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to look twice: at the mask, and at the photograph."""
+        return [*mask_warnings(self.mask), *self.photo_warnings]
+
+    @cached_property
+    def uncertainty_map(self) -> NDArray[np.float32]:
+        """Entropy of the probability in bits, float32 `[height,width]`: 0 is sure, 1 is undecided."""
+        return entropy(self.probability)
 
     @property
     def uncertainty(self) -> float:
@@ -90,9 +105,9 @@ def find_mask(network: NDArray[np.float32], threshold: float, size: tuple[int, i
 def uncertainty(network: NDArray[np.float32], threshold: float) -> float:
     """Mean binary entropy in and around the lesion, in bits: 0 where the network is sure, 1 where it says p = 1/2 throughout.
 
-    H(p) = -p log2 p - (1 - p) log2 (1 - p), averaged over the pixels of the network's grid that lie in the lesion or within
+    `segmae.trust.entropy`, averaged over the pixels of the network's grid that lie in the lesion or within
     `SURROUNDINGS` of the grid's side from it, along rows and columns; over all where no lesion was found. A small lesion has
-    more edge for its area, and with it a higher value. This is not calibrated: it orders images, it is no probability of an error.
+    more edge for its area, and with it a higher value. This is not calibrated: it orders images; `Result.expected_dice` is.
 
     Args:
         network: `[S,S]` in [0, 1], the probability before it is restored to the photograph's size.
@@ -101,5 +116,4 @@ def uncertainty(network: NDArray[np.float32], threshold: float) -> float:
     lesion = network > threshold
     reach = round(SURROUNDINGS * len(network))
     near = ndimage.maximum_filter(lesion, 2 * reach + 1, mode="constant") if lesion.any() else ~lesion
-    p = np.clip(network[near].astype(np.float64), 1e-12, 1 - 1e-12)
-    return float(np.mean(-p * np.log2(p) - (1 - p) * np.log2(1 - p)))
+    return float(np.mean(entropy(network[near]), dtype=np.float64))

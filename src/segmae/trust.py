@@ -28,8 +28,8 @@ THIN = tuple(
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
-def uncertainty(probability: NDArray[Any]) -> NDArray[np.float32]:
-    """Binary entropy of each pixel's probability, in bits: 0 is sure, 1 is a coin's toss; the shape stays."""
+def entropy(probability: NDArray[Any]) -> NDArray[np.float32]:
+    """H(p) = -p log2 p - (1 - p) log2 (1 - p) of each pixel's probability, in bits: 0 is sure, 1 is a coin's toss; the shape stays."""
     p = np.clip(np.asarray(probability, np.float32), 1e-7, 1 - 1e-7)
     return np.asarray(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)), np.float32)
 
