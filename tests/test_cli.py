@@ -371,5 +371,5 @@ def test_the_demo_takes_a_photograph_whose_name_has_spaces(run: Run, lesions: Pa
     photo.write_bytes(sorted((lesions / "images").iterdir())[0].read_bytes())
     code, _, err = run("demo", photo, "-o", tmp_path / "demo")
     assert code == 0, err
-    assert (tmp_path / "demo" / "my photo <1>_mask.png").exists()
-    assert "my photo &lt;1&gt;" in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "demo" / "my photo _1__mask.png").exists()
+    assert "my photo _1_" in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")

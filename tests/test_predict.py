@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
-from segmae.errors import CheckpointError, DataError, ImageError, OutputError
-from segmae.photographs import find_photographs
+from segmae.errors import CheckpointError, ConfigError, DataError, ImageError, OutputError
+from segmae.exchange import from_geojson
+from segmae.photographs import find_photographs, safe_name
 from segmae.predict import Predictor, load, predict_files
+from segmae.result import uncertainty
 
 
 class Darkness:
@@ -42,8 +50,11 @@ def by_darkness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "darkness"
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"weights")
-    monkeypatch.setattr("segmae.predict.load", lambda *a: Predictor(INFO, Darkness()))
-    monkeypatch.setattr("segmae.predict.resolve", Path)
+
+    def load(model: Path, *options: Any) -> Predictor:
+        return Predictor(INFO, Darkness(), digest=(model / "model.onnx").read_text())
+
+    monkeypatch.setattr("segmae.predict.load", load)
     return folder
 
 
@@ -262,10 +273,10 @@ def test_a_photograph_too_large_for_memory_does_not_stop_the_rest(
     folder = write_dataset(tmp_path / "set", 3) / "images"
     whole = Predictor.result
 
-    def result(self: Predictor, probability: Any, photo: Any, source: Any) -> Any:
-        if "0001" in str(source):
+    def result(self: Predictor, *given: Any) -> Any:
+        if "0001" in str(given[-1]):
             raise MemoryError
-        return whole(self, probability, photo, source)
+        return whole(self, *given)
 
     monkeypatch.setattr(Predictor, "result", result)
     done = predict_files([folder], tmp_path / "out", by_darkness)
@@ -328,3 +339,297 @@ def test_a_model_of_stage_1_does_not_pretend_to_segment(small_model: Path, tmp_p
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="stage 1 only"):
         load(folder)
+
+
+# -- formats
+
+EVERY = (
+    "mask",
+    "overlay",
+    "probability",
+    "npz",
+    "geojson",
+    "coco",
+    "coco-rle",
+    "labelstudio",
+    "csv",
+    "html",
+    "sheet",
+)
+
+
+def test_every_format_says_the_same(by_darkness: Path, tmp_path: Path) -> None:
+    folder, out = write_dataset(tmp_path / "set", 3) / "images", tmp_path / "out"
+    done = predict_files([folder], out, by_darkness, formats=EVERY, mm_per_pixel=0.02)
+    assert not done.failures and not done.notes
+    coco, exact = (json.loads((out / name).read_text()) for name in ("coco.json", "coco_rle.json"))
+    tasks = json.loads((out / "labelstudio.json").read_text())
+    with (out / "results.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(tasks) == len(table) == len(coco["images"]) == len(exact["images"]) == 3
+    for index, row in enumerate(done.rows):
+        mask = np.asarray(Image.open(out / row["mask"])) > 0
+        sixteen = np.asarray(Image.open(out / row["probability"]))
+        assert sixteen.dtype == np.uint16
+        with np.load(out / row["npz"]) as arrays:
+            probability, threshold = arrays["probability"], float(arrays["threshold"])
+        assert probability.dtype == np.float32
+        assert np.array_equal(probability > threshold, mask)
+        assert np.abs(sixteen / 65535 - probability).max() < 1e-5
+        assert exact["annotations"][index]["area"] == mask.sum() == row["measurements"]["area_px"]
+        lesion = json.loads((out / row["geojson"]).read_text())
+        assert lesion["features"][0]["properties"]["measurements"]["area_px"] == mask.sum()
+        area = sum(polygon.area for polygon in from_geojson(lesion))
+        assert area == pytest.approx(mask.sum(), rel=0.02)
+        assert coco["images"][index] == {
+            "id": index + 1, "file_name": Path(row["file"]).name, "width": 400, "height": 300
+        }  # fmt: skip
+        assert tasks[index]["data"]["image"] == f"/data/local-files/?d={Path(row['file']).name}"
+        assert table[index]["name"] == row["name"] and int(table[index]["area_px"]) == mask.sum()
+        assert float(table[index]["area_mm2"]) == pytest.approx(mask.sum() * 0.0004)
+        assert 0 < row["uncertainty"] < 1
+    assert (out / "gallery.html").is_file() and (out / "sheet_001.png").is_file()
+
+
+def test_resumed_calls_end_with_the_bytes_of_one(by_darkness: Path, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "set", 4) / "images"
+    one, parts = tmp_path / "one", tmp_path / "parts"
+    predict_files([folder], one, by_darkness, formats=EVERY)
+    files = sorted(folder.iterdir())
+    predict_files(files[2:], parts, by_darkness, formats=EVERY)  # the second half first
+    predict_files([folder], parts, by_darkness, formats=EVERY, resume=True)
+    assert contents(one) == contents(parts)
+    again = predict_files([folder], parts, by_darkness, formats=EVERY, resume=True)
+    assert again.skipped == 4
+    assert contents(one) == contents(parts)
+
+
+def test_resume_redoes_what_lacks_a_format_or_was_made_otherwise(by_darkness: Path, tmp_path: Path) -> None:
+    folder, out = write_dataset(tmp_path / "set", 2) / "images", tmp_path / "out"
+
+    def skipped(**options: Any) -> int:
+        return predict_files([folder], out, by_darkness, resume=True, **options).skipped
+
+    assert [skipped(), skipped()] == [0, 2]
+    assert [skipped(formats=["geojson"]), skipped(formats=["geojson", "mask"])] == [0, 2]
+    assert [skipped(overlay_style="fill"), skipped(overlay_style="fill"), skipped()] == [0, 2, 0]
+    assert [skipped(measure=True), skipped(measure=True), skipped(mm_per_pixel=0.1)] == [0, 2, 0]
+    assert [skipped(mm_per_pixel=(0.1, 0.2)), skipped(mm_per_pixel=(0.1, 0.2))] == [0, 2]
+    assert {"mask", "overlay", "geojson", "measurements"} <= set(rows_of(out)[0]), (
+        "what is there is still named"
+    )
+    assert (out / rows_of(out)[0]["geojson"]).is_file()
+    assert [skipped(fill_holes=True, formats=["mask"]), skipped(fill_holes=True, formats=["mask"])] == [0, 2]
+    assert "geojson" not in rows_of(out)[0] and not list(out.glob("*.geojson")), "they showed the other mask"
+
+
+def test_files_of_a_folder_say_whom_they_leave_out(by_darkness: Path, tmp_path: Path) -> None:
+    files = sorted((write_dataset(tmp_path / "set", 3) / "images").iterdir())
+    predict_files(files[:2], tmp_path / "out", by_darkness)
+    done = predict_files(files[2:], tmp_path / "out", by_darkness, formats=["coco", "csv"])
+    assert len(json.loads((tmp_path / "out" / "coco.json").read_text())["images"]) == 1
+    assert any("2 photographs" in note and "coco" in note for note in done.notes)
+    assert len((tmp_path / "out" / "results.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"formats": ["maks"]}, {"formats": []}, {"overlay_style": "glow"}, {"mm_per_pixel": 0}, {"mm_per_pixel": -1.0}],
+)  # fmt: skip
+def test_options_that_cannot_be_used_are_named_before_anything_is_done(
+    by_darkness: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    half_dark(64, 64).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError) as caught:
+        predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, **options)
+    assert (
+        "mask" in str(caught.value) or "contour" in str(caught.value) or "mm_per_pixel" in str(caught.value)
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_formula_in_a_name_is_text_in_the_table(by_darkness: Path, tmp_path: Path) -> None:
+    for name in ("=1+1", "@sum", "-2", "plain"):
+        half_dark(64, 64).save(tmp_path / f"{name}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    predict_files(files, tmp_path / "out", by_darkness, formats=["csv"])
+    with (tmp_path / "out" / "results.csv").open(encoding="utf-8", newline="") as file:
+        names = {row["name"] for row in csv.DictReader(file)}
+    assert names == {"'=1+1", "'@sum", "'-2", "plain"}
+
+
+def test_cleaning_is_the_same_in_python_and_in_files_and_is_recorded(
+    by_darkness: Path, tmp_path: Path
+) -> None:
+    pixels = np.full((256, 256, 3), 240, np.uint8)
+    pixels[40:200, 40:160] = 10
+    pixels[90:140, 80:120] = 240  # a hole
+    pixels[100:160, 200:240] = 10  # a second piece
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    result = Predictor(INFO, Darkness())(tmp_path / "a.png")
+    assert [len(polygon.holes) for polygon in result.contours] == [1, 0]
+    clean = result.cleaned(keep_largest=True, fill_holes=True)
+    assert [len(polygon.holes) for polygon in clean.contours] == [0]
+    assert clean.mask[115, 100] and not clean.mask[130, 220]
+    assert clean.contours[0].area == pytest.approx(clean.mask.sum(), rel=0.01)
+    assert clean.measure(0.5).area_mm2 == pytest.approx(clean.mask.sum() / 4)
+    assert np.array_equal(clean.probability, result.probability)
+    done = predict_files(
+        [tmp_path / "a.png"], tmp_path / "out", by_darkness, formats=["mask", "geojson"], keep_largest=True, fill_holes=True
+    )  # fmt: skip
+    (row,) = done.rows
+    assert (row["keep_largest"], row["fill_holes"]) == (True, True)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "a_mask.png")) > 0, clean.mask)
+    (polygon,) = from_geojson(json.loads((tmp_path / "out" / "a.geojson").read_text()))
+    assert polygon.area == pytest.approx(clean.contours[0].area, rel=1e-3)
+
+
+def test_a_photograph_without_a_lesion_has_every_format_too(by_darkness: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (90, 60), "white").save(tmp_path / "a.png")
+    done = predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, formats=EVERY)
+    assert done.rows[0]["lesion_share"] == 0
+    coco = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert (len(coco["images"]), coco["annotations"]) == (1, [])
+    assert json.loads((tmp_path / "out" / "a.geojson").read_text())["features"] == []
+
+
+def test_uncertainty_is_high_where_the_network_wavers_at_the_lesion() -> None:
+    y, x = np.mgrid[:64, :64]
+    distance = np.hypot(x - 32, y - 32) - 15
+    sharp, soft = (np.asarray(1 / (1 + np.exp(distance / width)), np.float32) for width in (0.5, 8))
+    assert 0 <= uncertainty(sharp, 0.5) < 0.5 * uncertainty(soft, 0.5) <= 0.5
+    assert uncertainty(np.full((64, 64), 0.5, np.float32), 0.6) == pytest.approx(1)
+    assert uncertainty(np.zeros((64, 64), np.float32), 0.5) < 1e-6
+    far = sharp.copy()
+    far[:4, :4] = 0.5  # far from the lesion, and not part of one
+    assert uncertainty(far, 0.5) == uncertainty(sharp, 0.5)
+
+
+# -- sizes, pages, names, and what is passed over
+
+
+@pytest.mark.parametrize("size", [(50, 50), (50, 700), (3000, 50)])
+def test_small_and_narrow_photographs_get_every_format(by_darkness: Path, tmp_path: Path, size: Any) -> None:
+    half_dark(*size).save(tmp_path / "a.png")
+    done = predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, formats=EVERY)
+    assert not done.failures
+    assert Image.open(tmp_path / "out" / "a_mask.png").size == size
+
+
+def test_strips_give_the_same_bytes_as_a_whole_photograph(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_dataset(tmp_path / "set", 2, size=(403, 307)) / "images"
+    options: dict[str, Any] = {"formats": EVERY, "overlay_style": "fill", "fill_holes": True}
+    predict_files([folder], tmp_path / "whole", by_darkness, **options)
+    for module in ("data.preprocess", "overlay", "outputs"):
+        monkeypatch.setattr(f"segmae.{module}.STRIP", 403 * 11)
+    monkeypatch.setattr("segmae.predict.KEPT", 0)
+    monkeypatch.setattr("segmae.predict.PIXELS_AT_ONCE", 1)
+    predict_files([folder], tmp_path / "strips", by_darkness, **options)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "strips")
+
+
+@pytest.mark.slow
+def test_100_megapixels_fit_into_one_and_a_half_gigabytes(tmp_path: Path) -> None:
+    small = Image.fromarray(draw_lesion(3, (1500, 1050))[0])
+    small.resize((12000, 8400)).save(tmp_path / "large.jpg", quality=85)
+    code = (
+        "import resource, sys; from segmae.predict import predict_files\n"
+        "done = predict_files([sys.argv[1]], sys.argv[2])\n"
+        "assert len(done.rows) == 1 and done.rows[0]['width'] == 12000, done.failures\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "large.jpg"), str(tmp_path / "out")]
+    peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert int(peak) < 1.5e6, "kilobytes"  # Linux counts in these
+    assert Image.open(tmp_path / "out" / "large_overlay.png").size == (12000, 8400)
+
+
+@pytest.mark.parametrize("kind", ["gif", "tif"])
+def test_of_several_pages_the_first_is_segmented_and_that_is_said(
+    by_darkness: Path, tmp_path: Path, kind: str
+) -> None:
+    pages = [half_dark(80, 60), Image.new("RGB", (80, 60), "white"), Image.new("RGB", (80, 60), "red")]
+    path = tmp_path / f"a.{kind}"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    done = predict_files([path], tmp_path / "out", by_darkness)
+    assert done.rows[0]["frames"] == 3 and done.rows[0]["lesion_share"] > 0.4
+    assert any("has 3 pages or frames; the first was segmented" in note for note in done.notes)
+
+
+def test_the_orientation_that_was_applied_is_recorded(by_darkness: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    half_dark(120, 64).save(tmp_path / "turned.jpg", exif=exif)
+    half_dark(120, 64).save(tmp_path / "upright.jpg")
+    done = predict_files([tmp_path / "turned.jpg", tmp_path / "upright.jpg"], tmp_path / "out", by_darkness)
+    assert [row["orientation"] for row in done.rows] == [6, 1]
+    assert (done.rows[0]["width"], done.rows[0]["height"]) == (64, 120)
+
+
+def test_what_is_passed_over_in_a_folder_is_counted(by_darkness: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    for name in ("a.png", "b.gif", "c.gif", "d.webp"):
+        half_dark(64, 64).save(folder / name)
+    (folder / "e.HEIC").write_bytes(b"x")
+    (folder / "notes.txt").write_text("no image")
+    done = predict_files([folder], folder / "out", by_darkness)
+    assert [row["name"] for row in done.rows] == ["a"]
+    assert str(done.ignored) == "2 .gif files, 1 .heic file, 1 .webp file, 1 subfolder"
+    assert done.ignored.folders == [str(folder / "more")]
+    again = predict_files([folder], folder / "out", by_darkness)
+    assert again.ignored.folders == [str(folder / "more")], "results are no folder of photographs"
+
+
+def test_names_are_made_safe_and_the_original_is_kept(by_darkness: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = [
+        "two\nlines",
+        'say "cheese"',
+        "Größe",
+        "病変 1",
+        "CON",
+        "aux",
+        "nul.v2",
+        "a<b>:c|d?*e",
+        "dot.",
+        "x" * 240,
+    ]
+    for name in names:
+        half_dark(64, 64).save(folder / f"{name}.png")
+    raw = os.fsencode(folder) + b"/bad\xff.png"  # not Unicode
+    with open(raw, "wb") as file:
+        half_dark(64, 64).save(file, "PNG")
+    done = predict_files([folder], tmp_path / "out", by_darkness, formats=EVERY)
+    assert not done.failures and len(done.rows) == 11
+    by_file = {Path(row["file"]).stem: row["name"] for row in done.rows}
+    assert by_file["two\nlines"] == "two_lines" and by_file['say "cheese"'] == "say _cheese_"
+    assert by_file["Größe"] == "Größe" and by_file["病変 1"] == "病変 1"
+    assert (by_file["CON"], by_file["aux"], by_file["nul.v2"]) == ("_CON", "_aux", "_nul.v2")
+    assert by_file["a<b>:c|d?*e"] == "a_b__c_d__e" and by_file["dot."] == "dot"
+    assert len(by_file["x" * 240]) == 200
+    assert os.fsencode(os.fsdecode(raw)) in {os.fsencode(row["file"]) for row in rows_of(tmp_path / "out")}
+    assert predict_files([folder], tmp_path / "out", by_darkness, formats=EVERY, resume=True).skipped == 11
+
+
+def test_names_that_become_the_same_are_numbered(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a?.png", "a*.png", "A_.png", "b.jpg", "b.png", "b.jpg.png"):
+        half_dark(32, 32).save(folder / name)
+    found = find_photographs([folder])
+    assert len(found) == 6
+    assert len({name.casefold() for name in found}) == 6
+    assert all(name == safe_name(name) for name in found)
+
+
+@given(st.text(max_size=300))
+def test_any_name_becomes_one_that_every_system_takes(name: str) -> None:
+    safe = safe_name(name)
+    assert safe and safe == safe_name(safe) and len(safe.encode()) <= 201
+    assert not set(safe) & set('<>:"/\\|?*\n\r\t\0') and not safe.endswith((" ", "."))
+    assert safe.split(".")[0].strip().upper() not in ("CON", "PRN", "AUX", "NUL", "COM1", "LPT9")

@@ -18,7 +18,8 @@ from segmae.overlay import PREDICTION
 Json = dict[str, Any]
 
 LESION = "lesion"
-DECIMALS = 2  # of coordinates in pixels
+DECIMALS = 3  # of coordinates in pixels
+EXACT = 0.05  # pixels: points are left out where the outline stays this near without them, a third remains
 COCO_CATEGORIES = [{"id": 1, "name": LESION, "supercategory": "skin"}]
 HANDLES = (
     1e-3  # of the longer side: how far points that a person can drag lie from the exact outline, at most
@@ -36,6 +37,7 @@ def to_geojson(polygons: Sequence[Polygon], name: str, measurements: Mapping[str
     """
     if not polygons:
         return {"type": "FeatureCollection", "features": []}
+    polygons = [simplify(polygon, EXACT) for polygon in polygons]
     pieces = [[_rounded(ring) for ring in (polygon.outer, *polygon.holes)] for polygon in polygons]
     shape: Json = {"type": "Polygon", "coordinates": pieces[0]}
     if len(pieces) > 1:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segmae.background import Room, ahead, usable_cpus
-from segmae.contour import smooth_outlines
+from segmae.contour import simplify, smooth_outlines
 from segmae.data.preprocess import PIXELS_AT_ONCE, read_image, read_mask
 from segmae.errors import ImageError
 from segmae.files import atomic_path
@@ -149,9 +149,8 @@ def _figure(row: Row, small: Thumbnail) -> str:
     warnings = "".join(f"<br>{html.escape(warning)}" for warning in row.get("warnings", ()))
     full = quote(row.get("overlay") or row["mask"])
     height, width = small.mask.shape
-    line = "".join(
-        _path(ring) for polygon in smooth_outlines(small.mask) for ring in (polygon.outer, *polygon.holes)
-    )
+    polygons = [simplify(polygon, 0.2) for polygon in smooth_outlines(small.mask)]
+    line = "".join(_path(ring) for polygon in polygons for ring in (polygon.outer, *polygon.holes))
     drawn = f'<path class="rim" d="{line}"/><path d="{line}"/>' if line else ""
     return (
         f'<a href="{full}" data-name="{name}" data-share="{share}" data-uncertainty="{doubt}" data-expected="{expected or 0}">'

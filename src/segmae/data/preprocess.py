@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,13 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
         ImageError: missing, unreadable, truncated, not an image, or absurdly large.
     """
     if isinstance(source, np.ndarray):
-        return _photo(_from_array(source), "array")
+        return _upright_photo(*_photo(_from_array(source), "array"))
     if isinstance(source, Image.Image):
-        return _photo(source, str(getattr(source, "filename", "") or "image"))
+        return _upright_photo(*_photo(source, str(getattr(source, "filename", "") or "image")))
     name = "bytes" if isinstance(source, bytes | bytearray) else str(source)
     with closing(_opened(source, name)) as image:
-        return _photo(image, name, at_least)
+        found = _photo(image, name, at_least)
+    return _upright_photo(*found)  # with the decoder's memory given back
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -269,7 +270,8 @@ def _upright(values: np.ndarray, turn: int) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def _photo(image: Image.Image, name: str, at_least: int | None = None) -> Photo:
+def _photo(image: Image.Image, name: str, at_least: int | None = None) -> tuple[Photo, int]:
+    """The photograph as it is stored, and the orientation that it still has to be turned by."""
     full, frames = image.size, _frames(image)
     stored = image.tag_v2.get(EXIF_ORIENTATION) if isinstance(image, TiffImageFile) else None
     if at_least and image.format == "JPEG":
@@ -277,16 +279,23 @@ def _photo(image: Image.Image, name: str, at_least: int | None = None) -> Photo:
         if scale > 1:
             image.draft("RGB", (full[0] // scale, full[1] // scale))
     decoded, turn = _decoded(image, name)
-    width, height = (full[1], full[0]) if turn in ON_ITS_SIDE else full
     try:
         pixels = _rgb_pixels(decoded)
     except ValueError as error:
         raise ImageError(name, f"has colours that cannot be converted ({error})", "Save it as RGB") from error
-    if turn != UPRIGHT:
-        pixels = _upright(pixels, turn)
+    orientation = turn
     if isinstance(stored, int) and 1 <= stored <= 8:  # Pillow turns TIFF files itself, and forgets how
-        turn = stored
-    return Photo(pixels, width, height, name, turn, frames)
+        orientation = stored
+    return Photo(pixels, *full, name, orientation, frames), turn
+
+
+def _upright_photo(photo: Photo, turn: int) -> Photo:
+    if turn == UPRIGHT:
+        return photo
+    width, height = photo.width, photo.height
+    if turn in ON_ITS_SIDE:
+        width, height = height, width
+    return replace(photo, pixels=_upright(photo.pixels, turn), width=width, height=height)
 
 
 def _frames(image: Image.Image) -> int:
