@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.deeplab import DeepLabHead, upsample
-from segmae.models.layers import pad_to_multiple
+from segmae.models.deeplab import DeepLabHead
+from segmae.models.layers import pad_to_multiple, resize
 
 norm_layer = partial(nn.BatchNorm2d, eps=1e-3)  # of the public weights, which come from TensorFlow
 
@@ -115,7 +115,7 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, image: Tensor, guide: Tensor | None = None) -> Tensor:
         low, deep = self.encoder(image)
-        return upsample(self.head(deep, low, guide), (image.shape[2], image.shape[3]))
+        return resize(self.head(deep, low, guide), (image.shape[2], image.shape[3]))
 
 
 class Separable(nn.Module):
