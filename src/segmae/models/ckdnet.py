@@ -161,14 +161,11 @@ class CKDNet(nn.Module):
 
     task = "chained"
     mask_losses: ClassVar[dict[str, float]] = {"focal": 1.0}
-    public_weights: ClassVar[dict[str, str]] = {
-        "coarse.encoder": "torchvision resnet101",
-        "classify.encoder": "torchvision resnet101",
-        "segment.encoder": "torchvision resnet101",
-    }
 
     def __init__(self, classes: int = 3, depth: int = 101) -> None:
         super().__init__()
+        parts = ("coarse", "classify", "segment") if classes else ("segment",)
+        self.public_weights = {f"{part}.encoder": f"torchvision resnet{depth}" for part in parts}
         self.extra_losses: dict[str, tuple[str, float]] = (
             {"coarse": ("mask", 1.0), "classify": ("label", 1.0)} if classes else {}
         )

@@ -52,7 +52,7 @@ def discriminator(c_in: int, widths: tuple[int, ...] = (64, 128, 256, 512)) -> n
 class DAGAN(nn.Module):
     """Generator and dual discriminators; only the generator runs at test time.
 
-    As in the paper's reading: `losses: {bce: 1, dice: 1, patch: 0}` and Adam at 2e-4 with betas .5 and .999.
+    In our reading, as the paper's settings are not known: `losses: {bce: 1, dice: 1, patch: 0}` and Adam at 2e-4 with betas .5 and .999.
 
     Args:
         widths: channels of the generator at strides 1, 2, 4, 8, 16.

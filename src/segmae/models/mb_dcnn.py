@@ -224,14 +224,13 @@ class MBDCNN(nn.Module):
 
     task = "chained"
     mask_losses: ClassVar[dict[str, float]] = {"rank": 0.05}
-    public_weights: ClassVar[dict[str, str]] = {
-        "coarse.encoder": "timm xception65",
-        "classify.encoder": "timm legacy_xception",
-        "segment.encoder": "timm xception65",
-    }
 
     def __init__(self, classes: int = 3, middle: tuple[int, int] = (16, 8)) -> None:
         super().__init__()
+        self.public_weights = {"segment.encoder": "timm xception65"}
+        if classes:
+            earlier = {"coarse.encoder": "timm xception65", "classify.encoder": "timm legacy_xception"}
+            self.public_weights = {**earlier, **self.public_weights}
         self.extra_losses: dict[str, tuple[str, float]] = (
             {"coarse": ("mask", 1.0), "classify": ("label", 1.0)} if classes else {}
         )

@@ -16,7 +16,10 @@ from segmae.models.resnet import shortcut
 
 
 class GroupConv(nn.Module):
-    """Per group of channels a 3x3 convolution, norm, ReLU and a squeeze-and-excitation of its own."""
+    """Per group of channels a 3x3 convolution, norm, ReLU and a squeeze-and-excitation of its own.
+
+    `[B,C,H,W] -> [B,C,H/stride,W/stride]`. The squeeze is 16 times narrower than a group, but at least 4 wide.
+    """
 
     def __init__(self, channels: int, stride: int, groups: int) -> None:
         super().__init__()

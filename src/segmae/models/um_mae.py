@@ -274,6 +274,10 @@ class UMMAE(nn.Module):
 
         Returns:
             `[B,N,768]`: for each patch 16 x 16 x 3 values (row, column, channel), see `patchify`.
+
+        Raises:
+            ConfigError: another size, other visible patches than one of each 2x2 cell, or, of Swin-T, maps that
+                its windows do not divide.
         """
         if task != "reconstruct" or visible is None:
             raise ValueError(
