@@ -249,7 +249,17 @@ def held(*networks: nn.Module, as_at_test: bool = False) -> Iterator[None]:
 
 
 def segmentation_loss(logits: Tensor, mask: Tensor, c: Losses) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 11 with the weights of `c`, and its three values for the log."""
+    """Eq. 11 with the weights of `c`, and its three values for the log.
+
+    Raises:
+        ConfigError: the logits are not of the masks' shape `[B,1,H,W]`, as they may be in a model of one's own.
+    """
+    if not isinstance(logits, Tensor) or logits.shape != mask.shape:
+        found = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ConfigError(
+            f"the model's output is {found}, not logits {list(mask.shape)}: its forward takes images [B,3,H,W] and "
+            "returns one logit for each pixel, [B,1,H,W]; upsample or crop its output to the image's size"
+        )
     bce = bce_loss(logits, mask)
     dice = dice_loss(logits, mask, c.literal_eq10)
     patch = patch_wise_loss(logits, mask, c.beta, c.detach_weights, c.literal_eq8)

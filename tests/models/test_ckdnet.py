@@ -6,7 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from segmae.models.ckdnet import ChannelAttention, Classifier, Entangle  # noqa: E402
+from segmae.models.ckdnet import ChannelAttention, CKDNet, Classifier, Entangle  # noqa: E402
+from segmae.models.mb_dcnn import MBDCNN  # noqa: E402
 
 
 def test_gates_act_after_each_layer_and_what_is_told_is_not_gated() -> None:
@@ -40,3 +41,10 @@ def test_the_final_network_starts_deaf_and_hears_the_sum_over_channels() -> None
     torch.nn.init.ones_(entangle.gamma)
     assert not torch.equal(entangle(x, knowledge), entangle(x, None))
     assert torch.allclose(entangle(x, knowledge), entangle(x, knowledge.flip(1)), atol=1e-6)
+
+
+def test_only_what_is_built_asks_for_public_weights_and_by_its_own_depth() -> None:
+    with torch.device("meta"):
+        assert CKDNet(classes=0, depth=18).public_weights == {"segment.encoder": "torchvision resnet18"}
+        assert set(CKDNet(depth=34).public_weights.values()) == {"torchvision resnet34"}
+        assert list(MBDCNN(classes=0, middle=(1, 1)).public_weights) == ["segment.encoder"]

@@ -8,12 +8,13 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from segmae.models.doubleunet import VGG, DoubleUNet  # noqa: E402
+from segmae.models.doubleunet import DoubleUNet  # noqa: E402
+from segmae.models.vgg import VGG  # noqa: E402
 
 
 def test_vgg_has_torchvisions_names_and_returns_activated_maps_before_each_pool() -> None:
     torch.manual_seed(0)
-    vgg = VGG()
+    vgg = VGG(19, norm=False)
     convolutions = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]  # of torchvision's vgg19
     names = {f"features.{index}.{kind}" for index in convolutions for kind in ("weight", "bias")}
     assert set(vgg.state_dict()) == names

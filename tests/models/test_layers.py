@@ -11,10 +11,13 @@ from torch import Tensor
 from segmae.models.layers import (
     Attention,
     Block,
+    conv_bn_relu,
+    from_windows,
     init_transformer,
     pad_to_multiple,
     resize_position,
     sine_cosine_position,
+    to_windows,
 )
 from segmae.models.resnetv2 import StdConv2d, same_pad
 
@@ -125,3 +128,22 @@ def test_standardised_convolution_ignores_offset_and_scale_of_its_filters() -> N
     conv.weight.data = conv.weight.data * 5 + 2
     torch.testing.assert_close(conv(x), before, rtol=1e-3, atol=1e-4)
     assert before.shape == (1, 4, 8, 8)
+
+
+def test_windows_are_cut_in_reading_order_and_put_back() -> None:
+    x = torch.arange(2 * 4 * 6.0).reshape(2, 4, 6, 1)
+    windows = to_windows(x, 2)
+    assert windows.shape == (2, 6, 4, 1)
+    assert windows[0, 1, :, 0].tolist() == [2, 3, 8, 9]
+    assert torch.equal(from_windows(windows, 2, (4, 6)), x)
+    assert torch.equal(from_windows(windows.flatten(0, 1), 2, (4, 6)), x)
+
+
+def test_a_dilated_or_strided_convolution_keeps_or_halves_the_size() -> None:
+    x = torch.randn(2, 3, 8, 12)
+    assert conv_bn_relu(3, 5, rate=4)(x).shape == (2, 5, 8, 12)
+    assert conv_bn_relu(3, 5, 7, 2)(x).shape == (2, 5, 4, 6)
+    assert conv_bn_relu(3, 5, 1)(x).shape == (2, 5, 8, 12)
+    assert [name for name, _ in conv_bn_relu(3, 5, bias=True).named_parameters()] == [
+        "0.weight", "0.bias", "1.weight", "1.bias"
+    ]  # fmt: skip

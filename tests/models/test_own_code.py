@@ -10,12 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from segmae.checkpoint import load_model  # noqa: E402
-from segmae.config import load_config  # noqa: E402
+from segmae.config import Losses, Reconstruction, load_config  # noqa: E402
 from segmae.data.catalog import open_dataset  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.data.splits import make_split, save_split  # noqa: E402
 from segmae.errors import CheckpointError, ConfigError  # noqa: E402
 from segmae.models import create_model  # noqa: E402
+from segmae.tasks import Batch, create_task  # noqa: E402
 from segmae.train import run  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-model.md"
@@ -65,3 +66,38 @@ def test_what_is_wrong_with_a_name_is_said(toy: Path) -> None:
         create_model("toy.py:Tory")
     with pytest.raises(ConfigError, match=r"toy\.py:Toy.*wide"):
         create_model("toy.py:Toy", wide=8)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("class Toy(nn.Module):", "class Toy(nn.Module:", r"SyntaxError: .*toy\.py, line 4"),
+        ("from torch import Tensor, nn", "import there_is_none", r"there_is_none.*toy\.py, line 1"),
+        ("nn.BatchNorm2d(width)", "nn.BatchNorm2d()", r"cannot be built .*num_features.*toy\.py, line 9"),
+    ],
+)
+def test_a_mistake_in_the_file_is_said_with_its_line(toy: Path, old: str, new: str, said: str) -> None:
+    code = toy.read_text(encoding="utf-8")
+    assert old in code
+    toy.write_text(code.replace(old, new), encoding="utf-8")
+    with pytest.raises(ConfigError, match=said):
+        create_model("toy.py:Toy")
+
+
+@pytest.mark.parametrize(
+    "output", [torch.zeros(2, 2, 4, 4), torch.zeros(2, 4, 4), torch.zeros(2, 1, 2, 2), ()]
+)
+def test_an_output_that_is_not_one_logit_a_pixel_is_said(output: object) -> None:
+    batch = Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4), ("one", "two"))
+    task = create_task("supervised", Losses(), Reconstruction())
+    with pytest.raises(ConfigError, match=r"not logits \[2, 1, 4, 4\]"):
+        task(Constant(output), batch, "segment")
+
+
+class Constant(torch.nn.Module):
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, image: torch.Tensor) -> object:
+        return self.output

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from segmae.models.segformer import DropPath, EfficientSelfAttention, SegFormer, drop_path_rates
+from segmae.models.layers import DropPath, drop_path_rates
+from segmae.models.segformer import EfficientSelfAttention, SegFormer
 
 
 def test_weights_saved_by_transformers_load_by_name_and_give_the_same_logits(tmp_path: Path) -> None:

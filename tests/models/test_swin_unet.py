@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segmae.models.swin_unet import PatchExpanding, SwinBlock, SwinUNet
+from segmae.models.layers import PatchExpanding
+from segmae.models.swin_unet import SwinBlock, SwinUNet
 
 
 @pytest.fixture(autouse=True)

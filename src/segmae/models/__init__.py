@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,16 +34,44 @@ def create_model(name: str, **options: Any) -> nn.Module:
         A module whose `forward(image [B,3,H,W])` gives logits `[B,1,H,W]`.
 
     Raises:
-        ConfigError: no such name, or an option that the network does not have or take.
+        ConfigError: no such name, or an option that the network does not have (the nearest name is given) or take.
         MissingExtra: torch is not installed.
     """
     require("torch", "train")
     build = model_function(name)
+    known = option_names(build)
+    for option in options:
+        if known is not None and option not in known:
+            raise ConfigError(
+                f"model '{name}' has no option '{option}'.{_did_you_mean(option, known)} "
+                f"It has {', '.join(known) or 'none'}"
+            )
     try:
         model: nn.Module = build(**options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model '{name}' with options {options}: {error}") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ConfigError(
+            f"model '{name}' cannot be built with options {options}: {error}{_line(error, code_file(name))}. "
+            f"The docstring of {build.__module__}.{getattr(build, '__qualname__', name)} says what each takes"
+        ) from error
     return model
+
+
+def option_names(build: Callable[..., Any]) -> list[str] | None:
+    """The keyword arguments that a network's class or function takes; None if it takes any.
+
+    A function that hands `**options` on says by its return annotation to which class.
+    """
+    signature = inspect.signature(build)
+    takes_any = inspect.Parameter.VAR_KEYWORD
+    names = [name for name, p in signature.parameters.items() if p.kind not in (p.VAR_POSITIONAL, takes_any)]
+    if all(p.kind is not takes_any for p in signature.parameters.values()):
+        return names
+    passed_to = getattr(build, "__globals__", {}).get(signature.return_annotation)
+    if not isinstance(passed_to, type):
+        return None
+    # what has no default there is what the function itself gives
+    more = [name for name, p in inspect.signature(passed_to).parameters.items() if p.default is not p.empty]
+    return list(dict.fromkeys(names + more))
 
 
 def find_entry(name: str) -> Entry:
@@ -53,9 +83,13 @@ def find_entry(name: str) -> Entry:
     for entry in TABLE:
         if entry.name == name:
             return entry
-    near = difflib.get_close_matches(name, list_models(), n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    hint = _did_you_mean(name, list_models())
     raise ConfigError(f"unknown model '{name}'.{hint} `segmae models` lists them; your own is FILE.py:NAME")
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def code_file(name: str) -> Path | None:
@@ -75,8 +109,20 @@ def model_function(name: str) -> Callable[..., Any]:
     if not file.is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"model '{name}': {file} is no file here. Give its path from the current folder")
     code = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(code)
+    try:
+        spec.loader.exec_module(code)
+    except Exception as error:
+        raise ConfigError(f"model '{name}': {type(error).__name__}: {error}{_line(error, file)}") from error
     function = name.rpartition(":")[2]
     if not callable(getattr(code, function, None)):
         raise ConfigError(f"model '{name}': {file} has no class or function '{function}'")
     return getattr(code, function)
+
+
+def _line(error: Exception, file: Path | None) -> str:
+    """Where in a file of one's own an error arose, if it did."""
+    if file is None:
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+    return f" ({file}, line {lines[-1]})" if lines else ""

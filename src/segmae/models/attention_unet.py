@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import double_conv, pad_to_multiple
+from segmae.models.layers import conv_bn_relu, double_conv, pad_to_multiple
 
 
 class AttentionGate(nn.Module):
@@ -47,10 +47,7 @@ class AttentionUNet(nn.Module):
             self.down.append(double_conv(c_in, width, bias=True))
         self.up, self.gates, self.merge = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for deep, width in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            conv = nn.Conv2d(deep, width, 3, padding=1)
-            self.up.append(
-                nn.Sequential(nn.Upsample(scale_factor=2), conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-            )
+            self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), *conv_bn_relu(deep, width, bias=True)))
             self.gates.append(AttentionGate(width, width // 2))
             self.merge.append(double_conv(2 * width, width, bias=True))
         self.head = nn.Conv2d(widths[0], 1, 1)

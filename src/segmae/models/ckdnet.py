@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.deeplab import DeepLabHead, upsample
-from segmae.models.layers import conv_bn_relu, pad_to_multiple
+from segmae.models.deeplab import DeepLabHead
+from segmae.models.layers import conv_bn_relu, pad_to_multiple, resize
 from segmae.models.resnet import ResNet
 
 
@@ -29,7 +29,7 @@ class CoarseNetwork(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         maps = self.encoder(image)[1:]
         logits = self.head(maps[-1], maps[0])
-        return upsample(logits, (image.shape[2], image.shape[3])), maps
+        return resize(logits, (image.shape[2], image.shape[3])), maps
 
 
 class ChannelAttention(nn.Module):
@@ -75,9 +75,7 @@ class Entangle(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.zeros(1))
-        self.conv = nn.Sequential(
-            nn.Conv2d(channels + 1, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-        )
+        self.conv = conv_bn_relu(channels + 1, channels, bias=True)
 
     def forward(self, x: Tensor, knowledge: Tensor | None) -> Tensor:
         told = torch.zeros_like(x[:, :1]) if knowledge is None else knowledge.sum(1, keepdim=True)
@@ -163,14 +161,11 @@ class CKDNet(nn.Module):
 
     task = "chained"
     mask_losses: ClassVar[dict[str, float]] = {"focal": 1.0}
-    public_weights: ClassVar[dict[str, str]] = {
-        "coarse.encoder": "torchvision resnet101",
-        "classify.encoder": "torchvision resnet101",
-        "segment.encoder": "torchvision resnet101",
-    }
 
     def __init__(self, classes: int = 3, depth: int = 101) -> None:
         super().__init__()
+        parts = ("coarse", "classify", "segment") if classes else ("segment",)
+        self.public_weights = {f"{part}.encoder": f"torchvision resnet{depth}" for part in parts}
         self.extra_losses: dict[str, tuple[str, float]] = (
             {"coarse": ("mask", 1.0), "classify": ("label", 1.0)} if classes else {}
         )

@@ -9,13 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import conv_bn_relu, pad_to_multiple
+from segmae.models.layers import conv_bn_relu, pad_to_multiple, resize
 from segmae.models.resnet import ResNet
-
-
-def pointwise(c_in: int, c_out: int) -> nn.Sequential:
-    """1x1 convolution, norm, ReLU."""
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
 
 
 def double(x: Tensor) -> Tensor:
@@ -39,14 +34,16 @@ class GPG(nn.Module):
         for index in range(len(channels)):
             rate = 2**index
             depthwise = nn.Conv2d(joined, joined, 3, padding=rate, dilation=rate, groups=joined, bias=False)
-            self.branches.append(nn.Sequential(depthwise, nn.BatchNorm2d(joined), *pointwise(joined, width)))
+            self.branches.append(
+                nn.Sequential(depthwise, nn.BatchNorm2d(joined), *conv_bn_relu(joined, width, 1))
+            )
         self.fuse = nn.Sequential(nn.Conv2d(joined, width, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """From fine to deep: `[B,channels[i],H/2^i,W/2^i]` to `[B,width,H,W]`."""
-        size = maps[0].shape[2:]
+        size = (maps[0].shape[2], maps[0].shape[3])
         reduced = [
-            F.interpolate(reduce(x), size, mode="bilinear", align_corners=True) if index else reduce(x)
+            resize(reduce(x), size) if index else reduce(x)
             for index, (reduce, x) in enumerate(zip(self.reduce, maps, strict=True))
         ]
         x = torch.cat(reduced[::-1], 1)
@@ -69,7 +66,7 @@ class SAP(nn.Module):
             nn.Conv2d(channels // 2, 2, 3, padding=1),
         )  # fmt: skip
         self.gamma = nn.Parameter(torch.zeros(1))
-        self.last = pointwise(channels, channels)
+        self.last = conv_bn_relu(channels, channels, 1)
 
     def mix(self, x: Tensor, y: Tensor) -> Tensor:
         share = self.attention(torch.cat([x, y], 1)).softmax(1)  # [B,2,H,W]
@@ -105,9 +102,9 @@ class CPFNet(nn.Module):
         self.pyramid = SAP(levels[-1])
         self.refine = nn.ModuleList([nn.Identity(), *(conv_bn_relu(width, width) for width in guided[::-1])])
         self.reduce = nn.ModuleList(
-            pointwise(*pair) for pair in zip(levels[::-1], (*guided[::-1], stem), strict=True)
+            conv_bn_relu(*pair, 1) for pair in zip(levels[::-1], (*guided[::-1], stem), strict=True)
         )
-        self.head = nn.Sequential(pointwise(stem, 32), conv_bn_relu(32, 32), nn.Conv2d(32, 1, 1))
+        self.head = nn.Sequential(conv_bn_relu(stem, 32, 1), conv_bn_relu(32, 32), nn.Conv2d(32, 1, 1))
         for part in (self.guide, self.pyramid, self.refine, self.reduce, self.head):
             init_new(part)
 

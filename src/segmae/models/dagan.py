@@ -6,10 +6,10 @@ Our reconstruction from the abstract: neither code nor the full text is public. 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import pad_to_multiple
+from segmae.models.layers import conv_bn_relu
+from segmae.models.unet import UNet
 
 RATES = (1, 2, 4)
 
@@ -22,11 +22,9 @@ class DenseDilatedBlock(nn.Module):
         growth = c_out // 2
         self.layers = nn.ModuleList()
         for rate in RATES:
-            conv = nn.Conv2d(c_in, growth, 3, padding=rate, dilation=rate, bias=False)
-            self.layers.append(nn.Sequential(conv, nn.BatchNorm2d(growth), nn.ReLU(inplace=True)))
+            self.layers.append(conv_bn_relu(c_in, growth, rate=rate))
             c_in += growth
-        conv = nn.Conv2d(c_in, c_out, 1, bias=False)
-        self.fuse = nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+        self.fuse = conv_bn_relu(c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -34,28 +32,11 @@ class DenseDilatedBlock(nn.Module):
         return self.fuse(x)
 
 
-class Generator(nn.Module):
-    """UNet-SCDC: a U-Net of dense dilated blocks, image `[B,3,H,W]` to logits `[B,1,H,W]`, multiples of 16."""
+class Generator(UNet):
+    """UNet-SCDC: a U-Net of dense dilated blocks, image `[B,3,H,W]` of any size to logits `[B,1,H,W]`."""
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
-        super().__init__()
-        self.down = nn.ModuleList()
-        for c_in, width in zip((3, *widths), widths, strict=False):
-            self.down.append(DenseDilatedBlock(c_in, width))
-        self.up, self.merge = nn.ModuleList(), nn.ModuleList()
-        for deep, width in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            self.up.append(nn.ConvTranspose2d(deep, width, 2, 2))
-            self.merge.append(DenseDilatedBlock(2 * width, width))
-        self.head = nn.Conv2d(widths[0], 1, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x, skips = image, []
-        for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if level else x)
-            skips.append(x)  # [B,widths[level],H/2^level,W/2^level]
-        for up, merge, skip in zip(self.up, self.merge, skips[-2::-1], strict=True):
-            x = merge(torch.cat([skip, up(x)], 1))
-        return self.head(x)
+    def block(self, c_in: int, c_out: int) -> nn.Module:
+        return DenseDilatedBlock(c_in, c_out)
 
 
 def discriminator(c_in: int, widths: tuple[int, ...] = (64, 128, 256, 512)) -> nn.Sequential:
@@ -71,7 +52,7 @@ def discriminator(c_in: int, widths: tuple[int, ...] = (64, 128, 256, 512)) -> n
 class DAGAN(nn.Module):
     """Generator and dual discriminators; only the generator runs at test time.
 
-    As in the paper's reading: `losses: {bce: 1, dice: 1, patch: 0}` and Adam at 2e-4 with betas .5 and .999.
+    In our reading, as the paper's settings are not known: `losses: {bce: 1, dice: 1, patch: 0}` and Adam at 2e-4 with betas .5 and .999.
 
     Args:
         widths: channels of the generator at strides 1, 2, 4, 8, 16.
@@ -104,5 +85,4 @@ class DAGAN(nn.Module):
         if judge is not None:
             seen = {"boundary": judge, "object": torch.cat([image, judge], 1)}
             return {name: network(seen[name]) for name, network in self.discriminators.items()}
-        height, width = image.shape[2:]
-        return self.generator(pad_to_multiple(image, 16))[:, :, :height, :width]
+        return self.generator(image)

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segmae.models.layers import conv_bn_relu, resize
 
 WIDTH, LOW_WIDTH = 256, 48
 RATES = (6, 12, 18)
-
-
-def conv_bn_relu(c_in: int, c_out: int, kernel: int, bias: bool, rate: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU, at the same size."""
-    conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2 * rate, dilation=rate, bias=bias)
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
-
-
-def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, corners aligned."""
-    return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
 class ASPP(nn.Module):
@@ -26,10 +16,10 @@ class ASPP(nn.Module):
 
     def __init__(self, c_in: int, bias: bool, width: int = WIDTH) -> None:
         super().__init__()
-        self.branches = nn.ModuleList([conv_bn_relu(c_in, width, 1, bias)])
-        self.branches.extend(conv_bn_relu(c_in, width, 3, bias, rate) for rate in RATES)
-        self.pooled = conv_bn_relu(c_in, width, 1, bias)
-        self.fuse = conv_bn_relu((len(RATES) + 2) * width, width, 1, bias)
+        self.branches = nn.ModuleList([conv_bn_relu(c_in, width, 1, bias=bias)])
+        self.branches.extend(conv_bn_relu(c_in, width, rate=rate, bias=bias) for rate in RATES)
+        self.pooled = conv_bn_relu(c_in, width, 1, bias=bias)
+        self.fuse = conv_bn_relu((len(RATES) + 2) * width, width, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         mean = self.pooled[0](x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
@@ -57,11 +47,11 @@ class DeepLabHead(nn.Module):
     ) -> None:
         super().__init__()
         self.aspp = nn.Sequential(ASPP(c_deep, bias), dropout[0])
-        self.guide = conv_bn_relu(WIDTH + 1, WIDTH, 1, bias) if guided else None
-        self.low = conv_bn_relu(c_low, LOW_WIDTH, 1, bias)
+        self.guide = conv_bn_relu(WIDTH + 1, WIDTH, 1, bias=bias) if guided else None
+        self.low = conv_bn_relu(c_low, LOW_WIDTH, 1, bias=bias)
         self.join = nn.Sequential(
-            conv_bn_relu(WIDTH + LOW_WIDTH, WIDTH, 3, bias), dropout[1],
-            conv_bn_relu(WIDTH, WIDTH, 3, bias), dropout[2],
+            conv_bn_relu(WIDTH + LOW_WIDTH, WIDTH, bias=bias), dropout[1],
+            conv_bn_relu(WIDTH, WIDTH, bias=bias), dropout[2],
             nn.Conv2d(WIDTH, 1, 1),
         )  # fmt: skip
 
@@ -71,4 +61,4 @@ class DeepLabHead(nn.Module):
         if self.guide is not None and guide is not None:
             x = self.guide(torch.cat([x, guide], 1))
         low = self.low(low)
-        return self.join(torch.cat([upsample(x, (low.shape[2], low.shape[3])), low], 1))
+        return self.join(torch.cat([resize(x, (low.shape[2], low.shape[3])), low], 1))

@@ -9,45 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.deeplab import ASPP, upsample
-from segmae.models.layers import SqueezeExcitation, double_conv, pad_to_multiple
+from segmae.models.deeplab import ASPP
+from segmae.models.layers import SqueezeExcitation, double_conv, pad_to_multiple, resize
+from segmae.models.vgg import VGG
 
-VGG19 = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 WIDTHS = (32, 64, 128, 256)  # of both decoders and the second encoder, at strides 1, 2, 4, 8
 BOTTOM = 64  # channels at stride 16
-
-
-class VGG(nn.Module):
-    """VGG-19 without norms (Simonyan and Zisserman, 2015): image to the maps before each pool, strides 1 to 16.
-
-    Names as in torchvision.
-    """
-
-    channels: tuple[int, ...] = tuple(stage[-1] for stage in VGG19)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential()
-        c_in = 3
-        for index, stage in enumerate(VGG19):
-            if index:
-                self.features.append(nn.MaxPool2d(2))
-            for width in stage:
-                self.features.extend([nn.Conv2d(c_in, width, 3, padding=1), nn.ReLU()])
-                c_in = width
-        for name, parameter in self.features.named_parameters():
-            if name.endswith("weight"):
-                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
-            else:
-                nn.init.zeros_(parameter)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        x, maps = image, []
-        for layer in self.features:
-            if isinstance(layer, nn.MaxPool2d):
-                maps.append(x)
-            x = layer(x)
-        return [*maps, x]
 
 
 def block(c_in: int, c_out: int) -> nn.Sequential:
@@ -74,7 +41,7 @@ class Decoder(nn.Module):
         """Each list holds an encoder's maps at strides 1, 2, 4, 8."""
         for level, join in enumerate(self.blocks, 1):
             maps = [encoder[-level] for encoder in skips]
-            x = join(torch.cat([upsample(x, (maps[0].shape[2], maps[0].shape[3])), *maps], 1))
+            x = join(torch.cat([resize(x, (maps[0].shape[2], maps[0].shape[3])), *maps], 1))
         return x
 
 
@@ -93,7 +60,7 @@ class DoubleUNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = VGG()
+        self.encoder = VGG(19, norm=False)
         *skips, deep = self.encoder.channels
         self.aspp = ASPP(deep, bias=False, width=BOTTOM)
         self.decoder = Decoder(tuple(skips))

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import pad_to_multiple
+from segmae.models.layers import ChannelNorm, init_convolutions, pad_to_multiple, resize
 
 STRIDE = 32
 DILATIONS = (1, 2, 5, 7)
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
-
-
 def size_of(x: Tensor) -> tuple[int, int]:
     return x.shape[2], x.shape[3]
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of `[B,C,H,W]`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class GHPA(nn.Module):
@@ -125,12 +110,7 @@ class EGEUNet(nn.Module):
             self.mask_heads.append(nn.Conv2d(c_out, 1, 1))
             self.bridges.append(GAB(c_in, c_out))
         self.head = nn.Conv2d(widths[0], 1, 1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv1d | nn.Conv2d):
-                fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
-                nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_convolutions(self)
 
     def forward(self, image: Tensor, extras: bool = False) -> Tensor | dict[str, Tensor]:
         """Segment.

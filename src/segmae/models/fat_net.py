@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import Block, SqueezeExcitation, init_transformer, pad_to_multiple
+from segmae.models.layers import Block, SqueezeExcitation, conv_bn_relu, init_transformer, pad_to_multiple
 from segmae.models.resnet import ResNet
 
 PATCH = 16  # pixels
@@ -56,9 +56,9 @@ def up_block(c_in: int, c_out: int) -> nn.Sequential:
     """1x1 to a quarter, transposed 3x3 with stride 2, 1x1, each with norm and ReLU: `[B,c_in,H,W] -> [B,c_out,2H,2W]`."""
     mid = c_in // 4
     return nn.Sequential(
-        nn.Conv2d(c_in, mid, 1), nn.BatchNorm2d(mid), nn.ReLU(inplace=True),
+        *conv_bn_relu(c_in, mid, 1, bias=True),
         nn.ConvTranspose2d(mid, mid, 3, 2, 1, 1), nn.BatchNorm2d(mid), nn.ReLU(inplace=True),
-        nn.Conv2d(mid, c_out, 1), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True),
+        *conv_bn_relu(mid, c_out, 1, bias=True),
     )  # fmt: skip
 
 

@@ -62,6 +62,9 @@ def uniform_visible(
 
     As there, the places are drawn without repetition from a pool that holds each of the four equally often, twice
     as many as there are cells.
+
+    Raises:
+        ConfigError: another share than 0.75, or a grid with an odd side.
     """
     if ratio != 0.75 or grid[0] % 2 or grid[1] % 2:
         raise ConfigError(
@@ -85,6 +88,10 @@ def choose_visible(
         strategy: `random`, `designated`, `grid` or `uniform`.
         grid: rows and columns of patches.
         ratio: share of hidden patches, between 0 and 1.
+
+    Raises:
+        ConfigError: `uniform` cannot divide this grid, or hides another share.
+        ValueError: no such strategy.
     """
     if strategy == "random":
         return random_visible(len(ids), grid, ratio, device)

@@ -11,38 +11,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import pad_to_multiple
-
-VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-
-
-class VGG16BN(nn.Module):
-    """VGG-16 with batch norm (Simonyan and Zisserman, 2015): image to the maps before each pool, strides 1 to 16.
-
-    Names as in torchvision.
-    """
-
-    channels: tuple[int, ...] = tuple(stage[-1] for stage in VGG16)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential()
-        c_in = 3
-        for stage in VGG16:
-            for width in stage:
-                self.features.extend(
-                    [nn.Conv2d(c_in, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-                )
-                c_in = width
-            self.features.append(nn.MaxPool2d(2))
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        x, maps = image, []
-        for layer in list(self.features)[:-1]:  # the last pool has no reader
-            if isinstance(layer, nn.MaxPool2d):
-                maps.append(x)
-            x = layer(x)
-        return [*maps, x]
+from segmae.models.layers import conv_bn_relu, pad_to_multiple
+from segmae.models.vgg import VGG
 
 
 class Refine(nn.Module):
@@ -51,7 +21,7 @@ class Refine(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+            *conv_bn_relu(channels, channels),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels),
         )  # fmt: skip
 
@@ -70,7 +40,7 @@ class IFCN(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.encoder = VGG16BN()
+        self.encoder = VGG(16, norm=True)
         deepest_first = self.encoder.channels[::-1]
         self.project = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in deepest_first)
         self.up = nn.ModuleList(nn.ConvTranspose2d(width, width, 4, 2, 1) for _ in deepest_first[1:])

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.deeplab import DeepLabHead, upsample
-from segmae.models.layers import pad_to_multiple
+from segmae.models.deeplab import DeepLabHead
+from segmae.models.layers import pad_to_multiple, resize
 
 norm_layer = partial(nn.BatchNorm2d, eps=1e-3)  # of the public weights, which come from TensorFlow
 
@@ -115,7 +115,7 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, image: Tensor, guide: Tensor | None = None) -> Tensor:
         low, deep = self.encoder(image)
-        return upsample(self.head(deep, low, guide), (image.shape[2], image.shape[3]))
+        return resize(self.head(deep, low, guide), (image.shape[2], image.shape[3]))
 
 
 class Separable(nn.Module):
@@ -224,14 +224,13 @@ class MBDCNN(nn.Module):
 
     task = "chained"
     mask_losses: ClassVar[dict[str, float]] = {"rank": 0.05}
-    public_weights: ClassVar[dict[str, str]] = {
-        "coarse.encoder": "timm xception65",
-        "classify.encoder": "timm legacy_xception",
-        "segment.encoder": "timm xception65",
-    }
 
     def __init__(self, classes: int = 3, middle: tuple[int, int] = (16, 8)) -> None:
         super().__init__()
+        self.public_weights = {"segment.encoder": "timm xception65"}
+        if classes:
+            earlier = {"coarse.encoder": "timm xception65", "classify.encoder": "timm legacy_xception"}
+            self.public_weights = {**earlier, **self.public_weights}
         self.extra_losses: dict[str, tuple[str, float]] = (
             {"coarse": ("mask", 1.0), "classify": ("label", 1.0)} if classes else {}
         )

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmae.models.layers import conv_bn_relu
+
 GROUPS = 8  # attention heads
 CELLS = 4  # the local branch sees CELLS x CELLS pieces of the image
 STRIDE = 32  # a piece's side must be a multiple of it: five times halved
@@ -78,9 +80,7 @@ class AxialBlock(nn.Module):
     def __init__(self, c_in: int, mid: int, stride: int, side: int | None) -> None:
         super().__init__()
         self.stride = stride
-        self.reduce = nn.Sequential(
-            nn.Conv2d(c_in, mid, 1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(inplace=True)
-        )
+        self.reduce = conv_bn_relu(c_in, mid, 1)
         self.height = AxialAttention(mid, 2, side)
         self.width = AxialAttention(mid, 3, side)
         self.expand = nn.Sequential(nn.Conv2d(mid, 2 * mid, 1, bias=False), nn.BatchNorm2d(2 * mid))
@@ -108,11 +108,9 @@ class Branch(nn.Module):
 
     def __init__(self, stem: int, blocks: tuple[int, ...], side: int | None, bottom: bool) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for c_in, c_out, kernel, stride in ((3, stem, 7, 2), (stem, 128, 3, 1), (128, stem, 3, 1)):
-            conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-            layers += [conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
-        self.stem = nn.Sequential(*layers)
+        self.stem = nn.Sequential(
+            *conv_bn_relu(3, stem, 7, 2), *conv_bn_relu(stem, 128), *conv_bn_relu(128, stem)
+        )
         side = None if side is None else side // 2
         self.layers = nn.ModuleList()
         c_in, mid = stem, 16

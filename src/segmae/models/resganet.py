@@ -10,13 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.deeplab import DeepLabHead, upsample
-from segmae.models.layers import pad_to_multiple
+from segmae.models.deeplab import DeepLabHead
+from segmae.models.layers import conv_bn_relu, pad_to_multiple, resize
 from segmae.models.resnet import shortcut
 
 
 class GroupConv(nn.Module):
-    """Per group of channels a 3x3 convolution, norm, ReLU and a squeeze-and-excitation of its own."""
+    """Per group of channels a 3x3 convolution, norm, ReLU and a squeeze-and-excitation of its own.
+
+    `[B,C,H,W] -> [B,C,H/stride,W/stride]`. The squeeze is 16 times narrower than a group, but at least 4 wide.
+    """
 
     def __init__(self, channels: int, stride: int, groups: int) -> None:
         super().__init__()
@@ -48,9 +51,9 @@ class GroupAttentionBlock(nn.Module):
     def __init__(self, c_in: int, mid: int, stride: int, groups: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(c_in, mid, 1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(inplace=True),
+            *conv_bn_relu(c_in, mid, 1),
             GroupConv(mid, stride, groups),
-            nn.Conv2d(mid, mid, 1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(inplace=True),
+            *conv_bn_relu(mid, mid, 1),
             SpatialAttention(),
             nn.Conv2d(mid, 4 * mid, 1, bias=False), nn.BatchNorm2d(4 * mid),
         )  # fmt: skip
@@ -70,10 +73,7 @@ class ResGANet(nn.Module):
 
     def __init__(self, units: tuple[int, ...], groups: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2, 1),
-        )  # fmt: skip
+        self.stem = nn.Sequential(*conv_bn_relu(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1))
         self.stages, c_in, channels = nn.ModuleList(), 64, []
         for count, mid, stride in zip(units, (64, 128, 256, 512), (1, 2, 2, 1), strict=True):
             stage = nn.Sequential(GroupAttentionBlock(c_in, mid, stride, groups))
@@ -113,5 +113,5 @@ class ResGANetASPP(nn.Module):
         height, width = image.shape[2:]
         image = pad_to_multiple(image, 16)
         low, *_, deep = self.encoder(image)
-        logits = upsample(self.head(deep, low), (image.shape[2], image.shape[3]))
+        logits = resize(self.head(deep, low), (image.shape[2], image.shape[3]))
         return logits[:, :, :height, :width]

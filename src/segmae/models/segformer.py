@@ -6,39 +6,17 @@ Tokens are kept as maps with the channels last, `[B,H,W,C]`. Names as in Hugging
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import pad_to_multiple
+from segmae.models.layers import DropPath, drop_path_rates, init_convolutions, init_linear, pad_to_multiple
 
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)  # keys and values are seen on a map that is this many times smaller
-
-
-class DropPath(nn.Module):
-    """Drop a residual branch of some images in training, as in stochastic depth (Huang et al., 2016)."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        kept = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)
-        return x * kept / (1 - self.rate)
-
-
-def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
-    """A rate for each block by stage, growing evenly from 0 at the first block to `last` at the last."""
-    blocks = iter(range(sum(depths)))
-    return [[last * next(blocks) / max(1, sum(depths) - 1) for _ in range(depth)] for depth in depths]
 
 
 class OverlapPatchEmbedding(nn.Module):
@@ -179,15 +157,8 @@ class SegFormer(nn.Module):
         super().__init__()
         self.encoder = MixTransformer(widths, depths, drop_path)
         self.decode_head = AllMLPHead(widths, decoder_dim, dropout)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
-            elif isinstance(layer, nn.Conv2d):
-                fan_out = layer.kernel_size[0] ** 2 * layer.out_channels // layer.groups
-                nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_linear(self)
+        init_convolutions(self)
         nn.init.normal_(
             self.decode_head.classifier.weight, std=0.01
         )  # a fan of one would start at logits of ±50

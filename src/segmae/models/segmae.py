@@ -137,6 +137,8 @@ class CascadedUpsampler(nn.Module):
         widths: channels after the first convolution and after each of the four stages.
     """
 
+    align_corners = False  # of the upsampling; TransUNet's does
+
     def __init__(self, dim: int, skips: tuple[int, ...], widths: tuple[int, int, int, int, int]) -> None:
         super().__init__()
         self.first = conv_bn_relu(dim, widths[0])
@@ -151,7 +153,7 @@ class CascadedUpsampler(nn.Module):
         tokens = features["tokens"]
         x = self.first(tokens.transpose(1, 2).reshape(-1, tokens.shape[2], *grid))
         for stage, name in zip(self.stages, ("stride8", "stride4", "stride2", ""), strict=True):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
             if name in features:
                 x = torch.cat([x, features[name]], 1)
             x = stage(x)

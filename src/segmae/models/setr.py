@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import pad_to_multiple, resize_position
+from segmae.models.layers import ChannelNorm, conv_bn_relu, init_linear, pad_to_multiple, resize_position
 from segmae.models.vit import VisionTransformer
 
 PATCH = 16  # pixels
@@ -19,35 +19,24 @@ WIDTH = 256  # channels of all heads
 AUXILIARY_WEIGHT = 0.4
 
 
-class MapNorm(nn.LayerNorm):
-    """Layer norm over the channels of `[B,C,H,W]`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 def conv_block(c_in: int, scale: int) -> nn.Sequential:
     """3x3 convolution, batch norm, ReLU, bilinear upsampling."""
-    return nn.Sequential(
-        nn.Conv2d(c_in, WIDTH, 3, padding=1),
-        nn.BatchNorm2d(WIDTH),
-        nn.ReLU(inplace=True),
-        nn.Upsample(scale_factor=scale, mode="bilinear", align_corners=False),
-    )
+    up = nn.Upsample(scale_factor=scale, mode="bilinear", align_corners=False)
+    return nn.Sequential(*conv_bn_relu(c_in, WIDTH, bias=True), up)
 
 
 def pup_head(dim: int) -> nn.Sequential:
     """Four times a convolution and 2x: `[B,dim,H/16,W/16]` to logits `[B,1,H,W]`; the last 2x is of the logits."""
     last = conv_block(WIDTH, 2)
     return nn.Sequential(
-        MapNorm(dim, eps=1e-6), conv_block(dim, 2), conv_block(WIDTH, 2), conv_block(WIDTH, 2),
+        ChannelNorm(dim), conv_block(dim, 2), conv_block(WIDTH, 2), conv_block(WIDTH, 2),
         last[:3], nn.Conv2d(WIDTH, 1, 1), last[3],
     )  # fmt: skip
 
 
 def auxiliary_head(dim: int) -> nn.Sequential:
     """One convolution and 4x: `[B,dim,H/16,W/16]` to logits `[B,1,H/4,W/4]`."""
-    return nn.Sequential(MapNorm(dim, eps=1e-6), conv_block(dim, 4), nn.Conv2d(WIDTH, 1, 1))
+    return nn.Sequential(ChannelNorm(dim), conv_block(dim, 4), nn.Conv2d(WIDTH, 1, 1))
 
 
 class SETR(nn.Module):
@@ -79,10 +68,7 @@ class SETR(nn.Module):
         self.head = pup_head(dim)
         self.extra_heads = nn.ModuleDict({f"block{block}": auxiliary_head(dim) for block in auxiliary})
         self.extra_losses = dict.fromkeys(self.extra_heads, ("mask", AUXILIARY_WEIGHT))
-        for layer in self.encoder.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+        init_linear(self.encoder)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Image `[B,3,H,W]`, multiples of 16, to each block's output as a map `[B,dim,H/16,W/16]`."""

@@ -13,8 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import MLP, pad_to_multiple
-from segmae.models.segformer import DropPath, drop_path_rates
+from segmae.models.layers import (
+    MLP,
+    DropPath,
+    PatchEmbed,
+    PatchExpanding,
+    PatchMerging,
+    drop_path_rates,
+    from_windows,
+    init_linear,
+    pad_to_multiple,
+    to_windows,
+)
 
 PATCH = 4  # pixels: one token stands for PATCH x PATCH pixels of the image
 WINDOW = 7  # tokens: side of a window
@@ -55,20 +65,6 @@ def relative_index() -> Tensor:
     return (2 * WINDOW - 1) * offset[0] + offset[1]
 
 
-def to_windows(x: Tensor) -> Tensor:
-    """`[B,H,W,C] -> [B,n,49,C]`, windows and the tokens inside them in row-major order."""
-    _, h, w, c = x.shape
-    x = x.reshape(-1, h // WINDOW, WINDOW, w // WINDOW, WINDOW, c).transpose(2, 3)
-    return x.reshape(-1, h * w // WINDOW**2, WINDOW**2, c)
-
-
-def from_windows(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The inverse of `to_windows`."""
-    h, w = size
-    x = x.reshape(-1, h // WINDOW, w // WINDOW, WINDOW, WINDOW, x.shape[3]).transpose(2, 3)
-    return x.reshape(-1, h, w, x.shape[5])
-
-
 def regions(length: int, padded: int, shift: int, device: torch.device) -> Tensor:
     """A number for each place of a rolled axis, `[padded]`: padding, what was rolled to the end, the rest.
 
@@ -103,59 +99,16 @@ class SwinBlock(nn.Module):
         # half a window; an axis of one window has nothing to shift to
         shift = tuple(WINDOW // 2 if self.shifted and side > WINDOW else 0 for side in padded)
         rows, columns = (regions(size[i], padded[i], shift[i], x.device) for i in (0, 1))
-        region = to_windows((4 * rows[:, None] + columns)[None, :, :, None])[0]  # [n,49,1]
+        region = to_windows((4 * rows[:, None] + columns)[None, :, :, None], WINDOW)[0]  # [n,49,1]
         x = F.pad(x, (0, 0, 0, padded[1] - size[1], 0, padded[0] - size[0]))
-        x = to_windows(x.roll((-shift[0], -shift[1]), (1, 2)))
-        x = from_windows(self.attn(x, region != region.transpose(1, 2)), padded)
+        x = to_windows(x.roll((-shift[0], -shift[1]), (1, 2)), WINDOW)
+        x = from_windows(self.attn(x, region != region.transpose(1, 2)), WINDOW, padded)
         return x.roll(shift, (1, 2))[:, : size[0], : size[1]]
 
 
 def swin_blocks(dim: int, heads: int, rates: list[float]) -> nn.Sequential:
     """Every second block shifts its windows."""
     return nn.Sequential(*(SwinBlock(dim, heads, index % 2 == 1, rate) for index, rate in enumerate(rates)))
-
-
-class PatchEmbed(nn.Module):
-    """Image to tokens, `[B,3,H,W] -> [B,H/4,W/4,dim]`."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, PATCH, PATCH)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.norm(self.proj(image).permute(0, 2, 3, 1))
-
-
-class PatchMerging(nn.Module):
-    """Join the tokens of each 2x2, `[B,H,W,C] -> [B,H/2,W/2,2C]`."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * dim)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        _, h, w, c = x.shape
-        x = x.reshape(-1, h // 2, 2, w // 2, 2, c).permute(
-            0, 1, 3, 4, 2, 5
-        )  # the file's order: down, then right
-        return self.reduction(self.norm(x.flatten(3)))
-
-
-class PatchExpanding(nn.Module):
-    """Split each token into `scale` x `scale`, `[B,H,W,C] -> [B,scale*H,scale*W,c_out]`."""
-
-    def __init__(self, dim: int, scale: int, c_out: int) -> None:
-        super().__init__()
-        self.scale = scale
-        self.expand = nn.Linear(dim, scale * scale * c_out, bias=False)
-        self.norm = nn.LayerNorm(c_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        _, h, w, _ = x.shape
-        x = self.expand(x).reshape(-1, h, w, self.scale, self.scale, self.norm.normalized_shape[0])
-        return self.norm(x.transpose(2, 3).reshape(-1, self.scale * h, self.scale * w, x.shape[5]))
 
 
 class EncoderStage(nn.Module):
@@ -181,7 +134,7 @@ class Encoder(nn.Module):
 
     def __init__(self, dim: int, heads: tuple[int, ...], rates: list[list[float]]) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(dim)
+        self.patch_embed = PatchEmbed(dim, PATCH)
         self.layers = nn.ModuleList(
             EncoderStage(dim * 2**i, heads[i], rates[i], first=i == 0) for i in range(len(heads))
         )
@@ -252,11 +205,7 @@ class SwinUNet(nn.Module):
         self.encoder = Encoder(dim, heads, rates)
         self.decoder = Decoder(dim, heads, rates)
         self.head = nn.Conv2d(dim, 1, 1, bias=False)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_linear(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised image `[B,3,H,W]` of any size, padded inside to multiples of 32, to logits `[B,1,H,W]`."""

@@ -10,8 +10,6 @@ stands for two classes with softmax.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmae.models.layers import pad_to_multiple
@@ -22,13 +20,7 @@ from segmae.models.segmae import PATCH, CascadedUpsampler, HybridEncoder
 class Upsampler(CascadedUpsampler):
     """CUP whose bilinear upsampling aligns corners: `[B,N,dim] -> logits [B,1,H,W]`."""
 
-    def forward(self, features: dict[str, Tensor], grid: tuple[int, int]) -> Tensor:
-        tokens = features["tokens"]
-        x = self.first(tokens.transpose(1, 2).reshape(-1, tokens.shape[2], *grid))
-        for stage, name in zip(self.stages, ("stride8", "stride4", "stride2", ""), strict=True):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-            x = stage(torch.cat([x, features[name]], 1) if name else x)
-        return self.head(x)
+    align_corners = True
 
 
 class TransUNet(nn.Module):

@@ -14,9 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmae.errors import ConfigError
-from segmae.models.layers import MLP, init_transformer, sine_cosine_position
+from segmae.models.layers import (
+    MLP,
+    PatchMerging,
+    from_windows,
+    init_transformer,
+    sine_cosine_position,
+    to_windows,
+)
 from segmae.models.segmae import PATCH, MAEDecoder
-from segmae.models.swin_unet import PatchMerging
 
 TOKEN = 4  # pixels: the encoders' tokens; a patch of the reconstruction is 4 x 4 of them
 
@@ -78,19 +84,6 @@ class WindowAttention(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(b, n, d))
 
 
-def to_windows(x: Tensor, side: int) -> Tensor:
-    """`[B,h,w,C] -> [B*windows,side*side,C]`."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // side, side, w // side, side, c)
-    return x.transpose(2, 3).reshape(-1, side * side, c)
-
-
-def from_windows(x: Tensor, side: int, h: int, w: int) -> Tensor:
-    """The inverse of `to_windows`."""
-    x = x.reshape(-1, h // side, w // side, side, side, x.shape[2])
-    return x.transpose(2, 3).reshape(-1, h, w, x.shape[5])
-
-
 class SwinBlock(nn.Module):
     """Window attention, on a map shifted by half a window in every second block, and an MLP: `[B,h,w,dim]` to the same."""
 
@@ -117,10 +110,11 @@ class SwinBlock(nn.Module):
             rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
             # what the roll brought to the last window from the other end of the map is another region
             region = 2 * (rows >= h - shift).long()[:, None] + (columns >= w - shift).long()
-            region = to_windows(region[None, :, :, None], side)[:, :, 0]
+            region = to_windows(region[None, :, :, None], side)[0, :, :, 0]  # [windows,N]
             forbidden = region[:, :, None] != region[:, None]
-        y = self.attn(to_windows(y, side), to_windows(place, side), forbidden)
-        x = x + from_windows(y, side, h, w).roll((shift, shift), (1, 2))
+        y, place = (to_windows(each, side).flatten(0, 1) for each in (y, place))
+        y = self.attn(y, place, forbidden)
+        x = x + from_windows(y, side, (h, w)).roll((shift, shift), (1, 2))
         return x + self.mlp(self.norm2(x))
 
 
@@ -280,6 +274,10 @@ class UMMAE(nn.Module):
 
         Returns:
             `[B,N,768]`: for each patch 16 x 16 x 3 values (row, column, channel), see `patchify`.
+
+        Raises:
+            ConfigError: another size, other visible patches than one of each 2x2 cell, or, of Swin-T, maps that
+                its windows do not divide.
         """
         if task != "reconstruct" or visible is None:
             raise ValueError(

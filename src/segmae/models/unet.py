@@ -24,12 +24,16 @@ class UNet(nn.Module):
         self.stride = 2 ** (len(widths) - 1)
         self.down = nn.ModuleList()
         for c_in, width in zip((3, *widths), widths, strict=False):
-            self.down.append(double_conv(c_in, width))
+            self.down.append(self.block(c_in, width))
         self.up, self.merge = nn.ModuleList(), nn.ModuleList()
         for deep, width in zip(widths[:0:-1], widths[-2::-1], strict=True):
             self.up.append(nn.ConvTranspose2d(deep, width, 2, 2))
-            self.merge.append(double_conv(2 * width, width))
+            self.merge.append(self.block(2 * width, width))
         self.head = nn.Conv2d(widths[0], 1, 1)
+
+    def block(self, c_in: int, c_out: int) -> nn.Module:
+        """What stands at each level, `[B,c_in,H,W] -> [B,c_out,H,W]`."""
+        return double_conv(c_in, c_out)
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised image `[B,3,H,W]` of any size to logits `[B,1,H,W]`."""

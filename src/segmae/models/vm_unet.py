@@ -15,9 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segmae.models.layers import pad_to_multiple
-from segmae.models.segformer import DropPath, drop_path_rates
-from segmae.models.swin_unet import PatchEmbed, PatchExpanding, PatchMerging
+from segmae.models.layers import (
+    DropPath,
+    PatchEmbed,
+    PatchExpanding,
+    PatchMerging,
+    drop_path_rates,
+    init_linear,
+    pad_to_multiple,
+)
 
 STATE = 16  # numbers that a channel remembers while it scans
 
@@ -165,7 +171,7 @@ class Encoder(nn.Module):
 
     def __init__(self, dim: int, rates: list[list[float]]) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(dim)
+        self.patch_embed = PatchEmbed(dim, 4)
         self.layers = nn.ModuleList(Stage(dim * 2**i, drops, merge=i > 0) for i, drops in enumerate(rates))
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -205,9 +211,7 @@ class VMUNet(nn.Module):
         self.decoder = nn.ModuleList(vss_blocks(*stage) for stage in zip(widths, rates, strict=True))
         self.final = PatchExpanding(dim, 4, dim // 4)
         self.head = nn.Conv2d(dim // 4, 1, 1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
+        init_linear(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised image `[B,3,H,W]` of any size to logits `[B,1,H,W]`."""
