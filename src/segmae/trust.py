@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import xlogy
 
 from segmae.errors import CheckpointError
 from segmae.files import read_json
@@ -30,8 +31,8 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 def entropy(probability: NDArray[Any]) -> NDArray[np.float32]:
     """H(p) = -p log2 p - (1 - p) log2 (1 - p) of each pixel's probability, in bits: 0 is sure, 1 is a coin's toss; the shape stays."""
-    p = np.clip(np.asarray(probability, np.float32), 1e-7, 1 - 1e-7)
-    return np.asarray(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)), np.float32)
+    p = np.asarray(probability, np.float32)
+    return np.asarray((xlogy(p, p) + xlogy(1 - p, 1 - p)) * np.float32(-1 / np.log(2)), np.float32)
 
 
 def soft_dice(probability: NDArray[Any], threshold: float) -> float:
