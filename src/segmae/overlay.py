@@ -23,7 +23,7 @@ PREDICTION: Colour = (
 REFERENCE: Colour = (255, 221, 51)  # yellow
 HALO: Colour = (0, 0, 0)
 STYLES = ("contour", "fill", "side")
-FILL = 0.35  # opacity of the filled lesion
+FILL = 0.25  # opacity of the filled lesion
 STRIP = 8_000_000  # pixels that are drawn on at once: bounds the memory of large photographs
 
 
