@@ -24,6 +24,9 @@ EXIF_ORIENTATION = 0x0112
 UPRIGHT, ON_ITS_SIDE = 1, (5, 6, 7, 8)  # values of EXIF's orientation
 STRIP = 4_000_000  # pixels that are converted or restored at once: bounds the memory of large photographs
 PIXELS_AT_ONCE = 50_000_000  # of photographs that several threads work on; a larger one is worked on alone
+# Pillow keeps a picture in blocks. Those of its own size, 16 MB, stay with the process after a large photograph, once for every
+# thread that read one (glibc returns at once what is above 32 MB); smaller pictures take no more than they need.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 SINGLE = (
     "JPEG",
     "MPO",
