@@ -22,7 +22,7 @@ demo: .venv-core/installed
 	.venv-core/bin/segmae demo $${IMAGE:+"$$IMAGE"}
 
 test: .venv/installed
-	.venv/bin/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: .venv/installed
 	.venv/bin/python -m pytest -m slow $(ARGS)

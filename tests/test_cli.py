@@ -282,7 +282,7 @@ COMMANDS = commands(typer.main.get_command(cli.app))
 def test_every_verb_is_there() -> None:
     data = {"data check", "data prepare", "data download"}
     splits = {f"data splits {verb}" for verb in ("list", "show", "make", "verify")}
-    rest = {"models", "pretrain", "train", "evaluate", "predict", "export", "demo", "doctor"}
+    rest = {"models", "pretrain", "train", "evaluate", "calibrate", "predict", "export", "demo", "doctor"}
     study = {f"study {verb}" for verb in ("run", "status", "report", "sheets", "list")}
     assert set(COMMANDS) == data | splits | study | rest
 
