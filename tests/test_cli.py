@@ -282,7 +282,18 @@ COMMANDS = commands(typer.main.get_command(cli.app))
 def test_every_verb_is_there() -> None:
     data = {"data check", "data prepare", "data download"}
     splits = {f"data splits {verb}" for verb in ("list", "show", "make", "verify")}
-    rest = {"models", "pretrain", "train", "evaluate", "predict", "export", "demo", "doctor"}
+    rest = {
+        "models",
+        "pretrain",
+        "train",
+        "evaluate",
+        "calibrate",
+        "predict",
+        "compare",
+        "export",
+        "demo",
+        "doctor",
+    }
     study = {f"study {verb}" for verb in ("run", "status", "report", "sheets", "list")}
     assert set(COMMANDS) == data | splits | study | rest
 
@@ -298,6 +309,7 @@ def test_verbs_have_help_and_no_defaults_of_their_own(verb: str) -> None:
 
 
 def test_options_are_the_names_of_the_function_behind_them() -> None:
+    from segmae.compare import compare
     from segmae.data.check import check
     from segmae.data.dataset import prepare
     from segmae.data.download import download
@@ -317,6 +329,7 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     for verb, function, renamed in (
         ("evaluate", evaluate_checkpoint, {"data_folder": "data"}),
         ("predict", predict_files, {}),
+        ("compare", compare, {"data_folder": "data"}),
         ("demo", run_demo, {}),
         ("doctor", diagnose, {}),
         ("study run", run_studies, {}),

@@ -419,6 +419,44 @@ def calibrate(
 
 
 @app.command()
+def compare(
+    readers: Annotated[
+        list[str],
+        typer.Argument(metavar="A B [C]...", help="Each a folder of masks, a dataset, a model or a run."),
+    ],
+    data_folder: Annotated[
+        str | None, typer.Option("--data", help="Photographs for the models among them.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for per_image.csv and summary.json.")
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Agreement of two folders of masks or two models, per image and overall; pair by pair for more readers."""
+    from segmae.compare import compare as compare_readers
+    from segmae.compare import table
+
+    options = given(data=data_folder, out=out, device=device, threads=threads)
+    with progress("images") as advance:
+        found = compare_readers(readers, **options, progress=advance)
+    print_failures(found.failures)
+    for reader, names in found.missing.items():
+        if names:
+            note(f"not in {reader}: {len(names)} of the others' images: {', '.join(names)}")
+    if as_json:
+        print_json(found.summary)
+    else:
+        header, *rows = table(found)
+        print_table(header, rows)
+        if several := found.summary.get("mean_pairwise_dice"):
+            print(f"mean pairwise Dice {several['mean']:.3f} [{several['low']:.3f}, {several['high']:.3f}] "
+                  f"on {several['images']} images that all have")  # fmt: skip
+    raise typer.Exit(1 if found.failures else 0)
+
+
+@app.command()
 def predict(
     sources: Annotated[
         list[Path], typer.Argument(metavar="FILE|FOLDER...", help="Photographs, or folders of them.")
