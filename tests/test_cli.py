@@ -290,6 +290,7 @@ def test_every_verb_is_there() -> None:
         "calibrate",
         "predict",
         "compare",
+        "rank",
         "export",
         "demo",
         "doctor",
@@ -318,6 +319,7 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     from segmae.doctor import diagnose
     from segmae.evaluate import evaluate_checkpoint
     from segmae.predict import predict_files
+    from segmae.rank import rank
     from segmae.study.ledger import status
     from segmae.study.report import write_report
     from segmae.study.runner import run_studies
@@ -330,6 +332,7 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
         ("evaluate", evaluate_checkpoint, {"data_folder": "data"}),
         ("predict", predict_files, {}),
         ("compare", compare, {"data_folder": "data"}),
+        ("rank", rank, {}),
         ("demo", run_demo, {}),
         ("doctor", diagnose, {}),
         ("study run", run_studies, {}),

@@ -32,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"evaluate"}),
     frozenset({"train"}),
     frozenset({"study"}),
-    frozenset({"doctor", "demo", "calibrate", "compare"}),
+    frozenset({"doctor", "demo", "calibrate", "compare", "rank"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -419,6 +419,44 @@ def calibrate(
 
 
 @app.command()
+def rank(
+    folder: Annotated[Path, typer.Argument(help="Photographs without masks.")],
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many to rank.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write.")] = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Order photographs by how much a label would help: those the model is unsure of, and unlike each other."""
+    from segmae.rank import rank as rank_photographs
+
+    options = given(model=model, n=n, out=out, device=device, threads=threads)
+    with progress("photographs") as advance:
+        found = rank_photographs(folder, **options, progress=advance)
+    print_failures(found.failures)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        unsure = "1 - expected Dice" if found.calibrated else "entropy"
+        rows = [
+            (
+                str(r.rank),
+                r.name,
+                f"{r.score:.3f}",
+                f"{r.uncertainty:.3f}",
+                "" if r.distance is None else f"{r.distance:.2f}",
+            )
+            for r in found.rows
+        ]
+        print_table(("rank", "photograph", "score", unsure, "distance"), rows)
+        print(
+            f"{len(found.rows)} of {found.photographs} photographs to label first{f'; all in {out}' if out else ''}"
+        )
+    raise typer.Exit(1 if found.failures else 0)
+
+
+@app.command()
 def compare(
     readers: Annotated[
         list[str],
