@@ -286,6 +286,7 @@ def test_every_verb_is_there() -> None:
         "models",
         "pretrain",
         "train",
+        "finetune",
         "evaluate",
         "calibrate",
         "predict",
@@ -318,6 +319,7 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     from segmae.dicom import predict_dicom
     from segmae.doctor import diagnose
     from segmae.evaluate import evaluate_checkpoint
+    from segmae.finetune import finetune
     from segmae.predict import predict_files
     from segmae.rank import rank
     from segmae.study.ledger import status
@@ -332,6 +334,7 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
         ("evaluate", evaluate_checkpoint, {"data_folder": "data"}),
         ("predict", predict_files, {}),
         ("compare", compare, {"data_folder": "data"}),
+        ("finetune", finetune, {"data_folder": "data"}),
         ("rank", rank, {}),
         ("demo", run_demo, {}),
         ("doctor", diagnose, {}),

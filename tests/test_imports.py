@@ -33,6 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"train"}),
     frozenset({"study"}),
     frozenset({"doctor", "demo", "calibrate", "compare", "rank"}),
+    frozenset({"finetune"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
