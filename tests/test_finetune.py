@@ -82,7 +82,7 @@ def test_from_images_to_the_table(small_model: Path, tmp_path: Path, capsys: Any
     code, _, err = call("--dry-run")
     assert code == 1  # the broken file
     assert (
-        "6 images to train on, 2 to choose the epoch by, 2 held out; 1 epochs and the evaluation will take about"
+        "6 images to train on, 2 to choose the epoch by, 2 held out; 1 epoch and the evaluation will take about"
         in err
     )
     assert "drawn_0004.jpg" in err

@@ -271,11 +271,13 @@ def _announcement(found: Finetuned, config: Config, done: int) -> str:
     assert found.seconds is not None
     parts = found.images
     used = f" ({parts['used']} of them used)" if parts["used"] < parts["train"] else ""
-    left = f"{config.epochs - done} of {config.epochs} epochs" if done else f"{config.epochs} epochs"
+    left = f"{config.epochs - done} of {config.epochs}" if done else f"{config.epochs}"
+    epochs = "epoch" if config.epochs == 1 else "epochs"
     minutes = found.seconds / 60
+    time_left = f"{minutes:.0f} minutes" if minutes >= 2 else f"{found.seconds:.0f} seconds"
     return (
         f"{parts['train']} images to train on{used}, {parts['val']} to choose the epoch by, {parts['test']} held out; "
-        f"{left} and the evaluation will take about {f'{minutes:.0f} minutes' if minutes >= 2 else f'{found.seconds:.0f} seconds'} here"
+        f"{left} {epochs} and the evaluation will take about {time_left} here"
     )
 
 
