@@ -369,8 +369,6 @@ def finetune(
     with progress("images") as advance:
         done = run(data_folder, **options, listener=training_listener(advance), progress=advance)
     print_failures(done.failures)
-    for text in done.notes:
-        note(f"note: {text}")
     if as_json:
         print_json(done.to_dict())
     elif done.table:

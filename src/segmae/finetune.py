@@ -58,7 +58,7 @@ class Finetuned:
         images: in each part of the split, and how many of train are used.
         seconds: estimated; None where nothing was left to train.
         failures: `id` and `problem` of images that were left out.
-        notes: what the user has to know about data, figures and model.
+        notes: what the user has to know about data, figures and model; the listener is told too.
         table: of the held-out part: by measure `before`, `after` and `difference`, each with `mean`, `low` and `high`;
             empty for a dry run.
     """
@@ -112,15 +112,16 @@ def finetune(
     config = make_config(data, folder, model, epochs, settings)
     cases, failures, notes = _usable_cases(config, progress)
     split, more = divide(cases, read_info(model).provenance, config.seed)
-    notes += more
-    used = (
-        config.data.subset
-        if 0 < config.data.subset < len(split.parts["train"])
-        else len(split.parts["train"])
-    )
-    found = Finetuned(
-        folder, {part: len(ids) for part, ids in split.parts.items()} | {"used": used}, None, failures, notes
-    )
+    images = {part: len(ids) for part, ids in split.parts.items()}
+    images["used"] = min(config.data.subset or images["train"], images["train"])
+    found = Finetuned(folder, images, failures=failures)
+
+    def say(text: str) -> None:
+        found.notes.append(text)
+        tell({"kind": "message", "text": text})
+
+    for text in [*notes, *more]:
+        say(text)
     file = Path(config.data.split)
     if file.exists() and load_split(file).sha256 != split.sha256:
         raise ConfigError(
@@ -137,13 +138,13 @@ def finetune(
     train.run(config, listener)
     best = resolve(folder)
     if problem := _export(best):
-        notes.append(problem)
+        say(problem)
     threads, device = config.threads or None, None if config.device == "auto" else config.device
-    if len(split.parts["val"]) >= CALIBRATION_NEEDS:
+    if images["val"] >= CALIBRATION_NEEDS:
         calibrate(best, config.data.root, str(file), "val", threads=threads, progress=progress)
     else:
-        notes.append(
-            f"not calibrated: the val part has {len(split.parts['val'])} images, expected Dice needs {CALIBRATION_NEEDS}"
+        say(
+            f"not calibrated: {images['val']} images chose the epoch, expected Dice needs {CALIBRATION_NEEDS}"
         )
     figures = {}
     for name, which in (("before", model), ("after", best)):
@@ -152,15 +153,14 @@ def finetune(
             which, config.data.root, file, "test", place, threads=threads, device=device, progress=progress
         )
         figures[name] = summary["per_image_mean"]
-        notes += [f"{name}: {warning}" for warning in summary["warnings"]]
+        for warning in summary["warnings"]:
+            say(f"{name}: {warning}")
     found.table = before_and_after(figures, folder / "evaluation")
     difference = found.table["Dice"]["difference"]
-    if difference["low"] <= 0 <= difference["high"]:
-        notes.append(
-            "the difference's interval includes 0: the held-out images do not show that fine-tuning changed anything"
-        )
-    elif difference["high"] < 0:
-        notes.append("it became worse on the held-out images: keep the model that you started from")
+    if difference["high"] < 0:
+        say("it became worse on the held-out images: keep the model that you started from")
+    elif difference["low"] <= 0:
+        say("the interval of the difference in Dice includes 0: it is not shown that anything changed")
     write_json(folder / "finetune.json", found.to_dict() | {"config": config_to_dict(config)})
     return found
 
