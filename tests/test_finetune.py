@@ -15,7 +15,7 @@ from segmae.data.catalog import Case
 from segmae.data.phantom import write_dataset
 from segmae.data.splits import group_leaks
 from segmae.errors import ConfigError, DataError
-from segmae.finetune import divide, finetune
+from segmae.finetune import Finetuned, before_and_after, divide, finetune
 
 pytest.importorskip("torch")
 
@@ -40,7 +40,7 @@ def test_images_that_the_model_met_are_only_trained_on_with_their_lesions() -> N
     assert {"c00", "c01", "c02", "c30", "c31", "c32"} <= set(split.parts["train"])
     assert sum(len(ids) for ids in split.parts.values()) == 60
     assert "met 2 of these 60 images" in notes[0]
-    assert "4 others of the same lesions; 54 are divided" in notes[0]
+    assert "as are 4 others of the same lesions; 54 are divided" in notes[0]
     with pytest.raises(DataError, match="none is left to judge"):
         divide(own, {"train_ids": [case.id for case in own]}, seed=0)
 
@@ -52,6 +52,19 @@ def test_few_images_and_unknown_lesions_are_said() -> None:
         "only 12 images, 2 of them held out" in notes[0] or "only 12 images, 3 of them held out" in notes[0]
     )
     assert "metadata.csv" in notes[1]
+
+
+def test_differences_are_taken_image_by_image(tmp_path: Path) -> None:
+    for name, dice in (("before", (0.5, 0.7, 0.9)), ("after", (0.6, 0.8, 1.0))):
+        (tmp_path / name).mkdir()
+        lines = [f"i{i},{value},{value / 2}\n" for i, value in enumerate(dice)]
+        (tmp_path / name / "per_image.csv").write_text("id,dice@original,iou@original\n" + "".join(lines))
+    wide = {"mean": 0.7, "low": 0.5, "high": 0.9, "median": 0.7}
+    figures = {name: {"dice@original": wide, "iou@original": wide} for name in ("before", "after")}
+    table = before_and_after(figures, tmp_path)
+    assert table["Dice"]["before"] == {"mean": 0.7, "low": 0.5, "high": 0.9}
+    assert table["Dice"]["difference"] == {"mean": 0.1, "low": 0.1, "high": 0.1}
+    assert table["IoU"]["difference"]["mean"] == 0.05
 
 
 def settings(folder: Path) -> list[str]:
@@ -114,6 +127,30 @@ def test_from_images_to_the_table(small_model: Path, tmp_path: Path, capsys: Any
     write_dataset(data, 12, size=(96, 72))
     with pytest.raises(ConfigError, match="other images"):
         finetune(data, run, model=small_model, epochs=1, settings=settings(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_call_that_was_stopped_goes_on(small_model: Path, tmp_path: Path) -> None:
+    data, run = write_dataset(tmp_path / "lesions", 10, size=(96, 72)), tmp_path / "run"
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "epoch":
+            raise KeyboardInterrupt
+
+    def call(listener: Any) -> Finetuned:
+        return finetune(
+            data, run, model=small_model, epochs=2, settings=settings(tmp_path), listener=listener
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        call(stop)
+    assert not (run / "finetune.json").exists()
+    told: list[str] = []
+    found = call(lambda event: told.append(event.get("text", event["kind"])))
+    assert any("1 of 2 epochs and the evaluation" in text for text in told)
+    assert any("resuming" in text for text in told)
+    assert told.count("epoch") == 1
+    assert json.loads((run / "finetune.json").read_text())["table"] == found.table
 
 
 def test_what_follows_from_the_model_cannot_be_set(small_model: Path, tmp_path: Path) -> None:

@@ -207,9 +207,10 @@ def divide(cases: Sequence[Case], provenance: Mapping[str, Any], seed: int) -> t
     fresh = [case for case in cases if not (case.id in met or case.group in groups)]
     notes = []
     if known:
+        own = sum(case.id in met for case in known)
+        lesions = f", as are {len(known) - own} others of the same lesions" if len(known) > own else ""
         notes.append(
-            f"the model met {len(met & {case.id for case in cases})} of these {len(cases)} images in its own training: "
-            f"they are only trained on, with the {len(known) - len(met & {case.id for case in known})} others of the same lesions; "
+            f"the model met {own} of these {len(cases)} images in its own training: they are only trained on{lesions}; "
             f"{len(fresh)} are divided"
         )
     if not fresh:
@@ -275,6 +276,8 @@ def _announcement(found: Finetuned, config: Config, done: int) -> str:
     epochs = "epoch" if config.epochs == 1 else "epochs"
     minutes = found.seconds / 60
     time_left = f"{minutes:.0f} minutes" if minutes >= 2 else f"{found.seconds:.0f} seconds"
+    if minutes >= 120:
+        time_left = f"{minutes / 60:.0f} hours"
     return (
         f"{parts['train']} images to train on{used}, {parts['val']} to choose the epoch by, {parts['test']} held out; "
         f"{left} {epochs} and the evaluation will take about {time_left} here"
