@@ -282,7 +282,8 @@ COMMANDS = commands(typer.main.get_command(cli.app))
 def test_every_verb_is_there() -> None:
     data = {"data check", "data prepare", "data download"}
     splits = {f"data splits {verb}" for verb in ("list", "show", "make", "verify")}
-    rest = {"models", "pretrain", "train", "evaluate", "calibrate", "predict", "export", "demo", "doctor"}
+    rest = {"models", "pretrain", "train", "finetune", "evaluate", "calibrate", "predict", "compare", "rank"}
+    rest |= {"export", "demo", "doctor"}
     study = {f"study {verb}" for verb in ("run", "status", "report", "sheets", "list")}
     assert set(COMMANDS) == data | splits | study | rest
 
@@ -298,6 +299,7 @@ def test_verbs_have_help_and_no_defaults_of_their_own(verb: str) -> None:
 
 
 def test_options_are_the_names_of_the_function_behind_them() -> None:
+    from segmae.compare import compare
     from segmae.data.check import check
     from segmae.data.dataset import prepare
     from segmae.data.download import download
@@ -305,7 +307,9 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     from segmae.dicom import predict_dicom
     from segmae.doctor import diagnose
     from segmae.evaluate import evaluate_checkpoint
+    from segmae.finetune import finetune
     from segmae.predict import predict_files
+    from segmae.rank import rank
     from segmae.study.ledger import status
     from segmae.study.report import write_report
     from segmae.study.runner import run_studies
@@ -317,6 +321,9 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     for verb, function, renamed in (
         ("evaluate", evaluate_checkpoint, {"data_folder": "data"}),
         ("predict", predict_files, {}),
+        ("compare", compare, {"data_folder": "data"}),
+        ("finetune", finetune, {"data_folder": "data"}),
+        ("rank", rank, {}),
         ("demo", run_demo, {}),
         ("doctor", diagnose, {}),
         ("study run", run_studies, {}),

@@ -32,7 +32,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"evaluate"}),
     frozenset({"train"}),
     frozenset({"study"}),
-    frozenset({"doctor", "demo", "calibrate"}),
+    frozenset({"doctor", "demo", "calibrate", "compare", "rank"}),
+    frozenset({"finetune"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -328,21 +328,60 @@ def _train(recipe: Path | None, overrides: list[str]) -> None:
     from segmae.train import run  # after the configuration: a slip there is told before torch is imported
 
     with progress("training") as advance:
+        print(run(config, training_listener(advance)))
 
-        def listener(event: dict[str, Any]) -> None:
-            if event["kind"] == "message":
-                note(event["text"])
-            elif event["kind"] == "step":
-                done = (event["epoch"] - 1) * event["steps"] + event["step"]
-                advance(
-                    done,
-                    event["epochs"] * event["steps"],
-                    f"epoch {event['epoch']}  loss {event['loss']:.4f}",
-                )
-            elif event["kind"] == "epoch":
-                note("  ".join(f"{key} {short(value)}" for key, value in event.items() if key != "kind"))
 
-        print(run(config, listener))
+def training_listener(advance: Callable[..., None]) -> Callable[[dict[str, Any]], None]:
+    """Shows the events of a training run: steps move the bar, the rest is told."""
+
+    def listener(event: dict[str, Any]) -> None:
+        if event["kind"] == "message":
+            note(event["text"])
+        elif event["kind"] == "step":
+            done = (event["epoch"] - 1) * event["steps"] + event["step"]
+            advance(
+                done, event["epochs"] * event["steps"], f"epoch {event['epoch']}  loss {event['loss']:.4f}"
+            )
+        elif event["kind"] == "epoch":
+            note("  ".join(f"{key} {short(value)}" for key, value in event.items() if key != "kind"))
+
+    return listener
+
+
+@app.command()
+def finetune(
+    data_folder: Annotated[str, typer.Option("--data", help="Your images/ + masks/, or another dataset.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, as for train.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run to start from.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    dry_run: Annotated[
+        bool | None, typer.Option("--dry-run", help="Only the split, and how long it will take.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Adapt a model to your own images, and compare it before and after on a held-out part. Run it again to resume."""
+    from segmae.finetune import finetune as run
+
+    options = given(out=out, model=model, epochs=epochs, settings=settings or None, dry_run=dry_run)
+    with progress("images") as advance:
+        done = run(data_folder, **options, listener=training_listener(advance), progress=advance)
+    print_failures(done.failures)
+    if as_json:
+        print_json(done.to_dict())
+    elif done.table:
+        cells = {
+            measure: [f"{f['mean']:{sign}.4f} [{f['low']:{sign}.4f}, {f['high']:{sign}.4f}]"
+                      for f, sign in zip(row.values(), ("", "", "+"), strict=True)]
+            for measure, row in done.table.items()
+        }  # fmt: skip
+        print_table(("", "before", "after", "difference"), [(name, *row) for name, row in cells.items()])
+        print(
+            f"means of {done.images['test']} held-out images with 95 % intervals; the model is {done.folder / 'best'}"
+        )
+    raise typer.Exit(1 if done.failures else 0)
 
 
 @app.command()
@@ -416,6 +455,82 @@ def calibrate(
     print(
         f"trust.json of {model}: from {trust.fitted_on['images']} photographs of {trust.fitted_on['dataset']}"
     )
+
+
+@app.command()
+def rank(
+    folder: Annotated[Path, typer.Argument(help="Photographs without masks.")],
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many to rank.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write.")] = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Order photographs by how much a label would help: those the model is unsure of, and unlike each other."""
+    from segmae.rank import rank as rank_photographs
+
+    options = given(model=model, n=n, out=out, device=device, threads=threads)
+    with progress("photographs") as advance:
+        found = rank_photographs(folder, **options, progress=advance)
+    print_failures(found.failures)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        unsure = "1 - expected Dice" if found.calibrated else "entropy"
+        rows = [
+            (
+                str(r.rank),
+                r.name,
+                f"{r.score:.3f}",
+                f"{r.uncertainty:.3f}",
+                "" if r.distance is None else f"{r.distance:.2f}",
+            )
+            for r in found.rows
+        ]
+        print_table(("rank", "photograph", "score", unsure, "distance"), rows)
+        print(
+            f"{len(found.rows)} of {found.photographs} photographs to label first{f'; all in {out}' if out else ''}"
+        )
+    raise typer.Exit(1 if found.failures else 0)
+
+
+@app.command()
+def compare(
+    readers: Annotated[
+        list[str],
+        typer.Argument(metavar="A B [C]...", help="Each a folder of masks, a dataset, a model or a run."),
+    ],
+    data_folder: Annotated[
+        str | None, typer.Option("--data", help="Photographs for the models among them.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for per_image.csv and summary.json.")
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Agreement of two folders of masks or two models, per image and overall; pair by pair for more readers."""
+    from segmae.compare import compare as compare_readers
+    from segmae.compare import table
+
+    options = given(data=data_folder, out=out, device=device, threads=threads)
+    with progress("images") as advance:
+        found = compare_readers(readers, **options, progress=advance)
+    print_failures(found.failures)
+    for reader, names in found.missing.items():
+        if names:
+            note(f"not in {reader}: {len(names)} of the others' images: {', '.join(names)}")
+    if as_json:
+        print_json(found.summary)
+    else:
+        header, *rows = table(found)
+        print_table(header, rows)
+        if several := found.summary.get("mean_pairwise_dice"):
+            print(f"mean pairwise Dice {several['mean']:.3f} [{several['low']:.3f}, {several['high']:.3f}] "
+                  f"on {several['images']} images that all have")  # fmt: skip
+    raise typer.Exit(1 if found.failures else 0)
 
 
 @app.command()

@@ -137,15 +137,21 @@ class Config:
     schedule: Schedule = field(default_factory=Schedule)
 
 
-def load_config(recipe: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Merge the defaults, a YAML recipe and `key.sub=value` overrides, in this order.
+def load_config(
+    recipe: str | Path | Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Merge the defaults, a recipe (a YAML file, or its content) and `key.sub=value` overrides, in this order.
 
     Raises:
         ConfigError: the file is missing or no YAML mapping, a key is unknown (the nearest valid name is
             given), or a value has the wrong type.
     """
     omegaconf = require("omegaconf", "train")
-    layers = [] if recipe is None else [(str(recipe), read_settings(recipe))]
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if isinstance(recipe, Mapping):
+        layers.append(("recipe", recipe))
+    elif recipe is not None:
+        layers.append((str(recipe), read_settings(recipe)))
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise ConfigError(f"'{override}': an override is KEY=VALUE, for example epochs=10")

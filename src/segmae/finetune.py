@@ -1,0 +1,331 @@
+"""Adapt a model to one's own images: split, estimate, training, calibration, and what it did to images held out.
+
+plan -> estimate -> train.run -> export -> calibrate -> evaluate before and after -> table
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segmae.calibrate import FEW as CALIBRATION_NEEDS
+from segmae.calibrate import calibrate
+from segmae.checkpoint import ONNX, load_model, read_info, resolve
+from segmae.config import Config, config_to_dict, load_config
+from segmae.data.catalog import Case, find_data, open_dataset
+from segmae.data.dataset import prepare
+from segmae.data.splits import Split, load_split, make_split, met_ids, save_split
+from segmae.errors import ConfigError, DataError, MissingExtra, require
+from segmae.evaluate import evaluate_checkpoint
+from segmae.files import write_json
+from segmae.predict import DEFAULT_MODEL, Progress
+from segmae.statistics import mean_interval
+
+Listener = Callable[[dict[str, Any]], None]
+
+EPOCHS = 20
+RATIOS = (0.6, 0.2, 0.2)  # val chooses the epoch and calibrates, test is what the table is made of
+FEW = 20  # images; fewer show nothing
+MEASURES = {"dice@original": "Dice", "iou@original": "IoU"}
+FORWARD = 1 / 3  # a forward pass against a training step, which goes back as well
+DEFAULTS: dict[str, Any] = {
+    # A tenth of the rate that the shipped model was trained with, so that little is forgotten; its augmentation.
+    "task": "supervised",
+    "batch_size": 8,
+    "ema": 0.99,
+    "optimizer": {"name": "adamw", "lr": 7e-5, "weight_decay": 0.05, "clip": 1.0},
+    "schedule": {"name": "cosine", "warmup": 1.0, "floor": 0.1},
+    "augmentation": {"rotation": 90.0, "scale": [0.8, 1.25], "brightness": 0.25, "contrast": 0.25, "saturation": 0.25,
+                     "hue": 0.03},
+}  # fmt: skip
+OWNED = ("name", "output", "task", "epochs", "data.root", "data.split", "model.", "preprocess.")
+
+
+@dataclass
+class Finetuned:
+    """What `finetune` did, or would do.
+
+    Attributes:
+        folder: the run; its `best/` is the model.
+        images: in each part of the split, and how many of train are used.
+        seconds: estimated; None where nothing was left to train.
+        failures: `id` and `problem` of images that were left out.
+        notes: what the user has to know about data, figures and model; the listener is told too.
+        table: of the held-out part: by measure `before`, `after` and `difference`, each with `mean`, `low` and `high`;
+            empty for a dry run.
+    """
+
+    folder: Path
+    images: dict[str, int]
+    seconds: float | None = None
+    failures: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    table: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"folder": self.folder.name}
+
+
+def finetune(
+    data: str | Path,
+    out: str | Path = "runs/mine",
+    *,
+    model: str | Path = DEFAULT_MODEL,
+    epochs: int = EPOCHS,
+    settings: Sequence[str] = (),
+    dry_run: bool = False,
+    listener: Listener | None = None,
+    progress: Progress | None = None,
+) -> Finetuned:
+    """Train a model further on a folder's `images/` + `masks/`, and compare it before and after on a held-out part.
+
+    Images of one lesion or patient (metadata.csv) stay in one part. Images that the model met in its own training go into
+    the train part: they cannot judge it. Stopped, the same call goes on. The run `out` holds `split.csv`, what every
+    training run holds, `evaluation/before`, `evaluation/after` and `finetune.json`.
+
+    Args:
+        data: a dataset with masks; images without one, and broken files, are left out and named.
+        model: what to start from; it needs model.safetensors.
+        settings: `key=value` of `segmae.config.Config`, over `DEFAULTS`, e.g. `data.subset=200`.
+        dry_run: make the split and the estimate only; nothing is written into `out`.
+        listener: called with events as those of `segmae.train.run`.
+        progress: called while images are read and evaluated.
+
+    Raises:
+        DataError: too few images, or none that the model has not met.
+        ConfigError: a setting that this call makes itself, or a run that was started otherwise.
+        MissingExtra: training needs the extra `train`.
+    """
+    tell = listener or (lambda event: None)
+    require("torch", "train")
+    from segmae import train
+
+    folder = Path(out)
+    config = make_config(data, folder, model, epochs, settings)
+    cases, failures, notes = _usable_cases(config, progress)
+    split, more = divide(cases, read_info(model).provenance, config.seed)
+    images = {part: len(ids) for part, ids in split.parts.items()}
+    images["used"] = min(config.data.subset or images["train"], images["train"])
+    found = Finetuned(folder, images, failures=failures)
+
+    def say(text: str) -> None:
+        found.notes.append(text)
+        tell({"kind": "message", "text": text})
+
+    for text in [*notes, *more]:
+        say(text)
+    file = Path(config.data.split)
+    if file.exists() and load_split(file).sha256 != split.sha256:
+        raise ConfigError(
+            f"{folder}: was started with other images or another seed. Choose another folder (-o)"
+        )
+    done = _epochs_done(folder)
+    if done < config.epochs:
+        found.seconds = estimate(config, split, config.epochs - done)
+        tell({"kind": "message", "text": _announcement(found, config, done)})
+    if dry_run:
+        return found
+
+    save_split(split, file)
+    train.run(config, listener)
+    best = resolve(folder)
+    if problem := _export(best):
+        say(problem)
+    threads, device = config.threads or None, None if config.device == "auto" else config.device
+    if images["val"] >= CALIBRATION_NEEDS:
+        calibrate(best, config.data.root, str(file), "val", threads=threads, progress=progress)
+    else:
+        say(
+            f"not calibrated: {images['val']} images chose the epoch, expected Dice needs {CALIBRATION_NEEDS}"
+        )
+    figures = {}
+    for name, which in (("before", model), ("after", best)):
+        place = folder / "evaluation" / name
+        summary, _ = evaluate_checkpoint(
+            which, config.data.root, file, "test", place, threads=threads, device=device, progress=progress
+        )
+        figures[name] = summary["per_image_mean"]
+        for warning in summary["warnings"]:
+            say(f"{name}: {warning}")
+    found.table = before_and_after(figures, folder / "evaluation")
+    difference = found.table["Dice"]["difference"]
+    if difference["high"] < 0:
+        say("it became worse on the held-out images: keep the model that you started from")
+    elif difference["low"] <= 0:
+        say("the interval of the difference in Dice includes 0: it is not shown that anything changed")
+    write_json(folder / "finetune.json", found.to_dict() | {"config": config_to_dict(config)})
+    return found
+
+
+def make_config(
+    data: str | Path, folder: Path, model: str | Path, epochs: int, settings: Sequence[str]
+) -> Config:
+    """The run's settings: the model's own network and preprocessing, `DEFAULTS`, and what the user set."""
+    if own := [text for text in settings if text.startswith(OWNED)]:
+        raise ConfigError(f"{own[0]}: is made from the model, the data and the other options. Leave it out")
+    info = read_info(model)
+    recipe = DEFAULTS | {
+        "name": folder.name,
+        "output": str(folder.parent),
+        "epochs": epochs,
+        "model": {"name": info.architecture, "options": info.options, "start": str(model)},
+        "data": {"root": str(find_data(str(data))), "split": str(folder / "split.csv")},
+        "preprocess": config_to_dict(info.preprocess),
+    }
+    return load_config(recipe, settings)
+
+
+def _usable_cases(
+    config: Config, progress: Progress | None
+) -> tuple[list[Case], list[dict[str, str]], list[str]]:
+    """The cases with a mask that can be read; `id` and `problem` of those that cannot; and a note on those without a mask."""
+    dataset = open_dataset(config.data.root)
+    place = Path(config.data.cache) if config.data.cache else None
+    broken = dict(prepare(dataset.cases, config.preprocess, folder=place, progress=progress).failures)
+    whole = [case for case in dataset.cases if case.id not in broken]
+    cases = [case for case in whole if case.mask is not None]
+    notes = [f"left out: {len(whole) - len(cases)} images without a mask"] if len(cases) < len(whole) else []
+    return cases, [{"id": name, "problem": problem} for name, problem in broken.items()], notes
+
+
+def divide(cases: Sequence[Case], provenance: Mapping[str, Any], seed: int) -> tuple[Split, list[str]]:
+    """The split, and what is to be said about it.
+
+    Images that the model was trained on or chosen by, and all others of the same lesions, are only trained on.
+    """
+    met = set().union(*met_ids(provenance))
+    groups = {case.group for case in cases if case.id in met and case.group}
+    known = [case for case in cases if case.id in met or case.group in groups]
+    fresh = [case for case in cases if not (case.id in met or case.group in groups)]
+    notes = []
+    if known:
+        own = sum(case.id in met for case in known)
+        lesions = f", as are {len(known) - own} others of the same lesions" if len(known) > own else ""
+        notes.append(
+            f"the model met {own} of these {len(cases)} images in its own training: they are only trained on{lesions}; "
+            f"{len(fresh)} are divided"
+        )
+    if not fresh:
+        raise DataError(f"the model was trained on all of these {len(cases)} images or their lesions: none is left to judge it by. "
+                        "Add images that are new to it")  # fmt: skip
+    split = make_split(fresh, RATIOS, seed)
+    train = (*split.parts["train"], *sorted(case.id for case in known))
+    with tempfile.TemporaryDirectory() as folder:  # a split's hash is that of its file
+        path = save_split(replace(split, parts={**split.parts, "train": train}), Path(folder) / "split.csv")
+        split = load_split(path)
+    if len(cases) < FEW:
+        notes.append(
+            f"only {len(cases)} images, {len(split.parts['test'])} of them held out: so few cannot show whether fine-tuning helps, "
+            "and intervals over them are too narrow. Label about 100 before you rely on the table"
+        )
+    if not any(case.group for case in cases):
+        notes.append(
+            "no metadata.csv says which images show the same lesion or patient: if some do, the held-out figures flatter"
+        )
+    return split, notes
+
+
+class _Measured(Exception):
+    """Ends the run that is timed."""
+
+
+def estimate(config: Config, split: Split, epochs: int) -> float:
+    """Seconds that so many epochs and the evaluations will take here, from two training steps after a first one."""
+    from segmae import train
+
+    times: list[float] = []
+    steps = 1
+
+    def listener(event: dict[str, Any]) -> None:
+        nonlocal steps
+        if event["kind"] == "step":
+            times.append(time.perf_counter())
+            steps = event["steps"]
+            if len(times) == 3:
+                raise _Measured
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        file = save_split(split, Path(folder) / "split.csv")
+        timed = replace(
+            config, output=folder, name="timed", epochs=3, tensorboard=False, data=replace(config.data, split=str(file))
+        )  # fmt: skip
+        with suppress(_Measured):
+            train.run(timed, listener)
+    step = (times[-1] - times[0]) / 2
+    parts = {part: len(ids) for part, ids in split.parts.items()}
+    forward = step * FORWARD / config.batch_size  # an image
+    passes = epochs * parts["val"] + 2 * parts["test"]
+    if parts["val"] >= CALIBRATION_NEEDS:
+        passes += 9 * parts["val"]  # one view, and eight
+    return epochs * steps * step + passes * forward
+
+
+def _announcement(found: Finetuned, config: Config, done: int) -> str:
+    assert found.seconds is not None
+    parts = found.images
+    used = f" ({parts['used']} of them used)" if parts["used"] < parts["train"] else ""
+    left = f"{config.epochs - done} of {config.epochs}" if done else f"{config.epochs}"
+    epochs = "epoch" if config.epochs == 1 else "epochs"
+    minutes = found.seconds / 60
+    time_left = f"{minutes:.0f} minutes" if minutes >= 2 else f"{found.seconds:.0f} seconds"
+    if minutes >= 120:
+        time_left = f"{minutes / 60:.0f} hours"
+    return (
+        f"{parts['train']} images to train on{used}, {parts['val']} to choose the epoch by, {parts['test']} held out; "
+        f"{left} {epochs} and the evaluation will take about {time_left} here"
+    )
+
+
+def _epochs_done(folder: Path) -> int:
+    log = folder / "metrics.jsonl"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def _export(best: Path) -> str:
+    """Write model.onnx if it is not there; what is missing for it, if anything."""
+    if (best / ONNX).exists():
+        return ""
+    try:
+        from segmae.engines.export import export_onnx
+
+        network, info = load_model(best)
+        export_onnx(network, best / ONNX, info.preprocess.size)
+    except MissingExtra as error:
+        return f"no {ONNX}, so the model predicts with torch only: {error}"
+    return ""
+
+
+def before_and_after(
+    figures: Mapping[str, Mapping[str, Any]], folder: Path
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Per-image means of both models, and the mean of the differences image by image, with 95 % intervals."""
+    values = {}
+    for name in ("before", "after"):
+        with (folder / name / "per_image.csv").open(newline="", encoding="utf-8") as file:
+            values[name] = {row["id"]: row for row in csv.DictReader(file)}
+    shared = sorted(set(values["before"]) & set(values["after"]))
+    table = {}
+    for measure, label in MEASURES.items():
+        row = {
+            name: {key: figures[name][measure][key] for key in ("mean", "low", "high")}
+            for name in ("before", "after")
+        }
+        differences = np.array(
+            [float(values["after"][id][measure]) - float(values["before"][id][measure]) for id in shared]
+        )
+        low, high = mean_interval(differences)
+        row["difference"] = {
+            "mean": round(float(differences.mean()), 6),
+            "low": round(low, 6),
+            "high": round(high, 6),
+        }
+        table[label] = row
+    return table

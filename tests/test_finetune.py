@@ -1,0 +1,161 @@
+"""A model on someone's own images: the split, what the model has met, the estimate, and the table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmae import cli
+from segmae.checkpoint import read_info
+from segmae.data.catalog import Case
+from segmae.data.phantom import write_dataset
+from segmae.data.splits import group_leaks
+from segmae.errors import ConfigError, DataError
+from segmae.finetune import Finetuned, before_and_after, divide, finetune
+
+pytest.importorskip("torch")
+
+
+def cases(count: int, group: int = 1) -> list[Case]:
+    """Cases c00, c01, ... of which `group` in a row share a lesion."""
+    return [Case(f"c{i:02}", Path(f"c{i:02}.jpg"), group=f"g{i // group}") for i in range(count)]
+
+
+def test_lesions_stay_together_and_nothing_is_lost() -> None:
+    own = cases(60, group=3)
+    split, notes = divide(own, {}, seed=0)
+    assert {part: len(ids) for part, ids in split.parts.items()} == {"train": 36, "val": 12, "test": 12}
+    assert group_leaks(split, own) == []
+    assert notes == []
+    assert divide(own, {}, seed=0)[0].sha256 == split.sha256
+
+
+def test_images_that_the_model_met_are_only_trained_on_with_their_lesions() -> None:
+    own = cases(60, group=3)
+    split, notes = divide(own, {"train_ids": ["c00", "c30", "elsewhere"]}, seed=0)
+    assert {"c00", "c01", "c02", "c30", "c31", "c32"} <= set(split.parts["train"])
+    assert sum(len(ids) for ids in split.parts.values()) == 60
+    assert "met 2 of these 60 images" in notes[0]
+    assert "as are 4 others of the same lesions; 54 are divided" in notes[0]
+    with pytest.raises(DataError, match="none is left to judge"):
+        divide(own, {"train_ids": [case.id for case in own]}, seed=0)
+
+
+def test_few_images_and_unknown_lesions_are_said() -> None:
+    own = [Case(f"c{i}", Path(f"c{i}.jpg")) for i in range(12)]
+    _, notes = divide(own, {}, seed=0)
+    assert (
+        "only 12 images, 2 of them held out" in notes[0] or "only 12 images, 3 of them held out" in notes[0]
+    )
+    assert "metadata.csv" in notes[1]
+
+
+def test_differences_are_taken_image_by_image(tmp_path: Path) -> None:
+    for name, dice in (("before", (0.5, 0.7, 0.9)), ("after", (0.6, 0.8, 1.0))):
+        (tmp_path / name).mkdir()
+        lines = [f"i{i},{value},{value / 2}\n" for i, value in enumerate(dice)]
+        (tmp_path / name / "per_image.csv").write_text("id,dice@original,iou@original\n" + "".join(lines))
+    wide = {"mean": 0.7, "low": 0.5, "high": 0.9, "median": 0.7}
+    figures = {name: {"dice@original": wide, "iou@original": wide} for name in ("before", "after")}
+    table = before_and_after(figures, tmp_path)
+    assert table["Dice"]["before"] == {"mean": 0.7, "low": 0.5, "high": 0.9}
+    assert table["Dice"]["difference"] == {"mean": 0.1, "low": 0.1, "high": 0.1}
+    assert table["IoU"]["difference"]["mean"] == 0.05
+
+
+def settings(folder: Path) -> list[str]:
+    return [f"data.cache={folder / 'cache'}", "batch_size=2", "device=cpu", "threads=1", "tensorboard=false"]
+
+
+def test_from_images_to_the_table(small_model: Path, tmp_path: Path, capsys: Any) -> None:
+    data = write_dataset(tmp_path / "lesions", 11, size=(96, 72))
+    (data / "images" / "drawn_0004.jpg").write_bytes(b"no picture")
+    run = tmp_path / "runs" / "mine"
+    arguments = [
+        "finetune",
+        "--data",
+        str(data),
+        "-o",
+        str(run),
+        "--model",
+        str(small_model),
+        "--epochs",
+        "1",
+    ]
+
+    def call(*more: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.app([*arguments, *settings(tmp_path), *more])
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    code, _, err = call("--dry-run")
+    assert code == 1  # the broken file
+    assert (
+        "6 images to train on, 2 to choose the epoch by, 2 held out; 1 epoch and the evaluation will take about"
+        in err
+    )
+    assert "drawn_0004.jpg" in err
+    assert not run.exists()
+
+    code, out, err = call()
+    assert code == 1
+    assert "not calibrated" in err
+    assert out.splitlines()[0].split() == ["before", "after", "difference"]
+    assert "means of 2 held-out images" in out
+    report = json.loads((run / "finetune.json").read_text())
+    rows = {
+        name: list(csv.DictReader((run / "evaluation" / name / "per_image.csv").open()))
+        for name in ("before", "after")
+    }
+    means = {name: sum(float(row["dice@original"]) for row in some) / 2 for name, some in rows.items()}
+    assert report["table"]["Dice"]["before"]["mean"] == pytest.approx(means["before"], abs=1e-5)
+    assert report["table"]["Dice"]["difference"]["mean"] == pytest.approx(
+        means["after"] - means["before"], abs=1e-5
+    )
+    info = read_info(run)
+    assert len(info.provenance["train_ids"]) == 6
+    assert info.provenance["started_from"] == read_info(small_model).provenance
+    assert (run / "best" / "model.onnx").is_file()
+
+    code, again, err = call()  # all is done: the same table
+    assert again == out
+    assert "will take" not in err
+    write_dataset(data, 12, size=(96, 72))
+    with pytest.raises(ConfigError, match="other images"):
+        finetune(data, run, model=small_model, epochs=1, settings=settings(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_call_that_was_stopped_goes_on(small_model: Path, tmp_path: Path) -> None:
+    data, run = write_dataset(tmp_path / "lesions", 10, size=(96, 72)), tmp_path / "run"
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "epoch":
+            raise KeyboardInterrupt
+
+    def call(listener: Any) -> Finetuned:
+        return finetune(
+            data, run, model=small_model, epochs=2, settings=settings(tmp_path), listener=listener
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        call(stop)
+    assert not (run / "finetune.json").exists()
+    told: list[str] = []
+    found = call(lambda event: told.append(event.get("text", event["kind"])))
+    assert any("1 of 2 epochs and the evaluation" in text for text in told)
+    assert any("resuming" in text for text in told)
+    assert told.count("epoch") == 1
+    assert json.loads((run / "finetune.json").read_text())["table"] == found.table
+
+
+def test_what_follows_from_the_model_cannot_be_set(small_model: Path, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "lesions", 2, size=(96, 72))
+    with pytest.raises(ConfigError, match=r"preprocess\.size=96"):
+        finetune(data, tmp_path / "run", model=small_model, settings=["preprocess.size=96"])
+    with pytest.raises(DataError):
+        finetune(data, tmp_path / "run", model=small_model, settings=settings(tmp_path))

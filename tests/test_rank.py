@@ -1,0 +1,94 @@
+"""What to label first: uncertain photographs, unlike each other, always in the same order."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segmae import cli
+from segmae.data.phantom import write_dataset
+from segmae.errors import DataError
+from segmae.rank import choose, rank
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("drawn"), 8, size=(96, 72)) / "images"
+
+
+def test_weight_0_is_uncertainty_and_weight_1_is_farthest_first() -> None:
+    unsure = np.array([0.1, 0.5, 0.4, 0.3])
+    line = np.array([[0.0], [4.0], [5.0], [10.0]])
+    assert [index for index, *_ in choose(unsure, line, 4, weight=0)] == [1, 2, 3, 0]
+    farthest = choose(unsure, line, 4, weight=1)
+    assert [index for index, *_ in farthest] == [1, 3, 0, 2]
+    assert [distance for *_, distance in farthest] == [None, 6, 4, 1]
+    index, score, _ = choose(unsure, line, 2, weight=0.5)[1]
+    assert (index, score) == (3, pytest.approx(0.5 * 0.3 / 0.5 + 0.5 * 6 / 6))
+
+
+def test_scores_fall_and_nothing_is_chosen_twice() -> None:
+    generator = np.random.default_rng(0)
+    chosen = choose(generator.uniform(size=40), generator.normal(size=(40, 12)), 60)
+    assert sorted(index for index, *_ in chosen) == list(range(40))
+    scores = [score for _, score, _ in chosen]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_equal_photographs_without_any_doubt_are_ranked_too() -> None:
+    assert [index for index, *_ in choose(np.zeros(3), np.zeros((3, 12)), 3)] == [0, 1, 2]
+
+
+def test_a_copy_comes_after_what_differs(photographs: Path, small_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(photographs, tmp_path / "photographs"))
+    first = rank(folder, small_model, n=1).rows[0]
+    shutil.copy(first.file, folder / "copy.jpg")
+    found = rank(folder, small_model, n=9)
+    places = {row.name: row.rank for row in found.rows}
+    assert sorted((places[first.name], places["copy"]))[0] == 1
+    later = next(row for row in found.rows if row.rank == max(places[first.name], places["copy"]))
+    assert later.rank > 2
+    assert later.distance == 0
+    assert not found.calibrated
+
+
+def test_the_same_call_gives_the_same_file(photographs: Path, small_model: Path, tmp_path: Path) -> None:
+    found = rank(photographs, small_model, n=3, out=tmp_path / "one.csv")
+    rank(photographs, small_model, n=3, out=tmp_path / "two.csv")
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    rows = list(csv.DictReader((tmp_path / "one.csv").open()))
+    assert [(row["rank"], row["name"]) for row in rows] == [(str(r.rank), r.name) for r in found.rows]
+    assert len(rows) == 3
+
+
+def test_a_calibrated_model_is_asked_for_its_expected_dice(photographs: Path) -> None:
+    found = rank(photographs, n=8)
+    assert found.calibrated
+    for row in found.rows:
+        assert row.expected_dice == pytest.approx(1 - row.uncertainty, abs=1e-4)
+
+
+def test_the_rest_goes_on_after_a_broken_file(
+    photographs: Path, small_model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    folder = Path(shutil.copytree(photographs, tmp_path / "photographs"))
+    (folder / "drawn_0003.jpg").write_bytes(b"no picture")
+    with pytest.raises(SystemExit) as stopped:
+        cli.app(["rank", str(folder), "--model", str(small_model), "-n", "4", "--json"])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 1
+    assert "drawn_0003.jpg" in err
+    report = json.loads(out)
+    assert (len(report["rows"]), report["photographs"]) == (4, 7)
+
+
+def test_nothing_to_rank_is_an_error(tmp_path: Path, small_model: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"x\.jpg"):
+        rank(tmp_path, small_model)
