@@ -25,7 +25,7 @@ test: .venv/installed
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: .venv/installed
-	.venv/bin/python -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 -m slow $(ARGS)
 
 lint: .venv/installed
 	.venv/bin/ruff check .
