@@ -36,23 +36,38 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except Exception as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)  # some wrap it
-        if full:
-            raise OutputError(f"{path}: the disk is full. Free some space and run it again") from error
-        if isinstance(error, OSError) and error.filename in (
-            None,
-            str(path),
-            str(path.parent),
-            str(temporary),
-        ):
-            reason = error.strerror or error
-            raise OutputError(
-                f"{path}: cannot be written ({reason}). Check the place, or choose another"
-            ) from error
+        places = (None, str(path), str(path.parent), str(temporary))
+        if _is_full(error) or (isinstance(error, OSError) and error.filename in places):
+            raise _not_written(path, error) from error
         raise
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def append(path: str | Path, text: str) -> None:
+    """Add UTF-8 text to the end of a file. Unlike the rest of this file it may leave half of it, where the disk is full.
+
+    Raises:
+        OutputError: the file cannot be written, or the disk is full.
+    """
+    try:
+        with Path(path).open("a", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _is_full(error: Exception) -> bool:
+    full = getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    return full or "No space left" in str(error)  # some wrap it
+
+
+def _not_written(path: str | Path, error: Exception) -> OutputError:
+    if _is_full(error):
+        return OutputError(f"{path}: the disk is full. Free some space and run it again")
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(f"{path}: cannot be written ({reason}). Check the place, or choose another")
 
 
 def make_folder(folder: str | Path) -> Path:

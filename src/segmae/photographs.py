@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -75,7 +76,7 @@ def collect(sources: Sequence[str | Path]) -> tuple[list[Path], Ignored]:
     for source in sources:
         path = Path(source)
         try:
-            files += _images_of(path, ignored) if path.is_dir() else [path]
+            files += _images_of(path, ignored) if os.path.isdir(path) else [path]  # which says no to any name
         except DataError:
             if len(sources) == 1:
                 raise
@@ -180,6 +181,6 @@ def file_stamp(path: Path) -> list[int] | None:
     """Size in bytes and time of change, by which `resume` knows a file again."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return None
     return [status.st_size, status.st_mtime_ns]

@@ -6,6 +6,7 @@ Preprocessing and threshold come from the model; nothing is guessed here.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from segmae.data.preprocess import (
 )
 from segmae.engines import Engine, create_engine
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError
-from segmae.files import atomic_write, make_folder
+from segmae.files import append, atomic_write, make_folder
 from segmae.outputs import (
     DEFAULT_FORMATS,
     Scale,
@@ -237,7 +238,7 @@ def predict_files(
     rows = earlier_rows(folder)
     for name, path in photographs.items():
         before = Path(rows[name]["file"]) if name in rows else path
-        if before.resolve() != path.resolve():
+        if _place(before) != _place(path):
             raise DataError(
                 f"{folder}: '{name}' is the result of {before} there. Choose another folder for {path}"
             )
@@ -254,7 +255,7 @@ def predict_files(
     atomic_write(log, json_lines(rows.values()))  # later lines of a name replace earlier ones
     room = Room(PIXELS_AT_ONCE)
 
-    with ThreadPoolExecutor(min(4, usable_cpus())) as pool, log.open("a", encoding="utf-8") as journal:
+    with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
         photos = ahead(pool, lambda item: _read(predictor, *item, room), todo, 2 * batch_size)
         batch: list[_Photograph] = []
         for index, photo in enumerate(photos, 1):
@@ -270,8 +271,7 @@ def predict_files(
                 written = ahead(pool, lambda pair: _write(folder, predictor, *pair, want, room), pairs, 2)
                 for one, row in zip(batch, written, strict=True):
                     rows[one.name] = _merged(folder, rows.get(one.name, {}), row, digest)
-                    journal.write(json_lines([rows[one.name]]))
-                journal.flush()
+                append(log, json_lines(rows[one.name] for one in batch))
                 batch = []
             if progress:
                 progress(len(done) + index, len(photographs))
@@ -383,6 +383,14 @@ def _merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: s
         if same and key in before:
             row.setdefault(key, before[key])
     return row
+
+
+def _place(path: Path) -> str:
+    """Where links lead, also those that lead to themselves and names that no file can have."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return str(path)
 
 
 def _is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bool:

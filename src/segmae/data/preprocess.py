@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from segmae.errors import ImageError
 
 MAX_PIXELS = 170_000_000  # more is refused before it is decoded; Pillow itself stops at 179 million
 SCALE_IT = f"Scale it below {MAX_PIXELS // 10**6} megapixels"
+MAX_SCANS = 64  # of a progressive JPEG: usual are ten, and each goes over the whole picture
+JPEG_PIXELS = 1024  # that a byte of a JPEG file can stand for at most; the coding needs a bit for 8 x 8 of them, of which half is left
 LOSSY_SLACK = 40  # grey levels by which JPEG may blur the two values of a mask
 EXIF_ORIENTATION = 0x0112
 UPRIGHT, ON_ITS_SIDE = 1, (5, 6, 7, 8)  # values of EXIF's orientation
@@ -212,8 +216,7 @@ def _opened(source: Any, name: str) -> Image.Image:
     if not isinstance(source, bytes | bytearray):
         _check_place(Path(source), name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _quiet():
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray) else source)
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"is absurdly large ({error})", SCALE_IT) from error
@@ -228,7 +231,59 @@ def _opened(source: Any, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ImageError(name, f"is {image.width} x {image.height} px", SCALE_IT)
+    if image.format in ("JPEG", "MPO"):
+        try:
+            _check_jpeg(image, name)
+        except ImageError:
+            image.close()
+            raise
     return image
+
+
+def _check_jpeg(image: Image.Image, name: str) -> None:
+    """Refuse files of some kilobytes that would be decoded for minutes: libjpeg takes what is absent for grey."""
+    file = image.fp  # type: ignore[attr-defined]
+    place = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    if image.width * image.height > JPEG_PIXELS * size:
+        problem = f"is damaged ({size} bytes cannot hold {image.width} x {image.height} px)"
+        raise ImageError(name, problem, "It may be truncated: copy or download it again")
+    if "progressive" in image.info:
+        file.seek(0)
+        blocks = iter(lambda: file.read(1 << 20), b"")
+        scans = sum(block.count(b"\xff\xda") for block in blocks)
+        if scans > MAX_SCANS:
+            raise ImageError(name, f"is a JPEG of {scans} scans, which takes too long", "Save it again")
+    file.seek(place)
+
+
+_quiet_lock = threading.Lock()
+_quiet_users = 0
+_unquiet = ExitStack()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What Pillow warns of and logs is kept back: it names no file, and what matters becomes an `ImageError`.
+
+    Filters of warnings belong to the process: the first thread that comes sets them, the last that goes takes them back.
+    """
+    global _quiet_users
+    logger = logging.getLogger("PIL")
+    with _quiet_lock:
+        if not _quiet_users:
+            _unquiet.callback(logger.setLevel, logger.level)
+            _unquiet.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            logger.setLevel(logging.CRITICAL + 1)
+        _quiet_users += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_users -= 1
+            if not _quiet_users:
+                _unquiet.close()
 
 
 def _check_place(path: Path, name: str) -> None:
@@ -243,6 +298,9 @@ def _check_place(path: Path, name: str) -> None:
             )
         if not path.exists():
             raise ImageError(name, "no such file", "Check the name")
+        if not path.is_file():  # opening a pipe waits for whom writes into it, and some devices never end
+            problem = "is no file but a pipe, a socket or a device"
+            raise ImageError(name, problem, "Write what it gives into a file first")
         if path.stat().st_size == 0:
             raise ImageError(name, "is empty (0 bytes)", "Copy or download it again")
     except (OSError, ValueError) as error:  # permissions of a folder above it, a name that is too long
@@ -252,8 +310,9 @@ def _check_place(path: Path, name: str) -> None:
 def _decoded(image: Image.Image, name: str) -> tuple[Image.Image, int]:
     """Decode; the picture and the orientation that it still has to be turned by."""
     try:
-        image.load()
-        turn = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
+        with _quiet():
+            image.load()
+            turn = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"is absurdly large ({error})", SCALE_IT) from error
     except Exception as error:  # decoders raise many kinds
@@ -306,7 +365,8 @@ def _frames(image: Image.Image) -> int:
     if image.format in SINGLE:
         return 1
     try:
-        return int(getattr(image, "n_frames", 1))
+        with _quiet():
+            return int(getattr(image, "n_frames", 1))
     except Exception:  # damaged after the first one, which may be whole
         return 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from segmae.dicom.quiet import COPY_AGAIN, guarded, quiet, require_pydicom
 from segmae.dicom.read import PHOTOGRAPHS, DicomObject, class_name, has_mark, open_object
 from segmae.dicom.seg import algorithm_of, as_stored, write_segmentation
 from segmae.errors import DataError, ImageError, require
-from segmae.files import atomic_path, atomic_write, make_folder
+from segmae.files import append, atomic_path, atomic_write, make_folder
 from segmae.outputs import json_lines
 from segmae.photographs import RESULTS, earlier_rows, file_stamp
 from segmae.predict import DEFAULT_MODEL, TOO_LARGE, Predictions, Predictor, Progress, load
@@ -46,7 +47,7 @@ class Study:
 def holds_dicom(source: str | Path) -> bool:
     """Whether a file is a DICOM object, or a folder holds one at any depth. Needs no pydicom."""
     path = Path(source)
-    return any(_marked(file) for file in (_files(path) if path.is_dir() else [path]))
+    return any(_marked(file) for file in (_files(path) if os.path.isdir(path) else [path]))
 
 
 def walk(sources: Sequence[str | Path]) -> Study:
@@ -59,7 +60,7 @@ def walk(sources: Sequence[str | Path]) -> Study:
     objects: list[Path] = []
     passed_over: list[tuple[Path, str]] = []
     for source in map(Path, sources):
-        if not source.is_dir():
+        if not os.path.isdir(source):
             objects.append(source)
             continue
         before = len(objects)
@@ -211,8 +212,7 @@ def predict_dicom(
             except MemoryError:
                 found = [{"name": _name(str(path)), "file": str(path), "error": f"{path}: {TOO_LARGE}"}]
         ordered += found
-        with log.open("a", encoding="utf-8") as journal:
-            journal.write(json_lines(found))
+        append(log, json_lines(found))
         if progress:
             progress(index, len(study.objects))
     names = {row["name"] for row in ordered}
