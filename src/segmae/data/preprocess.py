@@ -398,8 +398,9 @@ def _top(image: Image.Image) -> float:
 
 def _rgb(image: Image.Image, top: float) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
+        with np.errstate(invalid="ignore"):  # signalling numbers that are none
+            values = np.clip(np.nan_to_num(np.asarray(image, dtype=np.float64)), 0, top)
+        image = Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
