@@ -309,6 +309,13 @@ def _check_place(path: Path, name: str) -> None:
 
 def _decoded(image: Image.Image, name: str) -> tuple[Image.Image, int]:
     """Decode; the picture and the orientation that it still has to be turned by."""
+    if isinstance(image, TiffImageFile) and image.tile:
+        right, bottom = (
+            max((tile[1] or (0, 0, *image.size))[side] for tile in image.tile) for side in (2, 3)
+        )
+        if right * bottom < image.width * image.height:  # Pillow leaves black what has no place in the file
+            problem = f"is damaged (its header promises {image.width} x {image.height} px and holds less)"
+            raise ImageError(name, problem, "It may be truncated: copy or download it again")
     try:
         with _quiet():
             image.load()
