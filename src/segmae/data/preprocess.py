@@ -309,6 +309,13 @@ def _check_place(path: Path, name: str) -> None:
 
 def _decoded(image: Image.Image, name: str) -> tuple[Image.Image, int]:
     """Decode; the picture and the orientation that it still has to be turned by."""
+    if isinstance(image, TiffImageFile) and image.tile:
+        right, bottom = (
+            max((tile[1] or (0, 0, *image.size))[side] for tile in image.tile) for side in (2, 3)
+        )
+        if right * bottom < image.width * image.height:  # Pillow leaves black what has no place in the file
+            problem = f"is damaged (its header promises {image.width} x {image.height} px and holds less)"
+            raise ImageError(name, problem, "It may be truncated: copy or download it again")
     try:
         with _quiet():
             image.load()
@@ -398,8 +405,9 @@ def _top(image: Image.Image) -> float:
 
 def _rgb(image: Image.Image, top: float) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
+        with np.errstate(invalid="ignore"):  # signalling numbers that are none
+            values = np.clip(np.nan_to_num(np.asarray(image, dtype=np.float64)), 0, top)
+        image = Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
