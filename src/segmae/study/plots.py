@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from segmae.study.tables import Place
 INK, GREY, LIGHT, ACCENT = "#18181b", "#71717a", "#e4e4e7", "#b45309"
 BLUE = "#1d4ed8"
 DPI = 144
+NARROW = 4  # a cost whose values differ by less gets a linear axis: a logarithmic one would crowd its ticks
 
 
 def draw_ranks(place: Place, labels: Mapping[str, str], reference: str, note: str) -> bytes:
@@ -78,7 +80,10 @@ def draw_costs(place: Place, labels: Mapping[str, str], reference: str, note: st
     ticker = require("matplotlib.ticker", "study")
     rows = list(place.figures)
     figure, first = _figure(11.0, 3.9, columns=len(panels))
-    numbered = [f"{number}  {labels[row]}" for number, row in enumerate(rows, 1)]
+    numbered = [
+        textwrap.fill(f"{number}  {labels[row]}", 32, subsequent_indent="    ")
+        for number, row in enumerate(rows, 1)
+    ]
     for axes, (key, title, scale) in zip(first, panels, strict=True):
         for number, row in enumerate(rows, 1):
             figures = place.figures[row]
@@ -93,12 +98,14 @@ def draw_costs(place: Place, labels: Mapping[str, str], reference: str, note: st
             )
             axes.annotate(str(number), (figures.cost[key] * scale, figures.mean("dice@network").value), ha="center", va="center",
                           color="white", fontsize=7, fontweight="bold")  # fmt: skip
-        axes.set_xscale("log")
+        costs = [place.figures[row].cost[key] * scale for row in rows]
+        narrow = max(costs) < NARROW * min(costs)
+        axes.set_xscale("linear" if narrow else "log")
         axes.margins(0.18, 0.12)
         axes.set_xlabel(title)
         axes.grid(color=LIGHT, linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(4) if narrow else ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(ticker.NullLocator())
     first[0].set_ylabel("mean Dice at network size")
