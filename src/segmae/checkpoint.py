@@ -10,6 +10,7 @@ Nothing here ever unpickles a file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -79,6 +80,17 @@ def resolve(model: str | Path) -> Path:
         f"{model}: no model here. Looked for a folder with {CONFIG} and {WEIGHTS} or {ONNX}, for best/ and last/ of a "
         f"run, and for an embedded model ({', '.join(embedded_models()) or 'none in this installation'})"
     )
+
+
+def weights_digests(model: Path) -> dict[str, str]:
+    """SHA-256 of the weight files of a resolved model, by their names."""
+    files = sorted(model.iterdir()) if model.is_dir() else [model]
+    digests = {}
+    for path in files:
+        if path.suffix in (".safetensors", ".onnx"):
+            with path.open("rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def read_info(model: str | Path) -> ModelInfo:

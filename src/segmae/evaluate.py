@@ -8,7 +8,6 @@ together.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmae.background import usable_cpus
-from segmae.checkpoint import resolve
+from segmae.checkpoint import resolve, weights_digests
 from segmae.config import config_to_dict
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.splits import Split, load_split, met_ids, overlap
@@ -198,7 +197,7 @@ def evaluate_checkpoint(
         data=name,
         split=chosen,
         part=part,
-        model={"name": _model_name(path), "weights_sha256": _weights_digests(path)},
+        model={"name": _model_name(path), "weights_sha256": weights_digests(path)},
         warnings=warnings,
         batch_size=batch_size,
         resamples=resamples,
@@ -267,15 +266,6 @@ def _default_folder(model: Path, label: str) -> Path:
     if run is None:
         return Path("evaluation") / f"{model.stem}-{label}"
     return run / "evaluation" / (label if model.name == "best" else f"{label}-{model.name}")
-
-
-def _weights_digests(model: Path) -> dict[str, str]:
-    files = sorted(model.iterdir()) if model.is_dir() else [model]
-    return {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-        if file.suffix in (".safetensors", ".onnx")
-    }
 
 
 def _sizes(scores: Sequence[Score]) -> dict[str, list[int]]:
