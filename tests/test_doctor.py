@@ -138,7 +138,7 @@ def test_nothing_installed_is_a_report_too(monkeypatch: pytest.MonkeyPatch) -> N
     assert report["device"]["torch"] == ""
     assert (report["ok"], report["problem"]) == (False, "ModuleNotFoundError: No module named 'onnxruntime'")
 
-    from segmae.cli import print_doctor
+    from segmae.commands.predicting import print_doctor
 
     print_doctor(report)
 

@@ -1,0 +1,28 @@
+"""Options that several commands share, and how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+Engine = Annotated[str | None, typer.Option(help="auto, onnxruntime or torch.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Settings = Annotated[
+    list[str], typer.Argument(metavar="RECIPE.yaml [KEY=VALUE]...", help="A recipe and overrides.")
+]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def recipe_and_overrides(settings: list[str]) -> tuple[Path | None, list[str]]:
+    """The first word is the recipe unless it is KEY=VALUE already."""
+    if Path(settings[0]).suffix in (".yaml", ".yml") or "=" not in settings[0]:
+        return Path(settings[0]), settings[1:]
+    return None, settings

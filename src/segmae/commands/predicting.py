@@ -1,0 +1,199 @@
+"""Photographs: `predict`, `rank`, `demo`, `doctor`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segmae.commands.options import Device, Engine, Json, Threads, given
+from segmae.commands.show import note, print_failures, print_json, print_table, progress, short
+
+
+def predict(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="FILE|FOLDER...", help="Photographs, or folders of them.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="mask, overlay, probability, npz, entropy, geojson, coco, coco-rle, labelstudio, csv, html, sheet; "
+            "several with commas.",
+        ),
+    ] = None,
+    overlay_style: Annotated[str | None, typer.Option(help="contour, fill or side.")] = None,
+    keep_largest: Annotated[
+        bool | None, typer.Option("--keep-largest", help="Only the largest piece of a mask.")
+    ] = None,
+    fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help="Masks without holes.")] = None,
+    measure: Annotated[bool | None, typer.Option("--measure", help="Measurements, in results.jsonl.")] = None,
+    mm_per_pixel: Annotated[
+        float | None, typer.Option(help="Width of a pixel: measurements in mm too.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+    engine: Engine = None,
+    device: Device = None,
+    threads: Threads = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs at once.")] = None,
+    resume: Annotated[bool | None, typer.Option("--resume", help="Skip what is already done.")] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(min=1, max=8, help="8: mean over turned and mirrored views, 8 times the cost."),
+    ] = None,
+    fractional: Annotated[
+        bool | None,
+        typer.Option("--fractional", help="DICOM: probabilities instead of a mask in NAME_seg.dcm."),
+    ] = None,
+    include_identifiers: Annotated[
+        bool | None,
+        typer.Option("--include-identifiers", help="DICOM: the patient's data in results.jsonl too."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Segment photographs: masks, overlays and results.jsonl, or the formats named. Goes on after a bad file.
+
+    DICOM files, and folders that hold any, give NAME_mask.png, NAME_overlay.png and NAME_seg.dcm.
+    """
+    from segmae.dicom import holds_dicom, predict_dicom
+    from segmae.predict import predict_files
+
+    options = given(model=model, engine=engine, device=device, threads=threads, resume=resume)
+    of_pictures = given(
+        formats=formats and [name.strip() for name in formats.split(",")], overlay_style=overlay_style,
+        keep_largest=keep_largest, fill_holes=fill_holes, measure=measure, mm_per_pixel=mm_per_pixel, batch_size=batch_size,
+        views=views,
+    )  # fmt: skip
+    of_dicom = given(fractional=fractional, include_identifiers=include_identifiers)
+    done: Any
+    is_dicom = any(map(holds_dicom, sources))
+    if foreign := of_pictures if is_dicom else of_dicom:
+        what = "DICOM" if is_dicom else "photographs that are not DICOM"
+        raise typer.BadParameter(f"{', '.join(foreign)}: not for {what}")
+    with progress("photographs") as advance:
+        if is_dicom:
+            done = predict_dicom(sources, out, **options, **of_dicom, progress=advance)
+        else:
+            done = predict_files(sources, out, **options, **of_pictures, progress=advance)
+    passed_over = getattr(done, "passed_over", [])
+    print_passed_over(passed_over)
+    print_failures(done.failures)
+    for text in done.notes:
+        note(text)
+    if as_json:
+        left_out = {"files": done.ignored.files, "folders": done.ignored.folders}
+        print_json({"results": done.rows, "failures": done.failures, "skipped": done.skipped, "ignored": left_out,
+                    "passed_over": passed_over, "notes": done.notes})  # fmt: skip
+    else:
+        already = f" ({done.skipped} of them earlier)" if done.skipped else ""
+        failed = f", {len(done.failures)} failed" if done.failures else ""
+        ignored = f", passed over: {done.ignored}" if str(done.ignored) else ""
+        print(f"{len(done.rows)} segmented{already}{failed}{ignored}; results in {done.folder}")
+    raise typer.Exit(1 if done.failures else 0)
+
+
+def rank(
+    folder: Annotated[Path, typer.Argument(help="Photographs without masks.")],
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many to rank.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write.")] = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Order photographs by how much a label would help: those the model is unsure of, and unlike each other."""
+    from segmae.rank import rank as rank_photographs
+
+    options = given(model=model, n=n, out=out, device=device, threads=threads)
+    with progress("photographs") as advance:
+        found = rank_photographs(folder, **options, progress=advance)
+    print_failures(found.failures)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        unsure = "1 - expected Dice" if found.calibrated else "entropy"
+        rows = [
+            (
+                str(r.rank),
+                r.name,
+                f"{r.score:.3f}",
+                f"{r.uncertainty:.3f}",
+                "" if r.distance is None else f"{r.distance:.2f}",
+            )
+            for r in found.rows
+        ]
+        print_table(("rank", "photograph", "score", unsure, "distance"), rows)
+        print(
+            f"{len(found.rows)} of {found.photographs} photographs to label first{f'; all in {out}' if out else ''}"
+        )
+    raise typer.Exit(1 if found.failures else 0)
+
+
+def demo(
+    image: Annotated[
+        Path | None, typer.Argument(help="Your photograph, or a folder; default: drawn lesions.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the pictures.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+) -> None:
+    """Segment lesions that the project draws, or your own photographs, and show the result as a page."""
+    from segmae.demo import run_demo
+
+    with progress("images") as advance:
+        result = run_demo(**given(image=image, out=out, model=model), progress=advance)
+    rows = [
+        (r["name"], f"{r['width']} x {r['height']}", f"{r['lesion_share']:.1%}", short(r.get("dice", "-")))
+        for r in result.rows
+    ]
+    print_table(("image", "size", "lesion", "Dice"), rows)
+    print_failures(result.failures)
+    print(f"page      {result.page}\npictures  {result.sheet}\nmasks     {result.folder}")
+    raise typer.Exit(1 if result.failures else 0)
+
+
+def doctor(
+    as_json: Json = False,
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+) -> None:
+    """Show versions, extras, device and model, and time one drawn image."""
+    from segmae.doctor import diagnose
+
+    report = diagnose(**given(model=model))
+    if as_json:
+        print_json(report)
+    else:
+        print_doctor(report)
+    raise typer.Exit(0 if report["ok"] else 1)
+
+
+def print_passed_over(files: Sequence[dict[str, str]]) -> None:
+    """Files of a study that hold no photograph, counted by reason."""
+    for reason, number in Counter(file["reason"] for file in files).items():
+        note(f"passed over: {number} x '{reason}'")
+
+
+def print_doctor(report: dict[str, Any]) -> None:
+    device, model, test = report["device"], report["model"], report.get("self_test")
+    rows = [("versions", "  ".join(f"{name} {version}" for name, version in report["versions"].items()))]
+    rows.append(("machine", f"{device['platform']}, {device['cpus']} CPUs"))
+    rows.append(("predicts on", f"onnxruntime: {', '.join(device['onnxruntime'])}"))
+    rows.append(("trains on", device["torch"] or "torch is not installed"))
+    for name, extra in report["extras"].items():
+        state = (
+            f"missing {', '.join(extra['missing'])}: {extra['install']}" if extra["missing"] else "installed"
+        )
+        rows.append((f"extra {name}", state))
+    if test:
+        rows.append(
+            ("model", f"{model['name']} ({model['architecture']}, {model['size']} px) in {model['path']}")
+        )
+        rows += [("", f"{name} sha256 {digest}") for name, digest in model["sha256"].items()]
+        rows.append(("self-test", f"{test['engine']} on {test['device']}: {test['seconds_per_image'] * 1000:.0f} ms an image, "
+                                  f"Dice {test['dice']} on a drawn lesion"))  # fmt: skip
+    else:
+        rows.append(("model", f"not usable: {report['problem']}"))
+    print_table(("", ""), rows)

@@ -1,0 +1,80 @@
+"""What commands print: tables, JSON, notes, progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def note(text: str) -> None:
+    """One line for the person who watches, beside what the verb prints as its result."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Names of files may hold line breaks and codes that steer a terminal: these are shown, not sent."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(value: Any) -> str:
+    """A number as a person reads it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_json(value: Any) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    try:
+        print(text)
+    except UnicodeEncodeError:  # a file's name that is no valid Unicode, or a terminal without it
+        print(json.dumps(value, indent=2, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table as wide as its content where the output is read by a program, else as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 400, markup=False, highlight=False).print(table)
+
+
+def print_failures(failures: Iterable[dict[str, str]]) -> None:
+    """Inputs that failed, one line each."""
+    for failure in failures:
+        print(f"failed: {one_line(failure['problem'])}", file=sys.stderr)
+
+
+@contextmanager
+def progress(unit: str) -> Iterator[Callable[..., None]]:
+    """A bar on stderr with rate and time left; silent where stderr is no terminal.
+
+    Yields a function (done, total, text) that moves the bar.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        Left(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(unit, total=None, text="")
+        yield lambda done, total, text="": bar.update(task, completed=done, total=total, text=text)

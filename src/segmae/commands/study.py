@@ -1,0 +1,154 @@
+"""`segmae study`: grids of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segmae.commands.options import Device, Json, Threads, given
+from segmae.commands.show import note, print_failures, print_json, print_table, progress, short
+
+study = typer.Typer(
+    no_args_is_help=True, help="Grids of runs: train and test them, and report what they show."
+)
+Scale = Annotated[
+    str | None, typer.Option(help="One of the study's scales, e.g. cpu; default: paper, as written.")
+]
+Results = Annotated[Path | None, typer.Option(help="Folder of outcomes; default: results.")]
+Runs = Annotated[Path | None, typer.Option(help="Folder of checkpoints; default: runs/studies.")]
+
+
+@study.command("run")
+def run_study(
+    names: Annotated[
+        list[str], typer.Argument(metavar="STUDY...", help="Names in recipes/studies, or YAML files.")
+    ],
+    scale: Scale = None,
+    budget: Annotated[str | None, typer.Option(help="Stop after this time, saved: 45s, 9m, 1.5h.")] = None,
+    device: Device = None,
+    threads: Threads = None,
+    results: Results = None,
+    runs: Runs = None,
+    retry_failed: Annotated[
+        bool | None, typer.Option("--retry-failed", help="Also what failed before.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train and test the open cells, the most important first. Stopped, the same command goes on."""
+    from segmae.study.runner import run_studies
+
+    options = given(scale=scale, budget=budget, device=device, threads=threads, results=results, runs=runs,
+                    retry_failed=retry_failed)  # fmt: skip
+    with progress("study") as advance:
+
+        def listener(event: dict[str, Any]) -> None:
+            cell = event["cell"]
+            if event["kind"] == "message":
+                note(f"{cell}: {event['text']}")
+            elif event["kind"] == "step":
+                done = (event["epoch"] - 1) * event["steps"] + event["step"]
+                advance(
+                    done,
+                    event["epochs"] * event["steps"],
+                    f"{cell}  epoch {event['epoch']}  loss {event['loss']:.4f}",
+                )
+            elif event["kind"] == "test":
+                advance(event["done"], event["total"], f"{cell}  {event['test']}")
+            elif event["kind"] == "epoch":
+                note(
+                    f"{cell}: "
+                    + "  ".join(f"{k} {short(v)}" for k, v in event.items() if k not in ("kind", "cell"))
+                )
+
+        done = run_studies(names, **options, listener=listener)
+    print_failures(done.failed)
+    if as_json:
+        print_json(vars(done))
+    else:
+        parts = [f"{len(done.finished)} cells finished", f"{len(done.failed)} failed"]
+        parts += [f"{len(done.busy)} being run by another process"] if done.busy else []
+        parts += ["stopped in time, the same command goes on"] if done.stopped else []
+        print(", ".join(parts))
+    raise typer.Exit(1 if done.failed else 0)
+
+
+@study.command("status")
+def study_status(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="Name in recipes/studies, or YAML file.")],
+    scale: Scale = None,
+    results: Results = None,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Which cells are done, failed and open, and what the open ones will cost."""
+    import dataclasses
+
+    from segmae.study.ledger import counted, status, total_seconds
+
+    found, standings = status(name, **given(scale=scale, results=results, runs=runs))
+    counts, left = counted(standings), total_seconds(standings)
+    if as_json:
+        cells = [dataclasses.asdict(standing) for standing in standings]
+        print_json(
+            {
+                "study": found.name,
+                "scale": found.scale_label,
+                "counts": counts,
+                "seconds": left,
+                "cells": cells,
+            }
+        )
+        return
+    print_table(
+        ("cell", "state", "epochs", "TFLOP left", "minutes left", ""),
+        [(s.cell, s.state, f"{s.epochs} of {s.of}", short(s.tflop) if s.tflop else "",
+          "" if s.seconds is None or not s.tflop else f"{s.seconds / 60:.1f}", s.reason) for s in standings],
+    )  # fmt: skip
+    text = ", ".join(f"{count} {state}" for state, count in counts.items())
+    time = "unknown until a cell is finished" if left is None else f"about {left / 60:.0f} minutes"
+    print(f"{found.name} ({found.scale_label}): {text}; time left: {time}")
+
+
+@study.command("report")
+def report_study(
+    name: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Name of its folder in results, e.g. table2 or table2-cpu.")
+    ],
+    results: Results = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write to; default: docs/results.")
+    ] = None,
+) -> None:
+    """Tables, tests and plots as Markdown and HTML, from the outcomes alone."""
+    from segmae.study.report import write_report
+
+    for path in write_report(name, **given(results=results, out=out)):
+        print(path)
+
+
+@study.command("sheets")
+def study_sheets(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="Name in recipes/studies, or YAML file.")],
+    scale: Scale = None,
+    results: Results = None,
+    runs: Runs = None,
+) -> None:
+    """What each model found on some test images, as pictures beside the runs. They show photographs: do not publish them."""
+    from segmae.study.sheets import write_sheets
+
+    for path in write_sheets(name, **given(scale=scale, results=results, runs=runs)):
+        print(path)
+
+
+@study.command("list")
+def list_studies(as_json: Json = False) -> None:
+    """The studies in recipes/studies, with their cells."""
+    from segmae.study.grid import list_studies, load_study
+
+    found = [load_study(path) for path in list_studies()]
+    if as_json:
+        print_json([{"name": s.name, "title": s.title, "cells": len(s.cells)} for s in found])
+        return
+    print_table(("study", "cells", "title"), [(s.name, str(len(s.cells)), s.title) for s in found])

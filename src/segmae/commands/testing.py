@@ -1,0 +1,119 @@
+"""What a model is worth: `evaluate`, `calibrate`, `compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segmae.commands.options import Device, Engine, Json, Threads, given
+from segmae.commands.show import note, print_failures, print_json, print_table, progress
+
+
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="Model name, model folder or run folder.")],
+    data_folder: Annotated[Path, typer.Option("--data", help="Dataset folder.")],
+    split: Annotated[
+        str | None, typer.Option(help="Name or CSV file of a split; default: every case.")
+    ] = None,
+    part: Annotated[str | None, typer.Option(help="Part of the split: train, val or test.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for table, summary and pictures.")
+    ] = None,
+    engine: Engine = None,
+    device: Device = None,
+    threads: Threads = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    resamples: Annotated[int | None, typer.Option(min=1, help="Bootstrap samples of the intervals.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the bootstrap.")] = None,
+    allow_leaks: Annotated[
+        bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on a dataset: per image and pooled, at network size and at original size."""
+    from segmae.evaluate import evaluate_checkpoint
+    from segmae.report import summary_table
+
+    options = given(
+        split=split, part=part, out=out, engine=engine, device=device, threads=threads, batch_size=batch_size,
+        resamples=resamples, seed=seed, allow_leaks=allow_leaks,
+    )  # fmt: skip
+    with progress("images") as advance:
+        summary, folder = evaluate_checkpoint(checkpoint, data_folder, **options, progress=advance)
+    for warning in summary["warnings"]:
+        note(f"warning: {warning}")
+    print_failures(summary["data"]["failures"])
+    if as_json:
+        print_json(summary)
+    else:
+        header, *rows = summary_table(summary)
+        print_table(header, rows)
+        print(f"{summary['data']['coverage']} images; all figures in {folder}")
+    raise typer.Exit(1 if summary["data"]["failures"] else 0)
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Model folder or run folder; its trust.json is written.")],
+    data_folder: Annotated[Path, typer.Option("--data", help="Dataset with masks.")],
+    split: Annotated[str | None, typer.Option(help="Name or CSV file; default: every case.")] = None,
+    part: Annotated[str | None, typer.Option(help="Part of the split; never the one you publish on.")] = None,
+    threads: Threads = None,
+    allow_leaks: Annotated[
+        bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Learn how far to trust a model: expected Dice, and limits of the warnings."""
+    from dataclasses import asdict
+
+    from segmae.calibrate import calibrate as fit
+
+    options = given(split=split, part=part, threads=threads, allow_leaks=allow_leaks)
+    with progress("images") as advance:
+        trust = fit(model, data_folder, **options, progress=advance)
+    if as_json:
+        print_json(asdict(trust))
+        return
+    print_table(("warning", "limit"), [(name, f"{limit:.3f}") for name, limit in trust.limits.items()])
+    print(
+        f"trust.json of {model}: from {trust.fitted_on['images']} photographs of {trust.fitted_on['dataset']}"
+    )
+
+
+def compare(
+    readers: Annotated[
+        list[str],
+        typer.Argument(metavar="A B [C]...", help="Each a folder of masks, a dataset, a model or a run."),
+    ],
+    data_folder: Annotated[
+        str | None, typer.Option("--data", help="Photographs for the models among them.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for per_image.csv and summary.json.")
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Agreement of two folders of masks or two models, per image and overall; pair by pair for more readers."""
+    from segmae.compare import compare as compare_readers
+    from segmae.compare import table
+
+    options = given(data=data_folder, out=out, device=device, threads=threads)
+    with progress("images") as advance:
+        found = compare_readers(readers, **options, progress=advance)
+    print_failures(found.failures)
+    for reader, names in found.missing.items():
+        if names:
+            note(f"not in {reader}: {len(names)} of the others' images: {', '.join(names)}")
+    if as_json:
+        print_json(found.summary)
+    else:
+        header, *rows = table(found)
+        print_table(header, rows)
+        if several := found.summary.get("mean_pairwise_dice"):
+            print(f"mean pairwise Dice {several['mean']:.3f} [{several['low']:.3f}, {several['high']:.3f}] "
+                  f"on {several['images']} images that all have")  # fmt: skip
+    raise typer.Exit(1 if found.failures else 0)

@@ -1,0 +1,125 @@
+"""Networks and runs: `models`, `pretrain`, `train`, `finetune`, `export`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from segmae.commands.options import Json, Settings, given, recipe_and_overrides
+from segmae.commands.show import note, print_failures, print_json, print_table, progress, short
+
+
+class Format(StrEnum):
+    onnx = "onnx"
+
+
+def models(as_json: Json = False) -> None:
+    """List the networks that can be built and trained."""
+    import dataclasses
+
+    from segmae.models.table import TABLE
+
+    if as_json:
+        print_json([dataclasses.asdict(entry) for entry in TABLE])
+        return
+    print_table(
+        ("name", "kind", "parameters", "GFLOPs", "starts from", "code", "year", "paper"),
+        [
+            (e.name, e.kind, f"{e.parameters / 1e6:.2f} M", f"{e.gflops:.2f}", e.pretraining, e.origin, str(e.year),
+             f"{e.paper} {e.link}")
+            for e in TABLE
+        ],
+    )  # fmt: skip
+
+
+def pretrain(settings: Settings) -> None:
+    """Stage 1: train the encoder to rebuild hidden patches."""
+    recipe, overrides = recipe_and_overrides(settings)
+    _train(recipe, ["task=pretrain", *overrides])
+
+
+def train(settings: Settings) -> None:
+    """Stage 2, or any other run that a recipe describes. Run it again to resume."""
+    _train(*recipe_and_overrides(settings))
+
+
+def _train(recipe: Path | None, overrides: list[str]) -> None:
+    from segmae.config import load_config
+
+    config = load_config(recipe, overrides)
+    from segmae.train import run  # after the configuration: a slip there is told before torch is imported
+
+    with progress("training") as advance:
+        print(run(config, training_listener(advance)))
+
+
+def finetune(
+    data_folder: Annotated[str, typer.Option("--data", help="Your images/ + masks/, or another dataset.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, as for train.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, folder or run to start from.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    dry_run: Annotated[
+        bool | None, typer.Option("--dry-run", help="Only the split, and how long it will take.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Adapt a model to your own images, and compare it before and after on a held-out part. Run it again to resume."""
+    from segmae.finetune import finetune as run
+
+    options = given(out=out, model=model, epochs=epochs, settings=settings or None, dry_run=dry_run)
+    with progress("images") as advance:
+        done = run(data_folder, **options, listener=training_listener(advance), progress=advance)
+    print_failures(done.failures)
+    if as_json:
+        print_json(done.to_dict())
+    elif done.table:
+        cells = {
+            measure: [f"{f['mean']:{sign}.4f} [{f['low']:{sign}.4f}, {f['high']:{sign}.4f}]"
+                      for f, sign in zip(row.values(), ("", "", "+"), strict=True)]
+            for measure, row in done.table.items()
+        }  # fmt: skip
+        print_table(("", "before", "after", "difference"), [(name, *row) for name, row in cells.items()])
+        print(
+            f"means of {done.images['test']} held-out images with 95 % intervals; the model is {done.folder / 'best'}"
+        )
+    raise typer.Exit(1 if done.failures else 0)
+
+
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="Model name, model folder or run folder.")],
+    to: Annotated[Format, typer.Option("--to", help="Format to write.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File; default: model.onnx beside the weights.")
+    ] = None,
+) -> None:
+    """Write a model in a form that predicts without torch."""
+    from segmae.checkpoint import ONNX, load_model, resolve
+    from segmae.engines.export import export_onnx
+
+    place = resolve(checkpoint)
+    model, info = load_model(place)
+    print(export_onnx(model, out or (place if place.is_dir() else place.parent) / ONNX, info.preprocess.size))
+
+
+def training_listener(advance: Callable[..., None]) -> Callable[[dict[str, Any]], None]:
+    """Shows the events of a training run: steps move the bar, the rest is told."""
+
+    def listener(event: dict[str, Any]) -> None:
+        if event["kind"] == "message":
+            note(event["text"])
+        elif event["kind"] == "step":
+            done = (event["epoch"] - 1) * event["steps"] + event["step"]
+            advance(
+                done, event["epochs"] * event["steps"], f"epoch {event['epoch']}  loss {event['loss']:.4f}"
+            )
+        elif event["kind"] == "epoch":
+            note("  ".join(f"{key} {short(value)}" for key, value in event.items() if key != "kind"))
+
+    return listener
