@@ -47,6 +47,7 @@ TORCH_FILES = {"losses.py", "tasks.py", "runlog.py", "train.py", "engines/torch.
 TORCH_FILES |= {"data/augment.py", "study/runner.py", "study/cost.py"}
 EXTRAS = {"torch", "torchvision", "kornia", "lightning_fabric", "safetensors", "omegaconf", "tensorboardX"}
 EXTRAS |= {"matplotlib", "onnx", "onnxscript", "monai", "pandas", "timm", "pydicom", "highdicom"}
+EXTRAS |= {"openvino", "nncf"}
 
 
 def room_of(file: Path) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import Room, ahead, usable_cpus
-from segmae.checkpoint import CONFIG, ONNX, WEIGHTS, ModelInfo, read_info, resolve
+from segmae.checkpoint import CONFIG, ONNX, OPENVINO, WEIGHTS, ModelInfo, read_info, resolve
 from segmae.data.preprocess import (
     PIXELS_AT_ONCE,
     Photo,
@@ -159,10 +159,8 @@ def load(
         raise CheckpointError(
             f"{resolve(model)}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={model}"
         )
-    path = resolve(model)
-    return Predictor(
-        info, create_engine(model, engine, threads, device), views, load_trust(path), _digest(path, views)
-    )
+    path, computes = resolve(model), create_engine(model, engine, threads, device)
+    return Predictor(info, computes, views, load_trust(path), _digest(path, views, computes.name))
 
 
 @dataclass
@@ -398,9 +396,15 @@ def _is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bo
     return row.get("weights") == digest and row.get("stamp") == stamp
 
 
-def _digest(model: Path, views: int) -> str:
-    """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened."""
-    files = [path for path in (model / ONNX, model / WEIGHTS, model) if path.is_file()]
+def _digest(model: Path, views: int, engine: str) -> str:
+    """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened.
+
+    torch and onnxruntime count as one; files of OpenVINO and of int8 hold other weights.
+    """
+    forms = [model / ONNX, model / WEIGHTS, model]
+    if engine == "openvino":
+        forms = [model / name for name in reversed(OPENVINO)] + forms
+    files = [path for path in forms if path.is_file()]
     content = [
         path.read_bytes() for path in (files[0], model / CONFIG, model / CALIBRATION) if path.is_file()
     ]
