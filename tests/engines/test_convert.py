@@ -82,6 +82,7 @@ def test_int8_is_written_or_refused_by_dice(
     ):
         quantize.quantize(file, info, *drawn, lines.append)
     assert weights.read_bytes() == before, "a refused model is not written"
+    assert ["near the pixels" in line for line in lines if "calibrating" in line] == [False, True]
 
     monkeypatch.setattr(quantize, "LARGEST_DROP", 1.0)
     dice = quantize.quantize(file, info, *drawn, lines.append)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -77,9 +78,28 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
     if isinstance(source, Image.Image):
         return _upright_photo(*_photo(source, str(getattr(source, "filename", "") or "image")))
     name = "bytes" if isinstance(source, bytes | bytearray) else str(source)
-    with closing(_opened(source, name)) as image:
+    with _quiet(), closing(_opened(source, name)) as image:
         found = _photo(image, name, at_least)
     return _upright_photo(*found)  # with the decoder's memory given back
+
+
+def read_prepared(source: str | Path, preprocess: Preprocess) -> tuple[np.ndarray, tuple[int, int]]:
+    """What `read_image` at the network's size and `prepare_image` give together, without the copies between them.
+
+    Returns:
+        uint8 `[size,size,3]`, and width and height of the photograph, upright.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    name = str(source)
+    with _quiet(), closing(_opened(source, name)) as image:
+        full = image.size
+        decoded, turn = _decoded_for(image, name, preprocess.size)
+        if turn == UPRIGHT and decoded.mode == "RGB" and "transparency" not in decoded.info:
+            return _prepared(decoded, preprocess), full
+        photo = _upright_photo(Photo(_pixels_of(decoded, name), *full, name), turn)
+    return prepare_image(photo.pixels, preprocess), (photo.width, photo.height)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -138,7 +158,11 @@ def _two_valued(values: np.ndarray, lossy: bool, name: str) -> np.ndarray:
 
 def resize_image(pixels: np.ndarray, size: int) -> np.ndarray:
     """uint8 `[h,w,3] -> [size,size,3]`, bilinear with antialiasing; the aspect ratio is not kept."""
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    return _resized(Image.fromarray(pixels), size)
+
+
+def _resized(image: Image.Image, size: int) -> np.ndarray:
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
@@ -156,7 +180,11 @@ def gray_world(pixels: np.ndarray) -> np.ndarray:
 
 def prepare_image(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """A decoded photograph uint8 `[h,w,3]` as the network's caches hold it: uint8 `[size,size,3]`."""
-    resized = resize_image(pixels, preprocess.size)
+    return _prepared(Image.fromarray(pixels), preprocess)
+
+
+def _prepared(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
+    resized = _resized(image, preprocess.size)
     return gray_world(resized) if preprocess.gray_world else resized
 
 
@@ -289,19 +317,24 @@ def _quiet() -> Iterator[None]:
 def _check_place(path: Path, name: str) -> None:
     """Refuse what is no file with anything in it."""
     try:
-        if path.is_dir():
+        try:
+            status = path.stat()
+        except OSError as error:
+            if path.is_symlink() and not path.exists():
+                problem = f"is a link to {path.readlink()}, which is absent"
+                raise ImageError(name, problem, "Mend or remove the link") from error
+            if isinstance(error, FileNotFoundError):
+                raise ImageError(name, "no such file", "Check the name") from error
+            raise
+        if stat.S_ISDIR(status.st_mode):
             remedy = "Name the files in it, or give the folder to `segmae predict`"
             raise ImageError(name, "is a folder, not an image", remedy)
-        if path.is_symlink() and not path.exists():
-            raise ImageError(
-                name, f"is a link to {path.readlink()}, which is absent", "Mend or remove the link"
-            )
-        if not path.exists():
-            raise ImageError(name, "no such file", "Check the name")
-        if not path.is_file():  # opening a pipe waits for whom writes into it, and some devices never end
+        if not stat.S_ISREG(
+            status.st_mode
+        ):  # opening a pipe waits for whom writes into it, and some devices never end
             problem = "is no file but a pipe, a socket or a device"
             raise ImageError(name, problem, "Write what it gives into a file first")
-        if path.stat().st_size == 0:
+        if status.st_size == 0:
             raise ImageError(name, "is empty (0 bytes)", "Copy or download it again")
     except (OSError, ValueError) as error:  # permissions of a folder above it, a name that is too long
         raise ImageError(name, f"cannot be opened ({error})", "Check the name and the permissions") from error
@@ -339,19 +372,28 @@ def _upright(values: np.ndarray, turn: int) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
+def _decoded_for(image: Image.Image, name: str, at_least: int | None) -> tuple[Image.Image, int]:
+    """Decode, a JPEG at a reduced scale where both sides still have `at_least` pixels."""
+    if at_least and image.format == "JPEG":
+        scale = next((s for s in (8, 4, 2) if min(image.size) // s >= at_least), 1)
+        if scale > 1:
+            image.draft("RGB", (image.width // scale, image.height // scale))
+    return _decoded(image, name)
+
+
+def _pixels_of(decoded: Image.Image, name: str) -> np.ndarray:
+    try:
+        return _rgb_pixels(decoded)
+    except ValueError as error:
+        raise ImageError(name, f"has colours that cannot be converted ({error})", "Save it as RGB") from error
+
+
 def _photo(image: Image.Image, name: str, at_least: int | None = None) -> tuple[Photo, int]:
     """The photograph as it is stored, and the orientation that it still has to be turned by."""
     full, frames = image.size, _frames(image)
     stored = image.tag_v2.get(EXIF_ORIENTATION) if isinstance(image, TiffImageFile) else None
-    if at_least and image.format == "JPEG":
-        scale = next((s for s in (8, 4, 2) if min(full) // s >= at_least), 1)
-        if scale > 1:
-            image.draft("RGB", (full[0] // scale, full[1] // scale))
-    decoded, turn = _decoded(image, name)
-    try:
-        pixels = _rgb_pixels(decoded)
-    except ValueError as error:
-        raise ImageError(name, f"has colours that cannot be converted ({error})", "Save it as RGB") from error
+    decoded, turn = _decoded_for(image, name, at_least)
+    pixels = _pixels_of(decoded, name)
     orientation = turn
     if isinstance(stored, int) and 1 <= stored <= 8:  # Pillow turns TIFF files itself, and forgets how
         orientation = stored
@@ -411,7 +453,7 @@ def _rgb(image: Image.Image, top: float) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
