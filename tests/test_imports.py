@@ -27,6 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"outputs"}),
     frozenset({"tasks", "checkpoint"}),
     frozenset({"engines", "runlog"}),
+    frozenset({"ensemble"}),
     frozenset({"predict"}),
     frozenset({"scoring", "report", "dicom"}),
     frozenset({"evaluate"}),

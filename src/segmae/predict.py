@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import Room, ahead, usable_cpus
-from segmae.checkpoint import CONFIG, ONNX, WEIGHTS, ModelInfo, read_info, resolve
+from segmae.checkpoint import CONFIG, ENSEMBLE, ONNX, WEIGHTS, ModelInfo, members, read_info, resolve
 from segmae.data.preprocess import (
     PIXELS_AT_ONCE,
     Photo,
@@ -27,6 +27,7 @@ from segmae.data.preprocess import (
     read_image,
 )
 from segmae.engines import Engine, create_engine
+from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError
 from segmae.files import append, atomic_write, make_folder
 from segmae.outputs import (
@@ -49,6 +50,7 @@ DEFAULT_MODEL = "segmae-tiny"
 TOO_LARGE = "does not fit into memory. Scale it down"
 KEPT = 2_000_000  # pixels of a decoded photograph that waits for the network; a larger one is decoded again for its overlay
 
+Models = str | Path | Sequence[str | Path]  # one model, or several of which the mean is taken
 Progress = Callable[[int, int], None]  # files done, files in all
 
 
@@ -134,7 +136,7 @@ class Predictor:
 
 
 def load(
-    model: str | Path = DEFAULT_MODEL,
+    model: Models = DEFAULT_MODEL,
     engine: str = "auto",
     threads: int | None = None,
     device: str | None = None,
@@ -143,25 +145,38 @@ def load(
     """Load a model once, to predict with it many times.
 
     Args:
-        model: an embedded model's name, a model folder, a run's folder or a `.safetensors` file.
+        model: an embedded model's name, a model folder, a run's folder, a `.safetensors` file or an ensemble's folder; or a list of
+            these, of whose probabilities the mean is taken. Such a list has no calibration; an ensemble's folder may have one.
         engine, threads, device: see `segmae.engines.create_engine`.
         views: 1, or 8 for test-time augmentation: the mean over quarter turns and mirror images, at eight times the cost.
 
     Raises:
-        CheckpointError: no such model, or it is damaged.
+        CheckpointError: no such model, one named twice, or it is damaged.
         ConfigError: a number of views that there is not.
         MissingExtra: the model has no model.onnx and torch is not installed.
     """
     if not 1 <= views <= VIEWS:
         raise ConfigError(f"views={views}: choose 1 to {VIEWS}")
-    info = read_info(model)
-    if info.provenance.get("task") == "pretrain":
-        raise CheckpointError(
-            f"{resolve(model)}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={model}"
+    named: list[str | Path] = [model] if isinstance(model, str | Path) else list(model)
+    if not named:
+        raise ConfigError("no model named: give at least one")
+    singles = [single for one in named for single in members(one)]
+    for single in singles:
+        if singles.count(single) > 1:
+            raise CheckpointError(f"{single}: is named twice. Its mean with itself changes nothing")
+        if read_info(single).provenance.get("task") == "pretrain":
+            raise CheckpointError(
+                f"{single}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={single}"
+            )
+    place = resolve(named[0]) if len(named) == 1 else None
+    if len(singles) == 1:
+        info, network = read_info(singles[0]), create_engine(singles[0], engine, threads, device)
+    else:
+        info, network = open_ensemble(
+            singles, tuned_threshold(place) if place else None, engine, threads, device
         )
-    path = resolve(model)
     return Predictor(
-        info, create_engine(model, engine, threads, device), views, load_trust(path), _digest(path, views)
+        info, network, views, load_trust(place) if place else None, _digest(singles, place, views)
     )
 
 
@@ -189,7 +204,7 @@ class Predictions:
 def predict_files(
     sources: Sequence[str | Path],
     out: str | Path,
-    model: str | Path = DEFAULT_MODEL,
+    model: Models = DEFAULT_MODEL,
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     overlay_style: str = "contour",
@@ -214,6 +229,7 @@ def predict_files(
     Args:
         sources: image files, folders of images, or dataset folders, see `find_photographs`.
         out: folder, created where needed.
+        model: one, or several of which the mean is taken, see `load`.
         formats: of `segmae.outputs.FORMATS`; docs/predict.md says what each is. What a format is made from is written too.
         overlay_style: one of `segmae.overlay.STYLES`.
         keep_largest, fill_holes: see `Result.cleaned`.
@@ -398,12 +414,18 @@ def _is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bo
     return row.get("weights") == digest and row.get("stamp") == stamp
 
 
-def _digest(model: Path, views: int) -> str:
-    """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened."""
-    files = [path for path in (model / ONNX, model / WEIGHTS, model) if path.is_file()]
-    content = [
-        path.read_bytes() for path in (files[0], model / CONFIG, model / CALIBRATION) if path.is_file()
-    ]
+def _digest(singles: Sequence[Path], place: Path | None, views: int) -> str:
+    """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened.
+
+    Args:
+        place: the model's or the ensemble's folder, where its calibration lies; None for models named one by one.
+    """
+    files = []
+    for model in singles:
+        weights = (model / ONNX, model / WEIGHTS, model)
+        files += [next(path for path in weights if path.is_file()), model / CONFIG]
+    files += [place / ENSEMBLE, place / CALIBRATION] if place else []
+    content = [path.read_bytes() for path in files if path.is_file()]
     if views > 1:
         content.append(f"{views} views".encode())
     return hashlib.sha256(b"".join(content)).hexdigest()[:16]

@@ -35,7 +35,10 @@ def predict(
     mm_per_pixel: Annotated[
         float | None, typer.Option(help="Width of a pixel: measurements in mm too.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Model name, folder or run. May be repeated: the mean of all."),
+    ] = None,
     engine: Engine = None,
     device: Device = None,
     threads: Threads = None,
@@ -62,7 +65,7 @@ def predict(
     from segmae.dicom import holds_dicom, predict_dicom
     from segmae.predict import predict_files
 
-    options = given(model=model, engine=engine, device=device, threads=threads, resume=resume)
+    options = given(model=models or None, engine=engine, device=device, threads=threads, resume=resume)
     of_pictures = given(
         formats=formats and [name.strip() for name in formats.split(",")], overlay_style=overlay_style,
         keep_largest=keep_largest, fill_holes=fill_holes, measure=measure, mm_per_pixel=mm_per_pixel, batch_size=batch_size,

@@ -21,7 +21,7 @@ from segmae.errors import DataError, ImageError, require
 from segmae.files import append, atomic_path, atomic_write, make_folder
 from segmae.outputs import json_lines
 from segmae.photographs import RESULTS, earlier_rows, file_stamp
-from segmae.predict import DEFAULT_MODEL, TOO_LARGE, Predictions, Predictor, Progress, load
+from segmae.predict import DEFAULT_MODEL, TOO_LARGE, Models, Predictions, Predictor, Progress, load
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 DIRECTORY = "1.2.840.10008.1.3.10"  # of a DICOMDIR
@@ -147,7 +147,7 @@ class DicomPredictions(Predictions):
 def predict_dicom(
     sources: Sequence[str | Path],
     out: str | Path,
-    model: str | Path = DEFAULT_MODEL,
+    model: Models = DEFAULT_MODEL,
     *,
     fractional: bool = False,
     include_identifiers: bool = False,
