@@ -19,7 +19,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"files", "background"}),
-    frozenset({"png"}),
+    frozenset({"png", "fetch"}),
     frozenset({"config"}),
     frozenset({"data", "models", "losses", "metrics", "statistics", "overlay", "contour", "views"}),
     frozenset({"measure", "photographs", "trust"}),
@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"evaluate"}),
     frozenset({"train"}),
     frozenset({"study"}),
-    frozenset({"doctor", "demo", "calibrate", "compare", "rank"}),
+    frozenset({"doctor", "demo", "calibrate", "compare", "rank", "hub", "card"}),
     frozenset({"finetune"}),
     frozenset({"commands"}),
     frozenset({"cli"}),

@@ -221,13 +221,13 @@ def save_threshold(model: str | Path, threshold: float, tuning: Mapping[str, Any
     values["threshold"] = threshold
     values.setdefault("provenance", {})["threshold_tuning"] = dict(tuning)
     if changed and (path / WEIGHTS).is_file():
-        _replace_header(path / WEIGHTS, values)
+        replace_header(path / WEIGHTS, values)
     write_json(place, values)
     if changed and place.name == CONFIG:
         atomic_write(path / "README.md", model_card(read_info(path), path.name))
 
 
-def _replace_header(path: Path, values: dict[str, Any]) -> None:
+def replace_header(path: Path, values: dict[str, Any]) -> None:
     """Put another configuration into a safetensors file; its tensors are copied as they are."""
     with path.open("rb") as source, atomic_path(path) as temporary, temporary.open("wb") as target:
         header = json.loads(source.read(struct.unpack("<Q", source.read(8))[0]))

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from segmae.commands.data import data
 from segmae.commands.predicting import demo, doctor, predict, rank
-from segmae.commands.publishing import ensemble
+from segmae.commands.publishing import ensemble, fetch, publish
 from segmae.commands.show import one_line
 from segmae.commands.study import study
 from segmae.commands.testing import calibrate, compare, evaluate
@@ -63,6 +63,8 @@ for command in (
     predict,
     export,
     ensemble,
+    publish,
+    fetch,
     demo,
     doctor,
 ):
