@@ -36,6 +36,7 @@ from segmae.outputs import (
     Wanted,
     is_complete,
     json_lines,
+    summary_row,
     wanted,
     write_collections,
     write_files,
@@ -263,7 +264,7 @@ def predict_files(
         for name, path in photographs.items()
         if resume
         and name in rows
-        and _is_current(rows[name], digest, file_stamp(path))
+        and is_current(rows[name], digest, file_stamp(path))
         and is_complete(rows[name], folder, want)
     }
     todo = [item for item in photographs.items() if item[0] not in done]
@@ -286,7 +287,7 @@ def predict_files(
                 pairs = zip(batch, found, strict=True)
                 written = ahead(pool, lambda pair: _write(folder, predictor, *pair, want, room), pairs, 2)
                 for one, row in zip(batch, written, strict=True):
-                    rows[one.name] = _merged(folder, rows.get(one.name, {}), row, digest)
+                    rows[one.name] = merged(folder, rows.get(one.name, {}), row, digest)
                 append(log, json_lines(rows[one.name] for one in batch))
                 batch = []
             if progress:
@@ -370,14 +371,11 @@ def _write(
     return photograph.row(
         width=photo.width, height=photo.height, orientation=photo.orientation,
         **({"frames": photo.frames} if photo.frames > 1 else {}),
-        lesion_share=round(result.lesion_share, 6), uncertainty=round(result.uncertainty, 6),
-        expected_dice=None if result.expected_dice is None else round(result.expected_dice, 4), warnings=result.warnings,
-        threshold=result.threshold, views=predictor.views,
-        keep_largest=want.keep_largest, fill_holes=want.fill_holes, **files, stamp=photograph.stamp,
+        **summary_row(result, predictor.views, want), **files, stamp=photograph.stamp,
     )  # fmt: skip
 
 
-def _merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: str) -> dict[str, Any]:
+def merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: str) -> dict[str, Any]:
     """A new row, with what an earlier call found for the same photograph, model and options in other formats.
 
     Where these differ, files that the new row does not name are removed: they would contradict it.
@@ -385,7 +383,7 @@ def _merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: s
     if "error" in row:
         return row
     row["weights"] = digest
-    same = _is_current(before, digest, row["stamp"]) and all(
+    same = is_current(before, digest, row["stamp"]) and all(
         before.get(key) == row[key] for key in ("keep_largest", "fill_holes")
     )
     for kind, ending in FILES.items():
@@ -409,7 +407,7 @@ def _place(path: Path) -> str:
         return str(path)
 
 
-def _is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bool:
+def is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bool:
     """An earlier call did it with this model, and the photograph has not changed."""
     return row.get("weights") == digest and row.get("stamp") == stamp
 
