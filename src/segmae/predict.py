@@ -432,7 +432,7 @@ def _digest(singles: Sequence[Path], place: Path | None, views: int, engine: str
     files = []
     for model in singles:
         weights = [model / ONNX, model / WEIGHTS, model]
-        if engine == "openvino":
+        if "openvino" in engine:  # an ensemble names the engines of all its members
             weights.insert(0, model / OPENVINO[1])
         files += [next(path for path in weights if path.is_file()), model / CONFIG]
     files += [place / ENSEMBLE, place / CALIBRATION] if place else []
