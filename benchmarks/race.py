@@ -90,12 +90,12 @@ def best(work: Any, seconds: float = 2.0, least: int = 3) -> float:
 def save(name: str, values: dict[str, Any]) -> Path:
     """Write results/bench/NAME.json with the hardware and the versions."""
     path = RESULTS / f"{name}.json"
-    write_json(path, {**values, "machine": machine() | {"isa": _isa()}, "versions": versions()})
+    write_json(path, {**values, "machine": machine() | {"isa": isa()}, "versions": versions()})
     print(path.relative_to(REPOSITORY))
     return path
 
 
-def _isa() -> list[str]:
+def isa() -> list[str]:
     """What of this chip matters for the speed of networks."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
