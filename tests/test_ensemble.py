@@ -16,7 +16,7 @@ from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
 from segmae.data.preprocess import normalize, prepare_image
 from segmae.data.splits import met_ids
-from segmae.ensemble import EnsembleEngine, combined, save_ensemble
+from segmae.ensemble import EnsembleEngine, combined, save_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
 from segmae.evaluate import evaluate_checkpoint
 from segmae.predict import Predictor, load, predict_files
@@ -168,6 +168,15 @@ def test_what_is_no_ensemble_is_told(two: list[Path], tmp_path: Path) -> None:
     shutil.copyfile(two[0] / "model.safetensors", two[1] / "model.safetensors")
     with pytest.raises(CheckpointError, match="is not the model that"):
         load(folder)
+    for text in (
+        '{"model\rl": 1}',
+        "[]",
+        '{"threshold": "high"}',
+        '{"threshold": 1}',
+    ):  # the first two were found by fuzzing
+        (folder / ENSEMBLE).write_text(text)
+        with pytest.raises(CheckpointError, match=r"ensemble\.json"):
+            tuned_threshold(folder)
     for text in ("{}", '{"members": [1]}', '{"members": []}', "["):
         (folder / ENSEMBLE).write_text(text)
         with pytest.raises(CheckpointError, match=r"ensemble\.json"):

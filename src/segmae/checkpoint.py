@@ -157,6 +157,8 @@ def read_info(model: str | Path) -> ModelInfo:
         preprocess, options, provenance = Preprocess(**fields), values["options"], values["provenance"]
         if not isinstance(preprocess.size, int) or not isinstance(provenance, dict):
             raise TypeError("size or provenance is of a wrong kind")
+        if not 0 < float(values["threshold"]) < 1:
+            raise ValueError(f"threshold {values['threshold']}")
         return ModelInfo(
             values["architecture"], dict(options), preprocess, float(values["threshold"]), provenance
         )
