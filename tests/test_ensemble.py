@@ -135,14 +135,17 @@ def test_models_named_one_by_one_and_as_a_folder_predict_the_same(two: list[Path
     }  # fmt: skip
 
 
-def test_an_ensemble_is_evaluated_calibrated_and_predicts_files(two: list[Path], tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", 50, seed=1)
+def test_an_ensemble_is_evaluated_calibrated_and_predicts_files(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmae.calibrate.FEW", 6)
+    write_dataset(tmp_path / "data", 6, seed=1)
     folder = save_ensemble(tmp_path / "both", two)
     found = calibrate(folder, tmp_path / "data", threads=1, allow_leaks=True)
     predictor = load(folder, threads=1)
     assert predictor.trust == found.trust
     assert predictor.info.threshold == found.tuning["chosen"]
-    assert json.loads((folder / ENSEMBLE).read_text())["provenance"]["threshold_tuning"]["images"] == 50
+    assert json.loads((folder / ENSEMBLE).read_text())["provenance"]["threshold_tuning"]["images"] == 6
     summary, _ = evaluate_checkpoint(
         folder, tmp_path / "data", out=tmp_path / "out", threads=1, allow_leaks=True
     )
