@@ -83,9 +83,11 @@ def resolve(model: str | Path) -> Path:
     for folder in (path, path / "best", path / "last"):
         if (folder / CONFIG).is_file() and ((folder / WEIGHTS).is_file() or (folder / ONNX).is_file()):
             return folder
+    elsewhere = str(model).count("/") == 1 and not path.parent.exists()
+    hint = f". `segmae fetch {model}` looks for it on Hugging Face" if elsewhere else ""
     raise CheckpointError(
         f"{model}: no model here. Looked for a folder with {CONFIG} and {WEIGHTS} or {ONNX}, for best/ and last/ of a "
-        f"run, and for an embedded model ({', '.join(embedded_models()) or 'none in this installation'})"
+        f"run, and for an embedded model ({', '.join(embedded_models()) or 'none in this installation'}){hint}"
     )
 
 
