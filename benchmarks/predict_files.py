@@ -13,6 +13,7 @@ all the network's.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import threading
 import time
@@ -101,7 +102,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     found = list(find_photographs([arguments.photos]).values())
-    runs = []
+    runs, load = (
+        [],
+        [round(value, 2) for value in os.getloadavg()],
+    )  # of other processes: above 0, images a second say little
     with tempfile.TemporaryDirectory() as folder:
         sets = {
             "as stored": found[: arguments.stored],
@@ -123,7 +127,7 @@ def main() -> None:
         data = Path(arguments.photos).name
         write_json(
             arguments.json,
-            {"data": data, "model": arguments.model, "cpus": usable_cpus(), "machine": machine(), "versions": versions(), "runs": runs},
+            {"data": data, "model": arguments.model, "cpus": usable_cpus(), "load_before": load, "machine": machine(), "versions": versions(), "runs": runs},
         )  # fmt: skip
 
 
