@@ -102,10 +102,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     found = list(find_photographs([arguments.photos]).values())
-    runs, load = (
-        [],
-        [round(value, 2) for value in os.getloadavg()],
-    )  # of other processes: above 0, images a second say little
+    runs = []
+    load = [round(value, 2) for value in os.getloadavg()]  # what other processes took before
     with tempfile.TemporaryDirectory() as folder:
         sets = {
             "as stored": found[: arguments.stored],
