@@ -86,9 +86,11 @@ def resolve(model: str | Path) -> Path:
         forms = (WEIGHTS, ONNX, OPENVINO[0])
         if (folder / CONFIG).is_file() and any((folder / name).is_file() for name in forms):
             return folder
+    elsewhere = str(model).count("/") == 1 and not path.parent.exists()
+    hint = f". `segmae fetch {model}` looks for it on Hugging Face" if elsewhere else ""
     raise CheckpointError(
         f"{model}: no model here. Looked for a folder with {CONFIG} and {WEIGHTS}, {ONNX} or {OPENVINO[0]}, for best/ and last/ of a "
-        f"run, and for an embedded model ({', '.join(embedded_models()) or 'none in this installation'})"
+        f"run, and for an embedded model ({', '.join(embedded_models()) or 'none in this installation'}){hint}"
     )
 
 
@@ -160,6 +162,8 @@ def read_info(model: str | Path) -> ModelInfo:
         preprocess, options, provenance = Preprocess(**fields), values["options"], values["provenance"]
         if not isinstance(preprocess.size, int) or not isinstance(provenance, dict):
             raise TypeError("size or provenance is of a wrong kind")
+        if not 0 < float(values["threshold"]) < 1:
+            raise ValueError(f"threshold {values['threshold']}")
         return ModelInfo(
             values["architecture"], dict(options), preprocess, float(values["threshold"]), provenance
         )

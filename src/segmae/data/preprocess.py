@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import logging
 import stat
-import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from segmae.config import Preprocess
+from segmae.data.pages import count_pages
+from segmae.data.quiet import quiet, silence_libtiff
 from segmae.errors import ImageError
 
 MAX_PIXELS = 170_000_000  # more is refused before it is decoded; Pillow itself stops at 179 million
@@ -32,11 +31,6 @@ PIXELS_AT_ONCE = 50_000_000  # of photographs that several threads work on; a la
 # Pillow keeps a picture in blocks. Those of its own size, 16 MB, stay with the process after a large photograph, once for every
 # thread that read one (glibc returns at once what is above 32 MB); smaller pictures take no more than they need.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
-SINGLE = (
-    "JPEG",
-    "MPO",
-    "BMP",
-)  # formats without pages; an MPO's further pictures are previews and depth maps
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class Photo:
         width, height: full size in pixels, upright.
         path: where it came from, or a description.
         orientation: EXIF's, 1 to 8, as the file says it: how the stored picture was turned to be upright.
-        frames: pages or frames of the file. The pixels are the first one's.
+        frames: pages or frames of the file, of which at most 10 000 are counted. The pixels are the first one's.
     """
 
     pixels: np.ndarray
@@ -244,7 +238,7 @@ def _opened(source: Any, name: str) -> Image.Image:
     if not isinstance(source, bytes | bytearray):
         _check_place(Path(source), name)
     try:
-        with _quiet():
+        with quiet():
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray) else source)
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"is absurdly large ({error})", SCALE_IT) from error
@@ -256,6 +250,8 @@ def _opened(source: Any, name: str) -> Image.Image:
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         remedy = "The file is damaged: copy or download it again"
         raise ImageError(name, f"cannot be opened ({error})", remedy) from error
+    if image.format == "TIFF":
+        silence_libtiff()
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ImageError(name, f"is {image.width} x {image.height} px", SCALE_IT)
@@ -283,35 +279,6 @@ def _check_jpeg(image: Image.Image, name: str) -> None:
         if scans > MAX_SCANS:
             raise ImageError(name, f"is a JPEG of {scans} scans, which takes too long", "Save it again")
     file.seek(place)
-
-
-_quiet_lock = threading.Lock()
-_quiet_users = 0
-_unquiet = ExitStack()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What Pillow warns of and logs is kept back: it names no file, and what matters becomes an `ImageError`.
-
-    Filters of warnings belong to the process: the first thread that comes sets them, the last that goes takes them back.
-    """
-    global _quiet_users
-    logger = logging.getLogger("PIL")
-    with _quiet_lock:
-        if not _quiet_users:
-            _unquiet.callback(logger.setLevel, logger.level)
-            _unquiet.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            logger.setLevel(logging.CRITICAL + 1)
-        _quiet_users += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_users -= 1
-            if not _quiet_users:
-                _unquiet.close()
 
 
 def _check_place(path: Path, name: str) -> None:
@@ -350,7 +317,7 @@ def _decoded(image: Image.Image, name: str) -> tuple[Image.Image, int]:
             problem = f"is damaged (its header promises {image.width} x {image.height} px and holds less)"
             raise ImageError(name, problem, "It may be truncated: copy or download it again")
     try:
-        with _quiet():
+        with quiet():
             image.load()
             turn = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
     except Image.DecompressionBombError as error:
@@ -390,7 +357,7 @@ def _pixels_of(decoded: Image.Image, name: str) -> np.ndarray:
 
 def _photo(image: Image.Image, name: str, at_least: int | None = None) -> tuple[Photo, int]:
     """The photograph as it is stored, and the orientation that it still has to be turned by."""
-    full, frames = image.size, _frames(image)
+    full, frames = image.size, _pages(image)
     stored = image.tag_v2.get(EXIF_ORIENTATION) if isinstance(image, TiffImageFile) else None
     decoded, turn = _decoded_for(image, name, at_least)
     pixels = _pixels_of(decoded, name)
@@ -409,13 +376,11 @@ def _upright_photo(photo: Photo, turn: int) -> Photo:
     return replace(photo, pixels=_upright(photo.pixels, turn), width=width, height=height)
 
 
-def _frames(image: Image.Image) -> int:
+def _pages(image: Image.Image) -> int:
     """Pages of a TIFF, frames of an animation; 1 where they cannot be counted."""
-    if image.format in SINGLE:
-        return 1
     try:
-        with _quiet():
-            return int(getattr(image, "n_frames", 1))
+        with quiet():
+            return count_pages(image)
     except Exception:  # damaged after the first one, which may be whole
         return 1
 
