@@ -29,20 +29,21 @@ from typing import Any
 from starlette.datastructures import UploadFile
 
 from segmae.data.preprocess import read_image
+from segmae.errors import CheckpointError, OutputError
 from segmae.files import atomic_path, atomic_write, locked, make_folder
 from segmae.outputs import Wanted, json_lines, wanted, write_collections, write_files
 from segmae.photographs import RESULTS
-from segmae.serve.engine import Closed, Full
 from segmae.serve.guard import line, log_error
 from segmae.serve.problems import Problem
 from segmae.serve.settings import Settings
 from segmae.serve.store import UNFINISHED, Job, Store
 from segmae.serve.uploads import Options
-from segmae.serve.work import Worker
+from segmae.serve.work import Worker, refused
 
 log = logging.getLogger("segmae.serve")
 SWEEP_S = 60.0  # between looks for what has expired
-IDLE_S = 0.2  # a thread that found the engine full tries again after that
+PAUSE_S = 1.0  # before something that failed is tried again
+TRIES = 5  # of an image that the process dies or fails at
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # of entries in the zip: the same results give the same bytes
 
 
@@ -66,7 +67,7 @@ class Jobs:
         self.store = Store(settings.state / "jobs.sqlite")
         (settings.state / "jobs.sqlite").chmod(0o600)
         known = set(self.store.ids())
-        for path in self.folder.iterdir():  # uploads that a killed process had not accepted yet
+        for path in self.folder.iterdir():  # of uploads that were not accepted and of jobs that were cancelled
             if path.name not in known:
                 shutil.rmtree(path, ignore_errors=True)
         self._change = threading.Condition()
@@ -165,9 +166,9 @@ class Jobs:
                     self._do(id, number, file)
                 else:
                     self._finish(id)
-            except Exception as error:  # a full disk, say: tried again, so that nothing accepted is lost
+            except Exception as error:  # tried again, so that nothing accepted is lost
                 log_error(f"job {id}", error)
-                time.sleep(IDLE_S)
+                time.sleep(PAUSE_S)
             finally:
                 with self._change:
                     self._claimed.discard((id, number))
@@ -193,24 +194,32 @@ class Jobs:
         job = self.store.job(id)
         if job is None or job.state not in UNFINISHED:
             return
-        self.store.begin(id)
-        name = f"{number:04d}"
-        base = {"name": name, "file": file}
+        name, row, state = f"{number:04d}", None, "failed"
         try:
-            row = {
-                **base,
-                **self._segment(self.folder / id / "in" / name, self.folder / id / "out", name, job.options),
-            }
-            state = "done"
-        except (Full, Closed):
-            time.sleep(IDLE_S)
-            return
+            if self.store.begin(id, number) > TRIES:
+                raise Problem(422, "the service ended or failed each time it was at this image")
+            folder = self.folder / id
+            row, state = self._segment(folder / "in" / name, folder / "out", name, job.options), "done"
         except Problem as problem:
-            row, state = {**base, "error": problem.message}, "failed"
-        except FileNotFoundError:  # cancelled meanwhile
-            return
-        if self.store.finish_image(id, number, state, row, time.time()):
+            row = {"error": problem.message}
+        except CheckpointError as error:  # what the network gives for it is no number
+            row = {"error": str(error)}
+        except (OSError, OutputError) as error:  # a full disk: tried again, so that nothing accepted is lost
+            if self._is_open(id):
+                self.store.not_tried(id, number)
+                log_error(f"job {id}", error)
+                time.sleep(PAUSE_S)
+        done = row is not None and self.store.finish_image(
+            id, number, state, {"name": name, "file": file, **row}, time.time()
+        )
+        if done:
             self.worker.metrics.job_images.labels(state).inc()
+        elif not self._is_open(id):  # cancelled meanwhile
+            shutil.rmtree(self.folder / id, ignore_errors=True)
+
+    def _is_open(self, id: str) -> bool:
+        job = self.store.job(id)
+        return job is not None and job.state in UNFINISHED
 
     def _segment(self, path: Path, out: Path, name: str, options: dict[str, Any]) -> dict[str, Any]:
         """Write one image's files; what its row says."""
@@ -218,7 +227,7 @@ class Jobs:
         worker = self.worker
         prepared = worker.prepare(path.read_bytes())
         output = worker.engine.submit(prepared.image, views, job=True).result()
-        with worker.room.taken(prepared.pixels):
+        with worker.room.taken(prepared.pixels), refused():
             result = worker.result(prepared, output, views).cleaned(want.keep_largest, want.fill_holes)
             make_folder(out)
             files = write_files(out, name, result, lambda: read_image(prepared.source).pixels, want)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from segmae.checkpoint import read_info
 from segmae.errors import ConfigError
@@ -48,14 +49,8 @@ def serve(
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    listening = _bound(settings.host, settings.port)
-    certificate, private = tls or (None, None)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, date_header=True,
-        timeout_graceful_shutdown=round(settings.drain_s), ssl_certfile=certificate, ssl_keyfile=private,
-        limit_concurrency=None, h11_max_incomplete_event_size=1 << 16, ws="none",
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+    listening = bound(settings.host, settings.port)
+    server = uvicorn.Server(uvicorn_config(app, settings, tls))
 
     def failed() -> None:
         server.should_exit = True
@@ -72,7 +67,18 @@ def serve(
     return int(app.state.service.failed)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def uvicorn_config(app: FastAPI, settings: Settings, tls: tuple[Path, Path] | None = None) -> uvicorn.Config:
+    """How uvicorn runs the app: it logs no requests, since their lines would hold addresses and query strings."""
+    logging.getLogger("uvicorn.access").disabled = True
+    certificate, private = tls or (None, None)
+    return uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, ws="none",
+        timeout_graceful_shutdown=round(settings.drain_s), ssl_certfile=certificate, ssl_keyfile=private,
+    )  # fmt: skip
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError: the address cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)

@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE TABLE IF NOT EXISTS images (
     job TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, number INTEGER NOT NULL, file TEXT NOT NULL,
-    state TEXT NOT NULL DEFAULT 'waiting', row TEXT, finished REAL, PRIMARY KEY (job, number)
+    state TEXT NOT NULL DEFAULT 'waiting', tries INTEGER NOT NULL DEFAULT 0,
+    row TEXT, finished REAL, PRIMARY KEY (job, number)
 );
 CREATE INDEX IF NOT EXISTS waiting ON images(state, job, number);
 """
@@ -90,7 +91,8 @@ class Store:
         return Job(id, caller, state, json.loads(options), total, size, created, expires, done, failed)
 
     def ids(self) -> list[str]:
-        return [id for (id,) in self._rows("SELECT id FROM jobs ORDER BY created, id")]
+        """Jobs whose files are kept."""
+        return [id for (id,) in self._rows("SELECT id FROM jobs WHERE state!='cancelled'")]
 
     def load(self) -> tuple[int, int]:
         """Jobs that are not finished, and bytes of all uploads that are kept."""
@@ -117,8 +119,18 @@ class Store:
             )
         ]
 
-    def begin(self, id: str) -> None:
-        self._write("UPDATE jobs SET state='running' WHERE id=? AND state='queued'", id)
+    def begin(self, id: str, number: int) -> int:
+        """Note that an image is worked at; how many times it now was."""
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("UPDATE jobs SET state='running' WHERE id=? AND state='queued'", (id,))
+            self._db.execute("UPDATE images SET tries=tries+1 WHERE job=? AND number=?", (id, number))
+            found = self._db.execute("SELECT tries FROM images WHERE job=? AND number=?", (id, number)).fetchone()
+        return int(found[0]) if found else 1
+
+    def not_tried(self, id: str, number: int) -> None:
+        """Take back one `begin`: it was not the image's fault."""
+        self._write("UPDATE images SET tries=tries-1 WHERE job=? AND number=?", id, number)
 
     def finish_image(self, id: str, number: int, state: str, row: dict[str, Any], now: float) -> bool:
         """Record an image; False if it was recorded before or its job was cancelled."""
