@@ -16,8 +16,7 @@ from conftest import Start
 from serving import Gate, Running, drawn, opened, until
 
 import segmae
-from segmae.errors import InUse, OutputError
-from segmae.files import locked
+from segmae.errors import OutputError
 from segmae.serve.store import Job, Store
 
 
@@ -151,11 +150,6 @@ def test_requests_and_jobs_share_the_network(start: Start) -> None:
         assert running.client.segment(drawn())["width"] == 200
         assert running.client.wait(job)["done"] == 6
         gate.close()
-
-
-def test_a_state_folder_serves_one_server(start: Start, tmp_path: Path) -> None:
-    with start(), pytest.raises(InUse), locked(tmp_path / "state" / "serve.lock"):
-        pass
 
 
 def test_an_image_counts_once(tmp_path: Path) -> None:

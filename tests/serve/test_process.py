@@ -16,10 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Start
 from serving import PATIENCE, drawn, opened, until
+from typer.testing import CliRunner
 
 import segmae
+from segmae.cli import app
 from segmae.client import Client, ServiceError
+from segmae.errors import InUse
+from segmae.serve.run import serve
+from segmae.serve.settings import Settings
 
 
 class Process:
@@ -119,27 +125,23 @@ def test_a_signal_lets_requests_finish_and_keeps_jobs(tmp_path: Path) -> None:
     assert again.stop() == 0
 
 
-def test_a_second_server_on_the_same_state_is_refused(tmp_path: Path) -> None:
-    server = Process(tmp_path / "state")
-    until(lambda: _ready(server.client))
-    other = subprocess.run([sys.executable, "-m", "segmae", "serve", "--port", "0", "--state", str(tmp_path / "state")],
-                           capture_output=True, text=True, timeout=PATIENCE)  # fmt: skip
-    assert other.returncode == 2
-    assert "another process is at work here" in other.stderr and "--state" in other.stderr
-    assert server.stop() == 0
-
-
 def test_the_command_makes_keys_and_refuses_to_be_open_without_one(tmp_path: Path) -> None:
-    def command(*options: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "segmae", "serve", "--state", str(tmp_path), *options]
-        return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE)
+    def command(*options: str) -> Any:
+        return CliRunner().invoke(app, ["serve", "--state", str(tmp_path), *options])
 
     refused = command("--host", "0.0.0.0", "--port", "0")
-    assert refused.returncode == 2 and "--new-key" in refused.stderr
+    assert refused.exit_code == 2 and "--new-key" in refused.stderr
     made = command("--new-key", "--note", "ward 3")
-    assert made.returncode == 0 and made.stdout.startswith("segmae_") and len(made.stdout.split()) == 1
-    assert made.stdout.strip() not in (tmp_path / "keys.json").read_text()
-    assert command("--model", "nothing-of-this-name").returncode == 2
+    key = made.stdout.strip()
+    assert made.exit_code == 0 and key.startswith("segmae_") and len(key.split()) == 1
+    assert key not in (tmp_path / "keys.json").read_text()
+    assert command("--model", "nothing-of-this-name").exit_code == 2
+    assert command("--tls-cert", "cert.pem").exit_code == 2
+
+
+def test_a_second_server_on_the_same_state_is_refused(start: Start, tmp_path: Path) -> None:
+    with start(wait=False), pytest.raises(InUse, match="--state"):
+        serve(Settings(state=tmp_path / "state", port=0))
 
 
 def _ready(client: Client) -> bool:

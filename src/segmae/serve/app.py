@@ -30,6 +30,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises:
         ConfigError: the file of keys is damaged.
+        InUse: another server uses the folder of keys and jobs.
     """
     metrics = Metrics()
     service = Service(settings, metrics)

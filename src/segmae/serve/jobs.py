@@ -21,7 +21,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from starlette.datastructures import UploadFile
 
 from segmae.data.preprocess import read_image
 from segmae.errors import CheckpointError, OutputError
-from segmae.files import atomic_path, atomic_write, locked, make_folder
+from segmae.files import atomic_path, atomic_write, make_folder
 from segmae.outputs import Wanted, json_lines, wanted, write_collections, write_files
 from segmae.photographs import RESULTS
 from segmae.serve.guard import line, log_error
@@ -48,20 +47,14 @@ FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # of entries in the zip: the same results gi
 
 
 class Jobs:
-    """The jobs of a state folder, which no other process may use meanwhile.
+    """The jobs of a state folder, which `Service` holds so that no other process uses it.
 
     Args:
         worker: does the images, beside those of requests.
-
-    Raises:
-        InUse: another server uses the folder.
     """
 
     def __init__(self, settings: Settings, worker: Worker) -> None:
         self.settings, self.worker = settings, worker
-        self._held = ExitStack()
-        make_folder(settings.state)
-        self._held.enter_context(locked(settings.state / "serve.lock"))
         self.folder = make_folder(settings.state / "jobs")
         self.folder.chmod(0o700)
         self.store = Store(settings.state / "jobs.sqlite")
@@ -111,7 +104,6 @@ class Jobs:
         for thread in self._threads:
             thread.join()
         self.store.close()
-        self._held.close()
 
     def _accept(self, files: Sequence[UploadFile], options: Options, caller: str) -> dict[str, Any]:
         unfinished, stored = self.store.load()

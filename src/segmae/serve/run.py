@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -35,6 +36,7 @@ def serve(
     Raises:
         ConfigError: it would be open to others without a key, or the address cannot be used.
         CheckpointError: no such model.
+        InUse: another server uses the folder of keys and jobs.
     """
     if not settings.is_local and not settings.open_without_keys and not read_keys(settings.state):
         raise ConfigError(
@@ -52,16 +54,20 @@ def serve(
     listening = bound(settings.host, settings.port)
     server = uvicorn.Server(uvicorn_config(app, settings, tls))
 
-    def failed() -> None:
+    def leave(*_: object) -> None:
         server.should_exit = True
 
-    app.state.service.on_failure = failed
+    app.state.service.on_failure = leave
+    # uvicorn has handlers of its own while it runs, and at its end raises the signal again for those that were there before
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     host, port = listening.getsockname()[:2]
     if announce:
         announce(f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}")
     try:
         server.run(sockets=[listening])
     finally:
+        for number, action in before.items():
+            signal.signal(number, action)
         logger.removeHandler(handler)
         listening.close()
     return int(app.state.service.failed)

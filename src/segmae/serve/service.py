@@ -7,12 +7,14 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from segmae.checkpoint import resolve
+from segmae.errors import InUse, SegmaeError
+from segmae.files import locked
 from segmae.predict import Predictor, load, model_digest
 from segmae.serve.engine import Engine
 from segmae.serve.guard import line, log_error
@@ -29,7 +31,11 @@ LOAD_S = 2  # seconds after which a client may ask again while the model loads
 
 
 class Service:
-    """The state behind the routes.
+    """The state behind the routes. It holds the folder of keys and jobs until it is stopped.
+
+    Raises:
+        InUse: another server uses the folder.
+        OutputError: the folder cannot be made.
 
     Attributes:
         worker, jobs: None until the model is loaded.
@@ -38,6 +44,11 @@ class Service:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
+        self._held = ExitStack()
+        try:
+            self._held.enter_context(locked(settings.state / "serve.lock"))
+        except InUse as error:
+            raise InUse(f"{error}. Or give this server a folder of its own with --state") from error
         self.worker: Worker | None = None
         self.jobs: Jobs | None = None
         self.failed = False
@@ -66,6 +77,8 @@ class Service:
             log.info(line("ready", model=str(s.model), engine=one.engine.name, device=one.engine.device))
         except Exception as error:
             log_error("-", error)
+            if isinstance(error, SegmaeError):  # it speaks of files of the server
+                log.error(line("problem", message=str(error)))
             self.failed = True
             if self.on_failure is not None:
                 self.on_failure()
@@ -77,6 +90,7 @@ class Service:
             self.jobs.close()
         if self.worker is not None:
             self.worker.close()
+        self._held.close()
 
     # -- for the routes
 
