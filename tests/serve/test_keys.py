@@ -7,9 +7,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from conftest import Start
 from serving import drawn
 
+from conftest import Start
 from segmae.client import Client, ServiceError
 from segmae.errors import ConfigError
 from segmae.serve.keys import Rate, find_key, new_key, read_keys
@@ -101,4 +101,6 @@ def test_an_address_in_use_is_said(start: Start, tmp_path: Path) -> None:
 
 def test_keys_are_all_that_the_file_holds(tmp_path: Path) -> None:
     new_key(tmp_path)
-    assert [set(key) for key in json.loads((tmp_path / "keys.json").read_text())] == [{"id", "sha256", "created", "note"}]
+    assert [set(key) for key in json.loads((tmp_path / "keys.json").read_text())] == [
+        {"id", "sha256", "created", "note"}
+    ]
