@@ -3,7 +3,7 @@
     pip install schemathesis
     python benchmarks/serve_contract.py --json results/serve/contract.json
 
-Besides 5xx it counts what the answers' statuses and types say against the description. 503 while the model loads is waited out first.
+Besides 5xx it counts what the answers' statuses and types say against the description.
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
-from segmae.client import Client
 from segmae.files import write_json
 from serve_load import hardware, server
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance"
-STATUS = re.compile(r'segmae_request_seconds_count\{route="([^"]+)",status="(\d+)"\} (\d+)')
+STATUS = re.compile(r'segmae_request_seconds_count\{route="([^"]+)",status="(\d+)"\} ([\d.]+)')
+
+
+def counts(url: str) -> Counter[tuple[str, str]]:
+    """Answers so far, by route and status."""
+    with urllib.request.urlopen(f"{url}/metrics") as answer:
+        found = STATUS.findall(answer.read().decode())
+    return Counter({(route, status): int(float(count)) for route, status, count in found})
 
 
 def main() -> None:
@@ -38,14 +45,15 @@ def main() -> None:
         url = f"http://127.0.0.1:{port}"
         command = [tool, "run", f"{url}/openapi.json", "--url", url, "--checks", CHECKS, "--max-examples", str(given.examples),
                    "--seed", str(given.seed), "--phases", "examples,coverage,fuzzing", "--continue-on-failure", "--no-color"]  # fmt: skip
+        before = counts(url)  # of the server's start: 503 while the model loads
         done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
         print(done.stdout[-6000:], done.stderr[-2000:])
-        metrics = Client(url)._send("GET", "/metrics").decode()
+        after = counts(url)
     answers: dict[str, dict[str, int]] = {}
     statuses: Counter[str] = Counter()
-    for route, status, count in STATUS.findall(metrics):
-        answers.setdefault(route, {})[status] = int(float(count))
-        statuses[status] += int(float(count))
+    for (route, status), count in sorted((after - before).items()):
+        answers.setdefault(route, {})[status] = count
+        statuses[status] += count
     summary = done.stdout[done.stdout.rfind("SUMMARY") :]
     found = {
         "hardware": hardware(),
