@@ -94,10 +94,12 @@ def test_jobs_and_requests_do_not_stop_each_other(network: Network) -> None:
 
 def test_more_than_the_limit_is_refused(network: Network) -> None:
     engine, _ = busy(network, limit=2)
-    engine.submit(image(1))
+    left = engine.submit(image(1))
     engine.submit(image(2))
     with pytest.raises(Full):
         engine.submit(image(3))
+    left.cancel()
+    assert engine.submit(image(3)), "a client that left makes room"
     engine.submit(image(4), job=True)  # jobs have a limit of their own
     network.open.set()
     engine.close()

@@ -45,7 +45,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", **openapi.MODELS)
     async def models() -> JSONResponse:
         worker, _ = service.ready()
-        return JSONResponse({"models": [answers.model_json(worker.predictors[1], str(settings.model))]})
+        return JSONResponse({"models": [answers.model_json(worker.predictors[1], settings.model_name)]})
 
     @app.post("/v1/segment", **openapi.SEGMENT)
     async def segment(request: Request) -> Response:
@@ -66,7 +66,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             return Response(found, media_type="image/png")
         predictor = worker.predictors[options.views]
         return json_response(
-            answers.completed(found, predictor, str(settings.model), timing, request.state.request_id)
+            answers.completed(found, predictor, settings.model_name, timing, request.state.request_id)
         )
 
     @app.post("/v1/measure", **openapi.MEASURE)
