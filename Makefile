@@ -43,7 +43,7 @@ overfit: .venv/installed
 	.venv/bin/python scripts/overfit.py $(MODEL) $(ARGS)
 
 # One call on a lent GPU: the same call again goes on where it stopped. bf16; convolutions are always channels-last.
-STUDIES ?= table2 table4 table1 table3 external folds
+STUDIES ?= best table2 table4 table1 table3 external folds
 BUDGET ?= 9m
 gpu-study: .venv/installed
 	.venv/bin/segmae study run $(STUDIES) --scale gpu --device cuda --budget $(BUDGET) $(ARGS)

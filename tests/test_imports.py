@@ -30,6 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"predict"}),
     frozenset({"scoring", "report", "dicom"}),
     frozenset({"evaluate"}),
+    frozenset({"distill"}),
     frozenset({"train"}),
     frozenset({"study"}),
     frozenset({"doctor", "demo", "calibrate", "compare", "rank"}),

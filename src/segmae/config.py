@@ -62,6 +62,9 @@ class Augmentation:
     contrast: float = 0.2  # factor uniform in [1 - contrast, 1 + contrast]
     saturation: float = 0.0  # factor uniform in [1 - saturation, 1 + saturation]
     hue: float = 0.0  # shift uniform in [-hue, hue], in turns (at most 0.5)
+    elastic: float = 0.0  # standard deviation of a smooth random shift, as a share of the side
+    hair: float = 0.0  # probability that dark hairs are drawn over the image
+    vignette: float = 0.0  # probability of dark corners, as a dermoscope's tube leaves them
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,15 @@ class Reconstruction:
     normalize_patches: bool = False  # rebuild patches scaled to mean 0, variance 1, as an option of MAE
     weighted: bool = True  # softmax weights over the hidden patches; False: the plain mean of eq. 12
     beta: float = 0.1  # temperature of those weights
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Soft masks: what the images' masks are in training is mixed with what other models say."""
+
+    teachers: tuple[str, ...] = ()  # models, folders or runs; none = off
+    weight: float = 0.5  # share of the teachers
+    views: int = 8  # each says the mean over so many ways to lay the picture
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,7 @@ class Config:
     augmentation: Augmentation = field(default_factory=Augmentation)
     losses: Losses = field(default_factory=Losses)
     reconstruction: Reconstruction = field(default_factory=Reconstruction)
+    distillation: Distillation = field(default_factory=Distillation)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -273,7 +286,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, math.inf), "batch_size": (1, math.inf), "accumulate": (1, math.inf), "save_every": (1, math.inf),
     "threads": (0, math.inf), "ema": (0, 1 - TINY), "data.subset": (0, math.inf),
     "preprocess.std": (TINY, math.inf), "augmentation.horizontal_flip": (0, 1), "augmentation.vertical_flip": (0, 1),
-    "augmentation.scale": (0.01, 100), "augmentation.hue": (0, 0.5), "losses.beta": (TINY, math.inf),
+    "augmentation.scale": (0.01, 100), "augmentation.hue": (0, 0.5), "augmentation.elastic": (0, 1),
+    "augmentation.hair": (0, 1), "augmentation.vignette": (0, 1), "distillation.weight": (0, 1), "distillation.views": (1, 8),
+    "losses.beta": (TINY, math.inf),
     "reconstruction.ratio": (0.01, 0.99), "reconstruction.beta": (TINY, math.inf), "optimizer.lr": (0, math.inf),
     "optimizer.weight_decay": (0, math.inf), "optimizer.layer_decay": (TINY, 1), "optimizer.clip": (0, math.inf),
     "schedule.warmup": (0, math.inf), "schedule.floor": (0, 1), "schedule.patience": (0, math.inf),

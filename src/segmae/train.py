@@ -32,6 +32,7 @@ from segmae.data.augment import Augment
 from segmae.data.catalog import Case, Dataset, find_data, open_dataset
 from segmae.data.dataset import Cache, prepare
 from segmae.data.splits import Split, group_leaks, load_split, met_ids, overlap, training_leaks
+from segmae.distill import soft_masks
 from segmae.errors import ConfigError, DataError, SegmaeError
 from segmae.files import atomic_path, locked, read_json, write_json
 from segmae.models import create_model, model_function
@@ -131,7 +132,8 @@ def run(config: Config, listener: Listener | None = None, deadline: float | None
             "classes": classes,
             "started_from": started_from,
         }
-        fit(fabric, config, state, task, cache, rows, classes, folder, provenance, tell, deadline)
+        targets = soft_targets(config, split, dataset, cache, rows["train"], folder, tell)
+        fit(fabric, config, state, task, cache, rows, classes, folder, provenance, tell, targets, deadline)
     return folder
 
 
@@ -209,7 +211,7 @@ def load_weights(model: nn.Module, config: Config, split: Split, tell: Listener)
     if config.model.start:
         folder = resolve(config.model.start)
         provenance = read_info(folder).provenance
-        refuse_seen_images(provenance, split, config)
+        refuse_seen_images(provenance, split, config, f"model.start={config.model.start}")
         tell({"kind": "message", "text": f"start {folder}: {load_start(model, folder)}"})
     if config.model.cnn:
         tell(
@@ -229,16 +231,42 @@ def load_weights(model: nn.Module, config: Config, split: Split, tell: Listener)
     return provenance
 
 
-def refuse_seen_images(provenance: dict[str, Any], split: Split, config: Config) -> None:
-    """A start (say, of stage 1) must not have seen the images that this split validates or tests on."""
+def refuse_seen_images(provenance: dict[str, Any], split: Split, config: Config, what: str) -> None:
+    """A start (say, of stage 1) or a teacher must not have seen the images that this split validates or tests on."""
     trained, selected = met_ids(provenance)
     judged = split.parts.get("val", ()), split.parts.get("test", ())
     shared = sorted({*overlap(trained, [*judged[0], *judged[1]]), *overlap(selected, judged[1])})
     if shared and not config.data.allow_leaks:
         raise DataError(
-            f"model.start={config.model.start} was trained on, or chosen by, {len(shared)} images that split {split.name} judges on, "
-            f"e.g. {', '.join(shared[:3])}. Pretrain on this split's own train part, or set data.allow_leaks=true"
+            f"{what} was trained on, or chosen by, {len(shared)} images that split {split.name} judges on, "
+            f"e.g. {', '.join(shared[:3])}. Train it on this split's own train part, or set data.allow_leaks=true"
         )
+
+
+def soft_targets(
+    config: Config,
+    split: Split,
+    dataset: Dataset,
+    cache: Cache,
+    rows: np.ndarray,
+    folder: Path,
+    tell: Listener,
+) -> np.ndarray | None:
+    """The masks of the cache's rows mixed with what the teachers say of them, uint8 0 to 255; None without teachers."""
+    c = config.distillation
+    if not c.teachers:
+        return None
+    for teacher in c.teachers:
+        provenance = read_info(resolve(teacher)).provenance
+        refuse_seen_images(provenance, split, config, f"distillation.teachers: {teacher}")
+    ids, size = [cache.ids[row] for row in rows], config.preprocess.size
+    tell({"kind": "message", "text": f"soft masks of {len(ids)} images by {len(c.teachers)} teachers"})
+    place = Path(config.data.cache) if config.data.cache else None
+    soft = soft_masks(c.teachers, c.views, dataset.cases, ids, size, folder / "soft_masks.npy", place)
+    targets = np.zeros(cache.masks.shape, np.uint8)
+    for row, said in zip(rows, soft, strict=True):
+        targets[row] = np.rint(cache.masks[row] * (255 * (1 - c.weight)) + said * c.weight)
+    return targets
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
@@ -299,11 +327,17 @@ def epoch_batches(rows: np.ndarray, config: Config, epoch: int) -> list[np.ndarr
 
 
 def load_batch(
-    cache: Cache, rows: np.ndarray, augment: Augment, device: torch.device, classes: Sequence[str]
-) -> Batch:
-    """Read prepared images, move them to the device and augment them there; a label becomes its place in `classes`."""
+    cache: Cache, rows: np.ndarray, augment: Augment, device: torch.device, classes: Sequence[str],
+    targets: np.ndarray | None = None,
+) -> Batch:  # fmt: skip
+    """Read prepared images, move them to the device and augment them there; a label becomes its place in `classes`.
+
+    Args:
+        targets: soft masks uint8 `[N,S,S]`, 0 to 255, one for each row of the cache, in place of its masks.
+    """
     images = torch.from_numpy(cache.images[rows]).to(device, non_blocking=True)
-    masks = torch.from_numpy(cache.masks[rows]).to(device, non_blocking=True)
+    drawn = cache.masks[rows] if targets is None else targets[rows] / np.float32(255)
+    masks = torch.from_numpy(drawn).to(device, non_blocking=True)
     image, mask = augment(images, masks)
     names = [cache.labels[row] for row in rows]
     labels = torch.tensor(
@@ -314,7 +348,8 @@ def load_batch(
 
 def fit(
     fabric: Fabric, config: Config, state: State, task: Task, cache: Cache, rows: dict[str, np.ndarray],
-    classes: Sequence[str], folder: Path, provenance: dict[str, Any], tell: Listener, deadline: float | None = None,
+    classes: Sequence[str], folder: Path, provenance: dict[str, Any], tell: Listener,
+    targets: np.ndarray | None = None, deadline: float | None = None,
 ) -> None:  # fmt: skip
     """Train from where `state` stands to the last epoch, or until the deadline."""
     augment = Augment(config.preprocess, config.augmentation)
@@ -329,7 +364,9 @@ def fit(
             chunk = [batch[fabric.global_rank :: fabric.world_size] for batch in chunk]
             torch.manual_seed(step_seed(config, state.epoch, step))
             with named_memory_error(config):
-                inputs = [load_batch(cache, batch, augment, fabric.device, classes) for batch in chunk]
+                inputs = [
+                    load_batch(cache, batch, augment, fabric.device, classes, targets) for batch in chunk
+                ]
                 values = train_step(fabric, config, state, task, inputs, steps)
             images = sum(len(batch) for batch in chunk)
             state.step, state.images = step + 1, state.images + images

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from segmae.config import Augmentation, Preprocess  # noqa: E402
-from segmae.data.augment import Augment  # noqa: E402
+from segmae.data.augment import Augment, bend, darken_corners, draw_hair  # noqa: E402
 from segmae.data.phantom import draw_lesion  # noqa: E402
 from segmae.data.preprocess import normalize  # noqa: E402
 
@@ -61,7 +61,15 @@ def test_probabilities_and_ranges_of_0_change_nothing(batch: tuple[torch.Tensor,
     assert torch.equal(y, plain_y)
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(), EVERYTHING, replace(NOTHING, rotation=180)])
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(),
+        EVERYTHING,
+        replace(NOTHING, rotation=180),
+        replace(EVERYTHING, elastic=0.03, hair=1, vignette=1),
+    ],
+)
 def test_masks_stay_two_valued_and_images_in_range(
     batch: tuple[torch.Tensor, torch.Tensor], augmentation: Augmentation
 ) -> None:
@@ -158,3 +166,34 @@ def test_the_batch_that_is_given_is_not_changed(batch: tuple[torch.Tensor, torch
     before = [part.clone() for part in batch]
     applied(EVERYTHING, *batch)
     assert all(torch.equal(a, b) for a, b in zip(batch, before, strict=True))
+
+
+def test_bending_moves_image_and_mask_alike_and_smoothly(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    masks = batch[1][:, None].float()
+    torch.manual_seed(0)
+    x, y = bend(masks.expand(-1, 3, -1, -1), masks, 0.03)
+    assert set(y.unique().tolist()) == {0.0, 1.0}
+    assert (y != masks).any()
+    assert ((x[:, :1] > 0.5) == (y > 0.5)).float().mean() > 0.98  # but for pixels at the edge
+    assert (x[:, :1] - masks).abs().mean() < 0.2
+
+
+def test_hairs_are_thin_dark_and_only_where_chosen(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    bright = torch.full((64, 3, 96, 96), 0.9)
+    torch.manual_seed(0)
+    x = draw_hair(bright, 0.5)
+    changed = (x < 0.85).any(1).flatten(1).float().mean(1)  # share of each image
+    assert 0.25 < (changed > 0).float().mean() < 0.75
+    assert changed.max() < 0.6
+    assert x.min() >= 0
+    assert (x <= 0.9 + 1e-6).all()
+    assert torch.equal(draw_hair(bright, 0.0), bright)
+
+
+def test_a_vignette_darkens_corners_and_leaves_the_middle() -> None:
+    bright = torch.full((32, 3, 64, 64), 0.8)
+    torch.manual_seed(0)
+    x = darken_corners(bright, 1.0)
+    assert (x[:, :, 0, 0] < 0.8).all()
+    assert (x[:, :, 32, 32] > 0.7).all()
+    assert torch.equal(darken_corners(bright, 0.0), bright)

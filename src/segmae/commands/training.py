@@ -27,7 +27,7 @@ def models(as_json: Json = False) -> None:
         print_json([dataclasses.asdict(entry) for entry in TABLE])
         return
     print_table(
-        ("name", "kind", "parameters", "GFLOPs", "starts from", "code", "year", "paper"),
+        ("name", "kind", "parameters", "GFLOPs at 224", "starts from", "code", "year", "paper"),
         [
             (e.name, e.kind, f"{e.parameters / 1e6:.2f} M", f"{e.gflops:.2f}", e.pretraining, e.origin, str(e.year),
              f"{e.paper} {e.link}")

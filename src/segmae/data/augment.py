@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segmae.config import Augmentation, Preprocess
@@ -22,17 +25,24 @@ class Augment:
     def __init__(self, preprocess: Preprocess, augmentation: Augmentation | None = None) -> None:
         self.mean = torch.tensor(preprocess.mean).reshape(1, 3, 1, 1)
         self.std = torch.tensor(preprocess.std).reshape(1, 3, 1, 1)
+        self.augmentation = augmentation
         self.pipeline = None if augmentation is None else _pipeline(augmentation)
 
     def __call__(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Args: images uint8 `[B,H,W,3]`, masks uint8 `[B,H,W]` in {0, 1}, both on the device to compute on.
+        """Args: images uint8 `[B,H,W,3]`, masks `[B,H,W]` in {0, 1}, or soft ones in between, on the device to compute on.
 
-        Returns: normalised images float32 `[B,3,H,W]`, masks float32 `[B,1,H,W]` in {0, 1}.
+        Returns: normalised images float32 `[B,3,H,W]`, masks float32 `[B,1,H,W]`; no new values come into masks.
         """
         x = images.permute(0, 3, 1, 2).float() / 255
         y = masks[:, None].float()
-        if self.pipeline is not None:
+        if self.pipeline is not None and self.augmentation is not None:
             x, y = self.pipeline(x, y)
+            if self.augmentation.elastic:
+                x, y = bend(x, y, self.augmentation.elastic)
+            if self.augmentation.hair:
+                x = draw_hair(x, self.augmentation.hair)
+            if self.augmentation.vignette:
+                x = darken_corners(x, self.augmentation.vignette)
         x = (x - self.mean.to(x.device)) / self.std.to(x.device)
         return x.contiguous(memory_format=torch.channels_last), y  # the faster layout for convolutions
 
@@ -47,3 +57,66 @@ def _pipeline(a: Augmentation):  # type: ignore[no-untyped-def]  # kornia's type
     if a.brightness or a.contrast or a.saturation or a.hue:
         steps.append(kornia.ColorJitter(a.brightness, a.contrast, a.saturation, a.hue, p=1.0))
     return kornia.AugmentationSequential(*steps, data_keys=["input", "mask"])
+
+
+def bend(images: Tensor, masks: Tensor, amount: float, knots: int = 5) -> tuple[Tensor, Tensor]:
+    """Elastic deformation (Simard et al., 2003) on a coarse grid: neighbours move alike.
+
+    Args:
+        images, masks: `[B,C,H,W]`, bent alike; masks take the nearest value.
+        amount: standard deviation of the shift at each of `knots` x `knots` places, as a share of the side.
+    """
+    n, _, height, width = images.shape
+    shift = torch.randn(n, 2, knots, knots, device=images.device) * (2 * amount)  # the grid runs from -1 to 1
+    shift = F.interpolate(shift, size=(height, width), mode="bicubic", align_corners=True)
+    still = torch.eye(2, 3, device=images.device).expand(n, 2, 3)
+    grid = F.affine_grid(still, [n, 1, height, width], align_corners=False) + shift.permute(0, 2, 3, 1)
+    common = {"padding_mode": "reflection", "align_corners": False}
+    return F.grid_sample(images, grid, **common), F.grid_sample(masks, grid, mode="nearest", **common)  # type: ignore[arg-type]
+
+
+def draw_hair(images: Tensor, probability: float, most: int = 12) -> Tensor:
+    """Dark curves across images `[B,3,H,W]` in [0, 1]: up to `most` in each that `probability` chooses.
+
+    A hair is a quadratic Bezier curve through three random points, one to three pixels wide, brown to black.
+    """
+    n, _, height, width = images.shape
+    device, steps = images.device, 2 * max(height, width)
+    ends = torch.rand(n, most, 3, 2, device=device) * 1.4 - 0.2  # some begin outside the picture
+    t = torch.linspace(0, 1, steps, device=device)
+    curve = torch.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2], 1)
+    points = torch.einsum("nhkc,sk->nhsc", ends, curve) * torch.tensor([width, height], device=device)
+    drawn = torch.rand(n, 1, device=device) < probability
+    drawn = drawn & (torch.arange(most, device=device) < torch.randint(1, most + 1, (n, 1), device=device))
+    opacity = (0.4 + 0.6 * torch.rand(n, most, device=device)) * drawn
+    x, y = points.long().unbind(-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    place = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)
+    strength = (opacity[:, :, None] * inside).flatten(1)
+    cover = torch.zeros(n, height * width, device=device).scatter_reduce(1, place, strength, "amax")
+    cover = cover.reshape(n, 1, height, width)
+    wide = torch.rand(n, 1, 1, 1, device=device) < 0.5
+    cover = torch.where(wide, F.max_pool2d(cover, 3, 1, 1), cover)
+    cover = F.avg_pool2d(F.pad(cover, (1, 1, 1, 1)), 3, 1) * 0.5 + cover * 0.5  # no hard edges
+    colour = torch.rand(n, 3, 1, 1, device=device) * torch.tensor([0.25, 0.18, 0.12], device=device).view(
+        3, 1, 1
+    )
+    return images * (1 - cover) + colour * cover
+
+
+def darken_corners(images: Tensor, probability: float) -> Tensor:
+    """Darkness around a circle, soft or hard, in those images `[B,3,H,W]` that `probability` chooses."""
+    n, _, height, width = images.shape
+    device = images.device
+    ys = torch.linspace(-1, 1, height, device=device).view(1, 1, -1, 1)
+    xs = torch.linspace(-1, 1, width, device=device).view(1, 1, 1, -1)
+
+    def drawn(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, 1, 1, 1, device=device)
+
+    distance = torch.sqrt((xs - drawn(-0.1, 0.1)) ** 2 + (ys - drawn(-0.1, 0.1)) ** 2) / math.sqrt(2)
+    softness = torch.where(torch.rand(n, 1, 1, 1, device=device) < 0.5, drawn(0.005, 0.02), drawn(0.05, 0.2))
+    light = torch.sigmoid((drawn(0.7, 0.95) - distance) / softness)
+    floor = drawn(0.0, 0.5)
+    chosen = torch.rand(n, 1, 1, 1, device=device) < probability
+    return torch.where(chosen, images * (floor + (1 - floor) * light), images)
