@@ -92,7 +92,7 @@ def test_a_turned_photograph_comes_back_upright(running: Running, predictor: seg
 
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = drawn(3, (200, 150), "JPEG", exif=exif)
+    data = drawn(3, (200, 150), "JPEG", exif=exif.tobytes())
     found = running.client.segment(data, include="mask")
     assert (found["width"], found["height"], found["orientation"]) == (150, 200, 6)
     assert (opened(base64.b64decode(found["mask"]["png"])) == predictor(data).mask * 255).all()
