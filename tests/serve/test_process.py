@@ -154,6 +154,8 @@ def test_the_command_makes_keys_and_refuses_to_be_open_without_one(tmp_path: Pat
     assert key not in (tmp_path / "keys.json").read_text()
     assert command("--model", "nothing-of-this-name").exit_code == 2
     assert command("--tls-cert", "cert.pem").exit_code == 2
+    no_file = command("--tls-cert", "cert.pem", "--tls-key", "key.pem", "--port", "0")
+    assert no_file.exit_code == 2 and "cert.pem" in no_file.stderr and not no_file.stdout
 
 
 def test_a_second_server_on_the_same_state_is_refused(start: Start, tmp_path: Path) -> None:
