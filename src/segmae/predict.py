@@ -187,7 +187,7 @@ def load(
             singles, tuned_threshold(place) if place else None, engine, threads, device
         )
     trust = load_trust(place) if place else None
-    return Predictor(info, network, views, trust, _digest(singles, place, views, network.name))
+    return Predictor(info, network, views, trust, model_digest(singles, place, views, network.name))
 
 
 @dataclass
@@ -421,7 +421,7 @@ def is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> boo
     return row.get("weights") == digest and row.get("stamp") == stamp
 
 
-def _digest(singles: Sequence[Path], place: Path | None, views: int, engine: str) -> str:
+def model_digest(singles: Sequence[Path], place: Path | None, views: int, engine: str) -> str:
     """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened.
 
     torch and onnxruntime count as one; files of OpenVINO may hold other weights (bf16, int8).
