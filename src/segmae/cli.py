@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from segmae.commands.data import data
 from segmae.commands.predicting import demo, doctor, predict, rank
+from segmae.commands.serve import serve
 from segmae.commands.show import one_line
 from segmae.commands.study import study
 from segmae.commands.testing import calibrate, compare, evaluate
@@ -61,6 +62,7 @@ for command in (
     compare,
     predict,
     export,
+    serve,
     demo,
     doctor,
 ):

@@ -161,7 +161,11 @@ def load(
         )
     path = resolve(model)
     return Predictor(
-        info, create_engine(model, engine, threads, device), views, load_trust(path), _digest(path, views)
+        info,
+        create_engine(model, engine, threads, device),
+        views,
+        load_trust(path),
+        model_digest(path, views),
     )
 
 
@@ -398,7 +402,7 @@ def _is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bo
     return row.get("weights") == digest and row.get("stamp") == stamp
 
 
-def _digest(model: Path, views: int) -> str:
+def model_digest(model: Path, views: int) -> str:
     """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened."""
     files = [path for path in (model / ONNX, model / WEIGHTS, model) if path.is_file()]
     content = [

@@ -76,35 +76,35 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
         return _upright_photo(*_photo(_from_array(source), "array"))
     if isinstance(source, Image.Image):
         return _upright_photo(*_photo(source, str(getattr(source, "filename", "") or "image")))
-    name = "bytes" if isinstance(source, bytes | bytearray) else str(source)
+    name = _named(source)
     with closing(_opened(source, name)) as image:
         found = _photo(image, name, at_least)
     return _upright_photo(*found)  # with the decoder's memory given back
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of an image file as it is stored, from its header alone.
+def image_size(source: str | Path | bytes) -> tuple[int, int]:
+    """Width and height of an image file, or of its bytes, as it is stored, from its header alone.
 
     Raises:
         ImageError: missing, not an image, or absurdly large.
     """
-    with closing(_opened(path, str(path))) as image:
+    with closing(_opened(source, _named(source))) as image:
         return image.size
 
 
-def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_mask(source: str | Path | bytes, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a lesion mask: uint8 `[H,W]` in {0, 1}.
 
     Args:
-        path: a two-valued image (0/255, 0/1, or one of these only). JPEG masks may be blurred near their edges;
+        source: path or bytes of a two-valued image (0/255, 0/1, or one of these only). JPEG masks may be blurred near their edges;
             what is transparent is skin.
         size: (width, height) that the mask must have.
 
     Raises:
         ImageError: unreadable, more than two values, or another size than its image.
     """
-    name = str(path)
-    with _opened(path, name) as image:
+    name = _named(source)
+    with _opened(source, name) as image:
         lossy = image.format == "JPEG"
         image, turn = _decoded(image, name)
         if image.mode in ("P", "PA", "CMYK", "YCbCr"):
@@ -209,6 +209,10 @@ def _row_weights(rows: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     distances = np.abs((first[:, None] + taps - centres[:, None] + 0.5) / reach)
     weights = np.where(first[:, None] + taps < last[:, None], np.maximum(1 - distances, 0), 0)
     return first, weights / weights.sum(axis=1, keepdims=True)
+
+
+def _named(source: Any) -> str:
+    return "bytes" if isinstance(source, bytes | bytearray) else str(source)
 
 
 def _opened(source: Any, name: str) -> Image.Image:
