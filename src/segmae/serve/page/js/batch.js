@@ -88,7 +88,7 @@ function factsOf({ state, error, brief, outline, corrected }) {
   const share = outline?.share ?? brief.lesion_share;
   const found = share ? `lesion ${number(100 * share)} %` : "no lesion";
   const flag = corrected ? ", corrected" : brief.warnings.length ? ", look twice" : "";
-  return `${found}, uncertainty ${brief.uncertainty.toFixed(3)}${flag}`;
+  return `${found}${flag}\nuncertainty ${brief.uncertainty.toFixed(3)}`;
 }
 
 /** Put the cards in order, moving only what is out of place: the focus stays where it is. */

@@ -43,7 +43,7 @@ export function showTrust(answer) {
     $("#warnings").replaceChildren();
     return;
   }
-  const rows = [["Uncertainty (0 sure, 1 undecided)", answer.uncertainty.toFixed(3)]];
+  const rows = [["Uncertainty, 0 to 1", answer.uncertainty.toFixed(3)]];
   if (answer.expected_dice !== null) rows.unshift(["Expected Dice", answer.expected_dice.toFixed(2)]);
   fill("#trust", rows);
   $("#warnings").replaceChildren(...answer.warnings.map((text) => make("li", { textContent: text })));

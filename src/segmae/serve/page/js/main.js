@@ -40,8 +40,7 @@ function openItem(id) {
   $("#stage").focus({ preventScroll: true });
 }
 
-function toBatch() {
-  const left = viewer.item;
+function toBatch(left = null) {
   viewer.close();
   show("batch");
   document.title = "segmae";
@@ -49,6 +48,8 @@ function toBatch() {
   work();
   if (left) $(`[data-id="${left.id}"]`)?.focus();
 }
+
+const back = () => toBatch(viewer.item);
 
 function toStart() {
   viewer.close();
@@ -81,7 +82,7 @@ const actions = {
   retry: () => viewer.load(),
   "scale-cancel": () => viewer.choose("move"),
   "scale-remove": () => viewer.removeScale(),
-  all: toBatch,
+  all: back,
   previous: () => neighbour(-1),
   next: () => neighbour(1),
 };
@@ -95,7 +96,7 @@ function leave() {
     viewer.choose("move");
     $("#stage").focus({ preventScroll: true });
   } else if (items.length > 1) {
-    toBatch();
+    back();
   }
 }
 

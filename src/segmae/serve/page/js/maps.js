@@ -24,7 +24,7 @@ export async function colourMap(kind, png) {
   for (let i = 0; i < grey.length; i += 1) {
     const value = grey[i];
     pixels.data.set(colours[value], 4 * i);
-    pixels.data[4 * i + 3] = Math.min(255, value * 4); // the lowest quarter fades out
+    pixels.data[4 * i + 3] = Math.min(255, value * 2); // the lower half fades out
   }
   const canvas = new OffscreenCanvas(width, height);
   canvas.getContext("2d").putImageData(pixels, 0, 0);

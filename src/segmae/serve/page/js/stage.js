@@ -136,6 +136,7 @@ export class Stage {
     if (this.tool?.isActive) {
       if (event.type === "pointercancel") this.tool.cancel();
       else this.tool.end();
+      if (!this.tool?.radius) this.#point(null); // the scale's line is there now
     }
     this.redraw();
   }
@@ -180,6 +181,6 @@ export class Stage {
     const place = this.scene.pointer ?? { x: width / 2, y: height / 2 };
     if (this.tool.isActive) this.tool.end();
     else this.tool.start(place);
-    if (this.tool) this.#point(place); // a tool may end itself
+    this.#point(this.tool?.isActive || this.tool?.radius ? place : null);
   }
 }

@@ -20,7 +20,7 @@ export class Viewer {
   constructor() {
     this.item = null;
     this.view = "contour";
-    this.opacity = { contour: 0.15, probability: 0.75, uncertainty: 0.75 };
+    this.opacity = { contour: 0, probability: 0.75, uncertainty: 0.75 };
     this.loading = new AbortController();
     this.measuring = new AbortController();
     this.timer = 0;
@@ -64,6 +64,7 @@ export class Viewer {
     const { item } = this, { signal } = this.loading;
     const working = item.full ? "" : "Finding the lesion";
     this.#work(working);
+    $("#viewer").classList.remove("failed");
     $("#failure").hidden = true;
     const seen = this.#loadPicture(item);
     try {
@@ -108,6 +109,7 @@ export class Viewer {
     this.view = view;
     $(`input[name=view][value=${view}]`).checked = true;
     $("#opacity").value = 100 * this.opacity[view];
+    $("#opacity-label").textContent = view === "contour" ? "Fill" : "Opacity";
     $("#legend").hidden = view === "contour";
     if (view !== "contour") drawLegend(view, $("#legend-bar"));
     this.#setOpacity(this.opacity[view]);
@@ -266,6 +268,7 @@ export class Viewer {
     this.#work("");
     $("#failure-text").textContent = error.message;
     $("#failure").hidden = false;
+    $("#viewer").classList.add("failed");
     this.#show();
   }
 
@@ -302,6 +305,7 @@ export class Viewer {
     scene.line = scale?.line ?? (this.tool === "scale" ? scene.line : null);
     showMeasurements(outline);
     $("#corrected").hidden = !corrected;
+    $("#trust-title").textContent = corrected ? "Trust in the model's mask" : "Trust";
     $("[data-do=reset]").hidden = !corrected;
     $("[data-do=undo]").disabled = !mask?.canUndo;
     $("[data-do=redo]").disabled = !mask?.canRedo;
