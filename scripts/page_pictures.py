@@ -31,7 +31,18 @@ SHOWN = ("desktop_contour", "desktop_correct", "desktop_batch_dark", "phone_scal
 @contextmanager
 def served(state: Path) -> Iterator[str]:
     """The address of a service that runs as long as the block."""
-    command = [sys.executable, "-m", "segmae", "serve", "--port", "0", "--threads", "1", "--state", str(state)]
+    command = [
+        sys.executable,
+        "-m",
+        "segmae",
+        "serve",
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--state",
+        str(state),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
@@ -129,7 +140,9 @@ def states(page: Page, photographs: list[Path]) -> Iterator[str]:
     page.set_input_files("#pick-files", photographs[0].with_name("bare.png"))
     expect(page.locator("#facts dd").first).to_be_visible()
     yield "bare"
-    page.route("**/v1/segment", lambda route: route.fulfill(status=401, json={"error": {"message": "no key"}}))
+    page.route(
+        "**/v1/segment", lambda route: route.fulfill(status=401, json={"error": {"message": "no key"}})
+    )
     page.reload()
     page.set_input_files("#pick-files", photographs[0])
     expect(page.locator("#key-dialog")).to_be_visible()
@@ -151,7 +164,9 @@ def photograph(browser: Browser, url: str, folder: Path, photographs: list[Path]
                     continue
                 page.wait_for_timeout(400)
                 path = folder / (f"page-{name.replace('_', '-')}.png" if docs else f"{name}.png")
-                page.screenshot(path=path, full_page=device == "phone" and not docs and state in ("contour", "correct"))
+                page.screenshot(
+                    path=path, full_page=device == "phone" and not docs and state in ("contour", "correct")
+                )
                 if docs:
                     Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
                 print(path)
@@ -159,13 +174,19 @@ def photograph(browser: Browser, url: str, folder: Path, photographs: list[Path]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--docs", action="store_true", help="only the pictures that docs/ shows, small")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     expect.set_options(timeout=60_000)
-    with tempfile.TemporaryDirectory() as temporary, served(Path(temporary) / "state") as url, sync_playwright() as play:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        served(Path(temporary) / "state") as url,
+        sync_playwright() as play,
+    ):
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         photograph(browser, url, given.folder, drawn(Path(temporary)), given.docs)
         browser.close()

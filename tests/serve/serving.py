@@ -69,7 +69,9 @@ class Running:
         finally:
             connection.close()
 
-    def post(self, path: str, files: dict[str, list[Any]], headers: dict[str, str] | None = None, **fields: Any) -> Answer:
+    def post(
+        self, path: str, files: dict[str, list[Any]], headers: dict[str, str] | None = None, **fields: Any
+    ) -> Answer:
         body, kind = multipart(files, fields)
         return self.ask("POST", path, body, **{"Content_Type": kind, **(headers or {})})
 
@@ -125,7 +127,9 @@ class Gate:
         self.batches.append(len(images))
         self.began.release()
         assert self.open.wait(PATIENCE)
-        return np.broadcast_to(images.mean((1, 2, 3), dtype=np.float32)[:, None, None] / 255, images.shape[:3])
+        return np.broadcast_to(
+            images.mean((1, 2, 3), dtype=np.float32)[:, None, None] / 255, images.shape[:3]
+        )
 
     def wait_for_batch(self) -> None:
         assert self.began.acquire(timeout=PATIENCE)

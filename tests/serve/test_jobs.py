@@ -32,14 +32,18 @@ def rows_of(files: dict[str, bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in files["results.jsonl"].splitlines()]
 
 
-def test_a_job_gives_what_predict_writes(running: Running, predictor: segmae.Predictor, tmp_path: Path) -> None:
+def test_a_job_gives_what_predict_writes(
+    running: Running, predictor: segmae.Predictor, tmp_path: Path
+) -> None:
     images = []
     for seed in (1, 2):
         images.append(tmp_path / f"lesion {seed}.png")
         images[-1].write_bytes(drawn(seed))
     (tmp_path / "broken.png").write_bytes(drawn()[:300])
     client = running.client
-    job = client.submit([*images, tmp_path / "broken.png"], formats="mask,csv,coco,html,probability", mm_per_pixel=0.1)
+    job = client.submit(
+        [*images, tmp_path / "broken.png"], formats="mask,csv,coco,html,probability", mm_per_pixel=0.1
+    )
     assert (job["state"], job["total"], job["results_url"]) == ("queued", 3, None)
     status = client.wait(job)
     assert (status["state"], status["done"], status["failed"]) == ("done", 2, 1)

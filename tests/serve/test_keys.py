@@ -101,4 +101,6 @@ def test_an_address_in_use_is_said(start: Start, tmp_path: Path) -> None:
 
 def test_keys_are_all_that_the_file_holds(tmp_path: Path) -> None:
     new_key(tmp_path)
-    assert [set(key) for key in json.loads((tmp_path / "keys.json").read_text())] == [{"id", "sha256", "created", "note"}]
+    assert [set(key) for key in json.loads((tmp_path / "keys.json").read_text())] == [
+        {"id", "sha256", "created", "note"}
+    ]

@@ -240,7 +240,9 @@ def test_logs_hold_nothing_of_what_was_sent(running: Running, caplog: pytest.Log
             f'Content-Disposition: form-data; name="image"; filename="{secret}.png"\r\n\r\n').encode()  # fmt: skip
     kind = "multipart/form-data; boundary=x"
     with caplog.at_level(0):
-        good = running.ask("POST", f"{SEGMENT}?{secret}", body + drawn() + b"\r\n--x--\r\n", Content_Type=kind, X_Name=secret)
+        good = running.ask(
+            "POST", f"{SEGMENT}?{secret}", body + drawn() + b"\r\n--x--\r\n", Content_Type=kind, X_Name=secret
+        )
         bad = running.ask("POST", SEGMENT, body + drawn()[:300] + b"\r\n--x--\r\n", Content_Type=kind)
         running.ask("GET", f"/v1/jobs/{secret}")
         running.ask("GET", f"/{secret}")
@@ -261,7 +263,9 @@ def test_metrics_tell_stages_batches_and_refusals(running: Running) -> None:
         return sum(float(number) for key, number in lines if key == wanted)
 
     watched: list[tuple[str, dict[str, str]]] = [("segmae_batch_images_sum", {}), ("segmae_rejected_total", {"code": "unsupported_type"})]  # fmt: skip
-    watched += [("segmae_stage_seconds_count", {"stage": stage}) for stage in ("decode", "queue", "network", "finish")]
+    watched += [
+        ("segmae_stage_seconds_count", {"stage": stage}) for stage in ("decode", "queue", "network", "finish")
+    ]
     watched += [("segmae_request_seconds_count", {"route": SEGMENT, "status": "200"})]
     before = [value(name, **labels) for name, labels in watched]
     assert running.post(SEGMENT, {"image": [drawn()]}).status == 200
@@ -289,7 +293,9 @@ def _read(wire: socket.socket) -> Answer:
         while part := wire.recv(65536):
             data += part
             head, _, body = data.partition(b"\r\n\r\n")
-            headers = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:] if ": " in line)
+            headers = dict(
+                line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:] if ": " in line
+            )
             if "content-length" in headers and len(body) >= int(headers["content-length"]):
                 break
     except ConnectionResetError:  # it closed with bytes of ours unread; the answer came before
@@ -297,7 +303,9 @@ def _read(wire: socket.socket) -> Answer:
     return Answer(int(head.split()[1]), headers, body)
 
 
-def _ask_in_threads(running: Running, count: int, image: Any = drawn) -> tuple[list[threading.Thread], list[Answer]]:
+def _ask_in_threads(
+    running: Running, count: int, image: Any = drawn
+) -> tuple[list[threading.Thread], list[Answer]]:
     answers: list[Any] = [None] * count
 
     def ask(number: int) -> None:

@@ -33,9 +33,22 @@ class Process:
 
     def __init__(self, state: Path, *options: str) -> None:
         self.log = state.parent / "log.txt"
-        command = [sys.executable, "-m", "segmae", "serve", "--port", "0", "--threads", "1", "--state", str(state)]
+        command = [
+            sys.executable,
+            "-m",
+            "segmae",
+            "serve",
+            "--port",
+            "0",
+            "--threads",
+            "1",
+            "--state",
+            str(state),
+        ]
         with self.log.open("a") as log:
-            self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = subprocess.Popen(
+                [*command, *options], stdout=subprocess.PIPE, stderr=log, text=True
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", line)
@@ -68,7 +81,9 @@ def check_killed(tmp_path: Path, predictor: segmae.Predictor, kills: int, sizes:
     state = tmp_path / "state"
     server = Process(state)
     images = {seed: drawn(seed, (120 + seed, 90)) for seed in range(max(sizes))}
-    jobs = [server.client.submit([images[seed] for seed in range(size)], formats="mask,csv") for size in sizes]
+    jobs = [
+        server.client.submit([images[seed] for seed in range(size)], formats="mask,csv") for size in sizes
+    ]
     seen: dict[tuple[str, int], float] = {}
     for kill in range(kills):
         until(lambda: len(done_images(state)) >= after[kill])  # noqa: B023
@@ -86,7 +101,9 @@ def check_killed(tmp_path: Path, predictor: segmae.Predictor, kills: int, sizes:
             rows = [json.loads(line) for line in archive.read("results.jsonl").splitlines()]
             masks = [opened(archive.read(row["mask"])) for row in rows]
         assert max(Counter(names).values()) == 1
-        assert [row["name"] for row in rows] == [f"{n:04d}" for n in range(1, size + 1)]  # none twice, none lost
+        assert [row["name"] for row in rows] == [
+            f"{n:04d}" for n in range(1, size + 1)
+        ]  # none twice, none lost
         for seed, mask in enumerate(masks):
             assert (mask == predictor(images[seed]).mask * 255).all(), (job["id"], seed)
     assert seen.items() <= done_images(state).items()
@@ -154,5 +171,3 @@ def _ready(client: Client) -> bool:
 def _metric(client: Client, name: str) -> float:
     text = client._send("GET", "/metrics").decode()
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(name + " "))
-
-

@@ -31,12 +31,19 @@ def test_every_kind_of_file_gives_the_bits_of_the_direct_prediction(
     assert (opened(base64.b64decode(found["mask"]["png"])) == result.mask * 255).all()
     grey = np.rint(restore(result.network, (301, 200)) * 255)
     assert (opened(base64.b64decode(found["probability"]["png"])) == grey).all()
-    assert (opened(base64.b64decode(found["uncertainty_map"]["png"])) == np.rint(entropy(result.probability) * 255)).all()
+    assert (
+        opened(base64.b64decode(found["uncertainty_map"]["png"]))
+        == np.rint(entropy(result.probability) * 255)
+    ).all()
     assert found["measurements"] == _plain(result.measure().to_dict())
     assert found["lesion_share"] == round(result.lesion_share, 6) > 0
     assert found["expected_dice"] == pytest.approx(result.expected_dice, abs=1e-4)
     assert found["uncertainty"] == round(result.uncertainty, 6)
-    assert found["model"] == {"name": "segmae-tiny", "weights": predictor.digest, "threshold": result.threshold}
+    assert found["model"] == {
+        "name": "segmae-tiny",
+        "weights": predictor.digest,
+        "threshold": result.threshold,
+    }
     assert set(found["timing_ms"]) == {"decode", "queue", "network", "finish"}
 
 
@@ -47,7 +54,9 @@ def test_the_files_it_gives_hold_the_direct_prediction(running: Running, predict
     assert (opened(ask(data, output="probability")) == np.rint(result.probability * 65535)).all()
     assert (opened(ask(data, output="uncertainty")) == np.rint(result.uncertainty_map * 65535)).all()
     for style in ("contour", "fill", "side"):
-        assert (opened(ask(data, output="overlay", overlay_style=style)) == np.asarray(result.overlay(style))).all()
+        assert (
+            opened(ask(data, output="overlay", overlay_style=style)) == np.asarray(result.overlay(style))
+        ).all()
 
 
 def test_options_change_the_mask_as_they_do_in_python(running: Running, predictor: segmae.Predictor) -> None:
@@ -116,7 +125,9 @@ def test_the_network_gives_the_same_bits_in_every_batch(predictor: segmae.Predic
     images = np.stack([prepare_image(predictor.read(drawn(seed)).pixels, predictor.info.preprocess) for seed in range(5)])  # fmt: skip
     alone = np.concatenate([predictor.network_probability(image[None]) for image in images])
     for size in (2, 3, 5):
-        together = np.concatenate([predictor.network_probability(images[i : i + size]) for i in range(0, 5, size)])
+        together = np.concatenate(
+            [predictor.network_probability(images[i : i + size]) for i in range(0, 5, size)]
+        )
         assert (together == alone).all(), size
 
 
@@ -146,7 +157,10 @@ def test_measure_refuses_what_is_no_mask_of_the_image(running: Running, kind: st
 
 def test_real_photographs(running: Running, predictor: segmae.Predictor, real_data: Path) -> None:
     """At their full size, JPEG decoded at reduced scale as `Predictor` does."""
-    files = sorted((real_data / "isic2018").rglob("ISIC_*.jpg"))[:3] + sorted((real_data / "ph2").rglob("IMD*.bmp"))[:2]
+    files = (
+        sorted((real_data / "isic2018").rglob("ISIC_*.jpg"))[:3]
+        + sorted((real_data / "ph2").rglob("IMD*.bmp"))[:2]
+    )
     assert files
     for file in files:
         mask = opened(running.client.segment(file, output="mask"))

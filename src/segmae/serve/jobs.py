@@ -60,7 +60,9 @@ class Jobs:
         self.store = Store(settings.state / "jobs.sqlite")
         (settings.state / "jobs.sqlite").chmod(0o600)
         known = set(self.store.ids())
-        for path in self.folder.iterdir():  # of uploads that were not accepted and of jobs that were cancelled
+        for (
+            path
+        ) in self.folder.iterdir():  # of uploads that were not accepted and of jobs that were cancelled
             if path.name not in known:
                 shutil.rmtree(path, ignore_errors=True)
         self._change = threading.Condition()

@@ -125,7 +125,9 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("UPDATE jobs SET state='running' WHERE id=? AND state='queued'", (id,))
             self._db.execute("UPDATE images SET tries=tries+1 WHERE job=? AND number=?", (id, number))
-            found = self._db.execute("SELECT tries FROM images WHERE job=? AND number=?", (id, number)).fetchone()
+            found = self._db.execute(
+                "SELECT tries FROM images WHERE job=? AND number=?", (id, number)
+            ).fetchone()
         return int(found[0]) if found else 1
 
     def not_tried(self, id: str, number: int) -> None:

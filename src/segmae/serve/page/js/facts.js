@@ -46,7 +46,7 @@ export function showTrust(answer) {
   const rows = [["Uncertainty, 0 to 1", answer.uncertainty.toFixed(3)]];
   if (answer.expected_dice !== null) rows.unshift(["Expected Dice", answer.expected_dice.toFixed(2)]);
   fill("#trust", rows);
-  $("#warnings").replaceChildren(...answer.warnings.map((text) => make("li", { textContent: text })));
+  $("#warnings").replaceChildren(...answer.warnings.map((text) => make("li", { textContent: `Look twice: ${text}` })));
 }
 
 const maybe = (value) => (value === null ? "none" : number(value));
