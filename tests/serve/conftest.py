@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,17 @@ import segmae
 for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
     pytest.importorskip(module, reason="the extra serve is not installed")
 
-from serving import Gate, Running, started  # noqa: E402
+from serving import Running, started  # noqa: E402
 
 Start = Callable[..., AbstractContextManager[Running]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_model() -> Iterator[None]:
+    """Services of these tests share one loaded model: reading it again for each would take most of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segmae.serve.service.load", lru_cache(segmae.load))
+        yield
 
 
 @pytest.fixture
@@ -34,10 +43,3 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def predictor() -> segmae.Predictor:
     return segmae.load(threads=1)
-
-
-@pytest.fixture
-def gate(running: Running) -> Iterator[Gate]:
-    one = Gate(running.service)
-    yield one
-    one.close()

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ class Gate:
         self.engine.network = self.network
 
 
+@lru_cache
 def drawn(seed: int = 0, size: tuple[int, int] = (200, 150), kind: str = "PNG", **options: Any) -> bytes:
     """A drawn lesion as a file's bytes."""
     return encoded(draw_lesion(seed, size)[0], kind, **options)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Start
 from serving import Gate, Running, drawn, opened, until
 
 import segmae
+from conftest import Start
 from segmae.errors import OutputError
 from segmae.serve.store import Job, Store
 

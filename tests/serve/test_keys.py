@@ -7,9 +7,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from conftest import Start
 from serving import drawn
 
+from conftest import Start
 from segmae.client import Client, ServiceError
 from segmae.errors import ConfigError
 from segmae.serve.keys import Rate, find_key, new_key, read_keys

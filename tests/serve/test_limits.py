@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Start
 from serving import PATIENCE, Answer, Gate, Running, drawn, encoded, until
 
+from conftest import Start
 from segmae.client import multipart
 from segmae.errors import CheckpointError
 from segmae.serve.guard import HEADERS

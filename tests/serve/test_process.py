@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Start
 from serving import PATIENCE, drawn, opened, until
 from typer.testing import CliRunner
 
 import segmae
+from conftest import Start
 from segmae.cli import app
 from segmae.client import Client, ServiceError
 from segmae.errors import InUse
@@ -125,7 +125,7 @@ def test_a_signal_lets_requests_finish_and_keeps_jobs(tmp_path: Path) -> None:
     state = tmp_path / "state"
     server = Process(state)
     until(lambda: _ready(server.client))
-    job = server.client.submit([drawn(n) for n in range(12)])
+    job = server.client.submit([drawn(n) for n in range(6)])
     answers: list[Any] = []
     asked = [threading.Thread(target=lambda: answers.append(server.client.segment(drawn(50), views=8))) for _ in range(2)]  # fmt: skip
     for thread in asked:
@@ -137,7 +137,7 @@ def test_a_signal_lets_requests_finish_and_keeps_jobs(tmp_path: Path) -> None:
     assert len(answers) == 2 and all(answer["width"] == 200 for answer in answers)
     before = done_images(state)
     again = Process(state)
-    assert again.client.wait(job)["done"] == 12
+    assert again.client.wait(job)["done"] == 6
     assert before.items() <= done_images(state).items()
     assert again.stop() == 0
 
@@ -154,6 +154,8 @@ def test_the_command_makes_keys_and_refuses_to_be_open_without_one(tmp_path: Pat
     assert key not in (tmp_path / "keys.json").read_text()
     assert command("--model", "nothing-of-this-name").exit_code == 2
     assert command("--tls-cert", "cert.pem").exit_code == 2
+    no_file = command("--tls-cert", "cert.pem", "--tls-key", "key.pem", "--port", "0")
+    assert no_file.exit_code == 2 and "cert.pem" in no_file.stderr and not no_file.stdout
 
 
 def test_a_second_server_on_the_same_state_is_refused(start: Start, tmp_path: Path) -> None:

@@ -106,10 +106,10 @@ def completed(found: Json, predictor: Predictor, model: str, timing: Timing, req
 
 
 def polygons_json(polygons: Sequence[Polygon]) -> list[Json]:
-    """Rings of [x, y] in pixels, see `segmae.contour`; points that the outline does not need are left out."""
+    """Rings of [x, y] in pixels, see `segmae.contour`: every point, since leaving some out takes longer than sending them."""
     return [
         {"outer": _ring(polygon.outer), "holes": [_ring(hole) for hole in polygon.holes]}
-        for polygon in (contour.simplify(polygon, exchange.EXACT) for polygon in polygons)
+        for polygon in polygons
     ]
 
 

@@ -87,6 +87,10 @@ class Engine:
         with self._change:
             if self._closed:
                 raise Closed
+            if len(queue) >= self.limit:  # those whose clients left make room
+                alive = [one for one in queue if not one.future.cancelled()]
+                queue.clear()
+                queue.extend(alive)
             if len(queue) >= self.limit:
                 raise Full
             queue.append(item)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from starlette.responses import Response
+
 from segmae.outputs import FORMATS
 from segmae.overlay import STYLES
 from segmae.serve.answers import NOTE
@@ -171,6 +173,7 @@ def _route(summary: str, content: Json, errors: Iterable[int], text: str = "", s
         responses[code] = answer
     return {
         "summary": summary, "description": text or summary, "responses": responses, "response_model": None,
+        "response_class": Response,
         "openapi_extra": {"security": [{}, {"key": []}], **extra},
     }  # fmt: skip
 

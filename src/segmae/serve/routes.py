@@ -18,7 +18,7 @@ from segmae.serve.answers import Json
 from segmae.serve.page_files import PageFile, load_page
 from segmae.serve.problems import Problem
 from segmae.serve.service import Service
-from segmae.serve.uploads import MEASURED, Options, files_of, one_file, options_of, read_form
+from segmae.serve.uploads import MEASURED, Options, files_of, one_file, options_of
 from segmae.serve.work import Prepared, Worker, kind_of, open_dicom, refused
 
 SEG_PIXELS = 500_000_000  # of all frames of one DICOM object whose SEG is asked for
@@ -45,13 +45,13 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", **openapi.MODELS)
     async def models() -> JSONResponse:
         worker, _ = service.ready()
-        return JSONResponse({"models": [answers.model_json(worker.predictors[1], str(settings.model))]})
+        return JSONResponse({"models": [answers.model_json(worker.predictors[1], settings.model_name)]})
 
     @app.post("/v1/segment", **openapi.SEGMENT)
     async def segment(request: Request) -> Response:
         async with service.place(request):
             worker, _ = service.ready()
-            form = await service.upload(read_form(request, settings.body_bytes, 4, in_memory=True))
+            form = await service.form(request)
             options = options_of(form)
             data = await one_file(form, "image").read()
             await form.close()
@@ -66,14 +66,14 @@ def add_routes(app: FastAPI, service: Service) -> None:
             return Response(found, media_type="image/png")
         predictor = worker.predictors[options.views]
         return json_response(
-            answers.completed(found, predictor, str(settings.model), timing, request.state.request_id)
+            answers.completed(found, predictor, settings.model_name, timing, request.state.request_id)
         )
 
     @app.post("/v1/measure", **openapi.MEASURE)
     async def measure(request: Request) -> Response:
         async with service.place(request):
             worker, _ = service.ready()
-            form = await service.upload(read_form(request, settings.body_bytes, 4, in_memory=True))
+            form = await service.form(request)
             options = options_of(form, MEASURED)
             image, mask = await one_file(form, "image").read(), await one_file(form, "mask").read()
             await form.close()
@@ -87,9 +87,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def new_job(request: Request) -> Response:
         async with service.place(request):
             _, jobs = service.ready()
-            form = await service.upload(
-                read_form(request, settings.job_bytes, settings.job_images, in_memory=False)
-            )
+            form = await service.form(request, settings.job_images)
             options = options_of(form)
             files = files_of(form, "images")
             status = await jobs.accept(files, options, request.state.caller)
@@ -97,20 +95,20 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return json_response(status, 202)
 
     @app.get("/v1/jobs/{id}", **openapi.JOB)
-    async def job(id: str, request: Request) -> Response:
+    async def job(request: Request) -> Response:
         _, jobs = service.ready()
-        return json_response(await jobs.status(id, request.state.caller))
+        return json_response(await jobs.status(request.path_params["id"], request.state.caller))
 
     @app.get("/v1/jobs/{id}/results", **openapi.RESULTS)
-    async def results(id: str, request: Request) -> Response:
+    async def results(request: Request) -> Response:
         _, jobs = service.ready()
-        path = await jobs.results(id, request.state.caller)
+        path = await jobs.results(request.path_params["id"], request.state.caller)
         return FileResponse(path, media_type="application/zip", filename="segmae-results.zip")
 
     @app.delete("/v1/jobs/{id}", **openapi.CANCEL)
-    async def cancel(id: str, request: Request) -> Response:
+    async def cancel(request: Request) -> Response:
         _, jobs = service.ready()
-        return json_response(await jobs.cancel(id, request.state.caller))
+        return json_response(await jobs.cancel(request.path_params["id"], request.state.caller))
 
 
 def _measured(worker: Worker, image: bytes, mask: bytes, options: Options) -> bytes | Json:

@@ -52,7 +52,16 @@ def serve(
     logger.setLevel(logging.INFO)
     logger.propagate = False
     listening = bound(settings.host, settings.port)
-    server = uvicorn.Server(uvicorn_config(app, settings, tls))
+    config = uvicorn_config(app, settings, tls)
+    try:
+        config.load()
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"{' and '.join(map(str, tls or ()))}: cannot be used as certificate and key ({error.strerror or error}). "
+            "Give PEM files that belong together"
+        ) from error
+    server = uvicorn.Server(config)
 
     def leave(*_: object) -> None:
         server.should_exit = True

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
+from starlette.datastructures import FormData
 from starlette.requests import Request
 
 from segmae.checkpoint import resolve
@@ -22,11 +23,12 @@ from segmae.serve.jobs import Jobs
 from segmae.serve.metrics import Metrics
 from segmae.serve.problems import Gone, Problem
 from segmae.serve.settings import Settings
-from segmae.serve.uploads import VIEWS
+from segmae.serve.uploads import VIEWS, read_form
 from segmae.serve.work import Worker
 
 log = logging.getLogger("segmae.serve")
 Done = TypeVar("Done")
+FILES = 4  # that a request other than a job may hold: more than any needs
 LOAD_S = 2  # seconds after which a client may ask again while the model loads
 
 
@@ -126,13 +128,20 @@ class Service:
             self._requests, self._bytes = self._requests - 1, self._bytes - size
             self.metrics.under_way.set(self._requests)
 
-    async def upload(self, work: Coroutine[Any, Any, Done]) -> Done:
-        """Read a body within the time for it; 408 after that."""
+    async def form(self, request: Request, job_images: int = 0) -> FormData:
+        """Read a multipart body within the time for it, which grows with what it may hold; 408 after that.
+
+        Args:
+            job_images: for a job, how many files it may hold; what is large waits on disk then, else all stays in memory.
+        """
+        s = self.settings
+        limit = s.job_bytes if job_images else s.body_bytes
+        seconds = s.upload_s * limit / s.body_bytes
         try:
-            async with asyncio.timeout(self.settings.upload_s):
-                return await work
+            async with asyncio.timeout(seconds):
+                return await read_form(request, limit, job_images or FILES, in_memory=not job_images)
         except TimeoutError as error:
-            raise Problem(408, f"the body took longer than {self.settings.upload_s:g} s to arrive") from error
+            raise Problem(408, f"the body took longer than {seconds:g} s to arrive") from error
 
     async def answer(self, request: Request, work: Coroutine[Any, Any, Done]) -> Done:
         """Await work for a request whose body was read; it is cancelled when the client leaves or time is up.

@@ -68,6 +68,11 @@ class Settings:
     drain_s: float = 60.0
 
     @property
+    def model_name(self) -> str:
+        """The model without the folder that it lies in, which is nobody else's business."""
+        return Path(self.model).name
+
+    @property
     def is_local(self) -> bool:
         """Whether only programs on this machine can reach it."""
         try:

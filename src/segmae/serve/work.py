@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from segmae.background import Room
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image
 from segmae.dicom import DicomObject, open_object
-from segmae.errors import ImageError
+from segmae.errors import ImageError, MissingExtra
 from segmae.predict import TOO_LARGE, Predictor
 from segmae.result import Result
 from segmae.serve.engine import Closed, Engine, Full, Output
@@ -220,3 +220,5 @@ def refused(what: str = "image") -> Iterator[None]:
         raise Problem(422, f"the {what} {problem}. {error.remedy}", code=code) from error
     except MemoryError as error:
         raise Problem(422, f"the {what} {TOO_LARGE}", code=code) from error
+    except MissingExtra as error:
+        raise Problem(415, "this service reads no DICOM: segmae's extra 'dicom' is not installed") from error
