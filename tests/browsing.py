@@ -42,7 +42,7 @@ class Watch:
 
     def _said(self, message: Any) -> None:
         # chromium logs each answer of 4xx and 5xx; which of these a test expects is looked at by their status
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+        if message.type == "error" and "Failed to load resource" not in message.text:
             self.errors.append(f"console: {message.text}")
 
     def check(self, host: str, expected: frozenset[int] = frozenset()) -> None:

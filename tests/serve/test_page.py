@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -91,7 +92,8 @@ def test_views_opacity_and_swipe(browser: Any, running: Running, tmp_path: Path)
         half = canvas(page)
         middle = half.shape[1] // 2
         assert (half[:, : middle - 2] == bare[:, : middle - 2]).all()
-        assert (half[:, middle + 2 :] == seen["uncertainty"][:, middle + 2 :]).all()
+        # not every byte: chromium draws on the processor once a canvas is read often
+        assert np.abs(half.astype(int) - seen["uncertainty"])[:, middle + 2 :].mean() < 0.5
         grip = page.locator(".swipe-grip").bounding_box()
         drag(page, (grip["x"] + 20, grip["y"] + 20), (box["x"] + 0.25 * box["width"], grip["y"]))
         assert abs(int(handle.get_attribute("aria-valuenow")) - 25) <= 1
@@ -239,9 +241,7 @@ def test_downloads(browser: Any, running: Running, tmp_path: Path, predictor: se
         overlay = np.asarray(Image.open(io.BytesIO(download(page, "overlay"))))
         assert (overlay == np.asarray(result.overlay())).all()
         answer = json.loads(download(page, "json"))
-        assert (
-            answer["file"] == path.name and answer["corrected"] is False and "png" not in json.dumps(answer)
-        )
+        assert answer["file"] == path.name and answer["corrected"] is False and "mask" not in answer
         assert answer["polygons"] == running.client.segment(path)["polygons"]
         coco = json.loads(download(page, "coco"))
         assert coco["images"][0]["file_name"] == path.name
@@ -257,13 +257,15 @@ def test_a_batch_is_sorted_and_one_bad_file_stops_nothing(
     bad = tmp_path / "no photograph.png"
     bad.write_bytes(b"nothing")
     doubts = {path.name: running.client.segment(path)["uncertainty"] for path in good}
-    with opened(browser, running.url, frozenset({422})) as page:
+    with opened(browser, running.url, frozenset({415})) as page:
         choose(page, *good[:2], bad, *good[2:])
         progress = page.locator("#batch-progress")
         progress.filter(has_text="All done, 1 could not be segmented").wait_for()
         names = page.locator(".card-name")
         assert names.all_inner_texts() == [path.name for path in (*good[:2], bad, *good[2:])]
-        assert "not an image" in page.locator(".card[data-state=failed] .card-facts").inner_text()
+        assert (
+            "not of a type that is read" in page.locator(".card[data-state=failed] .card-facts").inner_text()
+        )
         assert page.locator(".card path.line").count() == 4
         page.select_option("#sort", "uncertainty")
         assert names.all_inner_texts() == [*sorted(doubts, key=lambda name: -doubts[name]), bad.name]
@@ -411,22 +413,17 @@ def test_files_that_no_browser_shows_or_that_are_turned(
 def test_a_photograph_without_a_lesion_and_one_with_an_evil_name(
     browser: Any, running: Running, tmp_path: Path
 ) -> None:
-    empty = {"polygons": [], "lesion_share": 0}
-
-    def without(route: Any) -> None:
-        answer = route.fetch()
-        found = answer.json() | empty
-        bare = io.BytesIO()
-        Image.new("L", SIZE).save(bare, "PNG")
-        import base64
-
-        found["mask"]["png"] = base64.b64encode(bare.getvalue()).decode()
-        route.fulfill(response=answer, json=found)
+    bare = io.BytesIO()
+    Image.new("L", SIZE).save(bare, "PNG")
+    path = lesion_file(tmp_path, 1)
+    answer = running.client.segment(path, include="mask,probability,uncertainty,measurements")
+    answer |= {"polygons": [], "lesion_share": 0}
+    answer["mask"]["png"] = base64.b64encode(bare.getvalue()).decode()
 
     evil = tmp_path / "<img src=x onerror=alert(1)>.png"
-    lesion_file(tmp_path, 1).rename(evil)
+    path.rename(evil)
     with opened(browser, running.url) as page:
-        page.route("**/v1/segment", without)
+        page.route("**/v1/segment", lambda route: route.fulfill(json=answer))
         show(page, evil)
         assert page.locator("#none").is_visible()
         assert page.locator("#file-name").inner_text() == evil.name and page.locator("h1 img").count() == 0
@@ -490,7 +487,7 @@ def test_a_phone(browser: Any, running: Running, tmp_path: Path) -> None:
 def test_no_barriers(browser: Any, running: Running, tmp_path: Path, scheme: str) -> None:
     axe = axe_source()
     (tmp_path / "torn.png").write_bytes(b"nothing")
-    with opened(browser, running.url, frozenset({422}), color_scheme=scheme) as page:
+    with opened(browser, running.url, frozenset({415}), color_scheme=scheme) as page:
         assert violations(page, axe) == []
         page.click("[data-do=help]")
         assert violations(page, axe) == []

@@ -87,26 +87,25 @@ const actions = {
   next: () => neighbour(1),
 };
 
-const tool = (name) => inViewer(() => viewer.choose(name));
+function take(name) {
+  viewer.choose(name);
+  $("#stage").focus({ preventScroll: true }); // so that arrow keys and Enter reach it
+}
+
+const tool = (name) => inViewer(() => take(name));
 const view = (name) => inViewer(() => viewer.setView(name));
 
 function leave() {
   if (shown !== "viewer") return;
   if (viewer.tool !== "move") {
-    viewer.choose("move");
-    $("#stage").focus({ preventScroll: true });
+    take("move");
   } else if (items.length > 1) {
     back();
   }
 }
 
 for (const button of $$("[data-do]")) button.addEventListener("click", actions[button.dataset.do]);
-for (const button of $$("[data-tool]")) {
-  button.addEventListener("click", () => {
-    viewer.choose(button.dataset.tool);
-    if (viewer.tool !== "move") $("#stage").focus({ preventScroll: true });
-  });
-}
+for (const button of $$("[data-tool]")) button.addEventListener("click", () => take(button.dataset.tool));
 $("#download-all").addEventListener("click", () => downloadAll(items));
 $("#clear").addEventListener("click", toStart);
 setUpKeys({

@@ -34,7 +34,7 @@ export class Stage {
     if (this.tool?.isActive) this.tool.cancel();
     this.tool = tool;
     this.scene.pointer = null;
-    this.root.dataset.tool = tool ? tool.name : "move";
+    this.root.dataset.holds = tool ? tool.name : "move";
     this.redraw();
   }
 

@@ -4,7 +4,7 @@ import { $, $$, say, toast } from "./dom.js";
 import { Brush, BrushSize } from "./brush.js";
 import { pathOf } from "./draw.js";
 import { number, showMeasurements, showTrust } from "./facts.js";
-import { changed, fail, settle, touch } from "./items.js";
+import { changed, fail, settle, touch, work } from "./items.js";
 import { colourMap, drawLegend } from "./maps.js";
 import { Mask } from "./mask.js";
 import { decode, dropPicture, fromService } from "./picture.js";
@@ -78,7 +78,9 @@ export class Viewer {
       if (!this.#agrees(item)) await this.#askPicture(item, signal);
     } catch (error) {
       if (error.name === "AbortError") {
-        if (item.state === "working") item.state = "waiting"; // left before it was done: the queue takes it
+        if (item.state !== "working") return;
+        item.state = "waiting"; // left before it was done: the queue takes it
+        work();
       } else if (this.item === item) {
         fail(item, error);
         this.#fail(error);
