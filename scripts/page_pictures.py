@@ -1,6 +1,6 @@
 """Pictures of the web page on drawn lesions, in every state: `python scripts/page_pictures.py FOLDER [--docs]`.
 
-Needs playwright and Debian's chromium. With --docs it writes only those that docs/ shows, with 256 colours:
+Needs playwright and Debian's chromium. With --docs it writes only those that docs/ shows, small:
 
     python scripts/page_pictures.py docs/images --docs
 """
@@ -26,6 +26,7 @@ DESKTOP, PHONE = (1280, 800), (390, 844)
 SIZE = (1200, 900)  # of the drawn photographs
 PER_MM = 46  # pixels a mm, of the ruler drawn into one of them
 SHOWN = ("desktop_contour", "desktop_correct", "desktop_batch_dark", "phone_scale")  # in docs/
+BOX, COLOURS = (960, 900), 128  # of the pictures in docs/
 
 
 @contextmanager
@@ -152,6 +153,12 @@ def states(page: Page, photographs: list[Path]) -> Iterator[str]:
 def photograph(browser: Browser, url: str, folder: Path, photographs: list[Path], docs: bool) -> None:
     for device, (width, height) in (("desktop", DESKTOP), ("phone", PHONE)):
         for scheme in ("light", "dark"):
+            suffix = "_dark" if scheme == "dark" else ""
+            wanted = {
+                name for name in SHOWN if name.startswith(device) and name.endswith("_dark") == bool(suffix)
+            }
+            if docs and not wanted:
+                continue
             context = browser.new_context(
                 viewport={"width": width, "height": height}, color_scheme=scheme,
                 is_mobile=device == "phone", has_touch=device == "phone",
@@ -159,8 +166,8 @@ def photograph(browser: Browser, url: str, folder: Path, photographs: list[Path]
             page = context.new_page()
             page.goto(url)
             for state in states(page, photographs):
-                name = f"{device}_{state}" + ("_dark" if scheme == "dark" else "")
-                if docs and name not in SHOWN:
+                name = f"{device}_{state}{suffix}"
+                if docs and name not in wanted:
                     continue
                 page.wait_for_timeout(400)
                 path = folder / (f"page-{name.replace('_', '-')}.png" if docs else f"{name}.png")
@@ -168,8 +175,13 @@ def photograph(browser: Browser, url: str, folder: Path, photographs: list[Path]
                     path=path, full_page=device == "phone" and not docs and state in ("contour", "correct")
                 )
                 if docs:
-                    Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+                    image = Image.open(path).convert("RGB")
+                    image.thumbnail(BOX, Image.Resampling.LANCZOS)
+                    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
                 print(path)
+                wanted.discard(name)
+                if docs and not wanted:
+                    break
             context.close()
 
 
