@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from web_host import serve  # noqa: F401  a fixture
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
