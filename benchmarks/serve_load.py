@@ -147,8 +147,8 @@ class Load:
         return wrong
 
 
-def bare(predictor: segmae.Predictor, images: list[bytes], seconds: float) -> dict[str, float]:
-    """Photographs per second of this process: the network alone, and whole predictions one after the other."""
+def bare(predictor: segmae.Predictor, images: list[bytes], seconds: float) -> dict[str, Any]:
+    """Photographs per second of this process, and its CPU time for each: the network alone, and whole predictions one after the other."""
     prepared = np.stack(
         [prepare_image(predictor.read(d).pixels, predictor.info.preprocess) for d in images[:BATCH]]
     )
@@ -158,33 +158,44 @@ def bare(predictor: segmae.Predictor, images: list[bytes], seconds: float) -> di
         ("prediction", lambda n: predictor(images[n % len(images)]), 1),
     ):
         work(0)
-        done, started = 0, time.perf_counter()
+        done, started, cpu = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - started < seconds:
             work(done)
             done += count
-        found[name] = round(done / (time.perf_counter() - started), 3)
+        found[name] = {
+            "per_second": round(done / (time.perf_counter() - started), 3),
+            "cpu_ms": round(1000 * (time.process_time() - cpu) / done, 1),
+        }
     return found
 
 
 def load(seconds: float, size: tuple[int, int], threads: int) -> dict[str, Any]:
     images, predictor = drawn(IMAGES, size), segmae.load(threads=threads)
     masks = [predictor(data).mask for data in images]
-    found: dict[str, Any] = {"bare_before": bare(predictor, images, seconds / 3), "clients": {}}
-    with server("--batch", str(BATCH), "--threads", str(threads)) as (port, _):
+    found: dict[str, Any] = {
+        "load_average_before": os.getloadavg()[0],
+        "bare_before": bare(predictor, images, seconds / 3),
+        "clients": {},
+    }
+    with server("--batch", str(BATCH), "--threads", str(threads)) as (port, pid):
         Load(port, images[:8], {}).run(4, time.perf_counter() + 60, 8)  # warms up
         for clients in CLIENTS:
             one = Load(port, images, {"include": "mask"})
+            cpu = cpu_seconds(pid)
             took = one.run(clients, time.perf_counter() + seconds, 10**9)
+            cpu = cpu_seconds(pid) - cpu
             p50, p95, p99 = (1000 * float(np.percentile(one.seconds, p)) for p in (50, 95, 99))
             found["clients"][clients] = {
                 "requests": len(one.seconds), "per_second": round(len(one.seconds) / took, 3),
                 "p50_ms": round(p50, 1), "p95_ms": round(p95, 1), "p99_ms": round(p99, 1),
-                "p99_over_p50": round(p99 / p50, 2), "lost": one.lost, "mixed_up": one.mixed_up(masks),
+                "p99_over_p50": round(p99 / p50, 2), "server_cpu_ms": round(1000 * cpu / len(one.seconds), 1), "lost": one.lost, "mixed_up": one.mixed_up(masks),
             }  # fmt: skip
     found["bare_after"] = bare(predictor, images, seconds / 3)
     most = found["clients"][max(CLIENTS)]["per_second"]
     found["share_at_16"] = {
-        name: round(most / np.mean([found[when][name] for when in ("bare_before", "bare_after")]), 3)
+        name: round(
+            most / np.mean([found[when][name]["per_second"] for when in ("bare_before", "bare_after")]), 3
+        )
         for name in found["bare_before"]
     }
     return found
@@ -209,6 +220,12 @@ def memory(
         "requests": done, "lost": one.lost + so_far.get("lost", 0), "mixed_up": one.mixed_up(masks) + so_far.get("mixed_up", 0),
         "resident_mb": marks, "growth_since_500": round(marks[str(done)] / marks["500"] - 1, 4),
     }  # fmt: skip
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used: also on a machine that others use, this tells what a request costs."""
+    values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid: int) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from segmae.card import sentence
 from segmae.checkpoint import ASSETS, load_model, model_card, save_pretrained
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import atomic_write, read_json, write_json
@@ -51,7 +52,7 @@ def main(run: Path, name: str = "segmae-tiny") -> None:
             summary, _ = evaluate_checkpoint(name, data, split, part, out)
             write_json(RESULTS / f"{label}.json", summary)
             shutil.copyfile(Path(out) / "per_image.csv", RESULTS / f"{label}.csv")
-        figures.append(f"{label} ({summary['data']['coverage']} images): {sentence(summary)}")
+        figures.append(sentence(summary))
         print(figures[-1])
     figures.append("made by scripts/ship_model.py; all measures: results/default_model/ in the repository")
     atomic_write(
@@ -59,19 +60,6 @@ def main(run: Path, name: str = "segmae-tiny") -> None:
     )
     shutil.copyfile(run / "metrics.jsonl", RESULTS / "training.jsonl")
     write_json(RESULTS / "run_config.json", read_json(run / "config.json"))
-
-
-def sentence(summary: dict[str, Any]) -> str:
-    """The two measures that everybody asks for, with their intervals."""
-    means = summary["per_image_mean"]
-    shown = []
-    for measure in ("dice", "iou"):
-        for place in ("original", str(summary["network_size"])):
-            figure = means[f"{measure}@{place}"]
-            shown.append(
-                f"{measure}@{place} {figure['mean']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
-            )
-    return "per-image mean " + ", ".join(shown)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from segmae import metrics
+from segmae.calibrate import measure
 from segmae.data.catalog import find_data, open_dataset
-from segmae.data.preprocess import prepare_image, read_mask, resize_mask
 from segmae.data.splits import load_split
 from segmae.files import atomic_path, atomic_write, write_json
 from segmae.predict import Predictor, load
-from segmae.trust import soft_dice
 from segmae.views import VIEWS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -43,7 +41,7 @@ def main(model: str = "segmae-tiny") -> None:
     found = {}
     for data, split, part in JUDGED_ON:
         label = f"{split.replace('/', '-')}-{part}"
-        rows = measure(predictor, data, split, part)
+        rows = judge(predictor, data, split, part)
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
@@ -56,23 +54,17 @@ def main(model: str = "segmae-tiny") -> None:
     draw(found, PLOT)
 
 
-def measure(predictor: Predictor, data: str, split: str, part: str) -> list[dict[str, Any]]:
+def judge(predictor: Predictor, data: str, split: str, part: str) -> list[dict[str, Any]]:
     """Expected and real Dice at network size of every image, for one view and for eight."""
     assert predictor.trust is not None
     rows = []
-    for case in open_dataset(find_data(data)).select(load_split(split).parts[part]):
-        assert case.mask is not None
-        image = prepare_image(predictor.read(case.image).pixels, predictor.info.preprocess)
-        reference = resize_mask(read_mask(case.mask), predictor.info.preprocess.size)[None]
-        row: dict[str, Any] = {"id": case.id}
-        for views in (1, VIEWS):
-            probability = predictor.network_probability(image[None], views)
-            mask = probability > predictor.info.threshold
-            soft = soft_dice(probability[0], predictor.info.threshold)
+    for one in measure(predictor, open_dataset(find_data(data)).select(load_split(split).parts[part])):
+        row: dict[str, Any] = {"id": one.id}
+        for views, soft in one.soft.items():
             row[f"soft_dice_{views}"] = soft
             row[f"expected_dice_{views}"] = predictor.trust.expected_dice(soft, views)
-            row[f"dice_{views}"] = float(metrics.dice(metrics.counts(mask, reference))[0])
-        row["warnings"] = "; ".join(predictor.trust.photo_warnings(image, mask[0]))
+            row[f"dice_{views}"] = one.dice[views]
+        row["warnings"] = "; ".join(predictor.trust.exceeded(one.look))
         rows.append(row)
     return rows
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from browsing import launched
+from web_host import serve  # noqa: F401  a fixture
 
 
 @pytest.fixture(scope="session")

@@ -283,7 +283,7 @@ def test_every_verb_is_there() -> None:
     data = {"data check", "data prepare", "data download"}
     splits = {f"data splits {verb}" for verb in ("list", "show", "make", "verify")}
     rest = {"models", "pretrain", "train", "finetune", "evaluate", "calibrate", "predict", "compare", "rank"}
-    rest |= {"export", "demo", "doctor"}
+    rest |= {"export", "demo", "doctor", "ensemble", "publish", "fetch"}
     study = {f"study {verb}" for verb in ("run", "status", "report", "sheets", "list")}
     assert set(COMMANDS) == data | splits | study | rest
 
@@ -299,6 +299,8 @@ def test_verbs_have_help_and_no_defaults_of_their_own(verb: str) -> None:
 
 
 def test_options_are_the_names_of_the_function_behind_them() -> None:
+    from segmae.calibrate import calibrate
+    from segmae.card import publish
     from segmae.compare import compare
     from segmae.data.check import check
     from segmae.data.dataset import prepare
@@ -306,8 +308,10 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     from segmae.demo import run_demo
     from segmae.dicom import predict_dicom
     from segmae.doctor import diagnose
+    from segmae.ensemble import save_ensemble
     from segmae.evaluate import evaluate_checkpoint
     from segmae.finetune import finetune
+    from segmae.hub import from_pretrained
     from segmae.predict import predict_files
     from segmae.rank import rank
     from segmae.study.ledger import status
@@ -321,6 +325,10 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     for verb, function, renamed in (
         ("evaluate", evaluate_checkpoint, {"data_folder": "data"}),
         ("predict", predict_files, {}),
+        ("calibrate", calibrate, {"data_folder": "data"}),
+        ("ensemble", save_ensemble, {"out": "folder"}),
+        ("publish", publish, {}),
+        ("fetch", from_pretrained, {}),
         ("compare", compare, {"data_folder": "data"}),
         ("finetune", finetune, {"data_folder": "data"}),
         ("rank", rank, {}),

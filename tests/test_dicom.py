@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +32,8 @@ from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion
 from segmae.dicom import Algorithm, open_object, predict_dicom, read_frames, segment, walk, write_segmentation
 from segmae.errors import DataError, ImageError, MissingExtra, OutputError, SegmaeError
+from segmae.outputs import FORMATS
+from segmae.photographs import FILES
 from segmae.predict import Predictor
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
@@ -611,6 +615,49 @@ def test_a_study_becomes_masks_overlays_segmentations_and_rows(by_darkness: None
     assert not again.objects
 
 
+def test_every_format_has_the_frames_and_their_own_scale(by_darkness: None, tmp_path: Path) -> None:
+    root, out = tmp_path / "study", tmp_path / "out"
+    pixels = lesions(2)
+    save(photograph(pixels, number=1), root / "a.dcm")
+    save(photograph(number=2, PixelSpacing=None), root / "b.dcm")
+    done = predict_dicom([root], out, formats=FORMATS, mm_per_pixel=0.5, keep_largest=True)
+    assert not done.notes
+    one, two, other = done.rows
+    assert [row["measurements"]["mm_per_pixel"] for row in done.rows] == [
+        [0.03, 0.02],
+        [0.03, 0.02],
+        [0.5, 0.5],
+    ]
+    for row in done.rows:
+        assert all((out / row[kind]).is_file() for kind in FILES)
+        measured, scale = row["measurements"], row["measurements"]["mm_per_pixel"]
+        assert measured["area_mm2"] == pytest.approx(measured["area_px"] * scale[0] * scale[1])
+        mask = np.asarray(Image.open(out / row["mask"])) == 255
+        seg = pydicom.dcmread(out / row["seg"]).pixel_array.reshape(row["frames"], 48, 64)
+        assert np.array_equal(mask, seg[row["frame"] - 1])
+    assert len(json.loads((out / "coco.json").read_text())["annotations"]) == 3
+    assert len(json.loads((out / "labelstudio.json").read_text())) == 3
+    table = (out / "results.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table[1:]] == sorted(row["name"] for row in done.rows)
+    page = (out / "gallery.html").read_text()
+    shown = [base64.b64decode(text) for text in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)]
+    by_name = dict(zip(sorted(row["name"] for row in done.rows), shown, strict=True))
+    second = np.asarray(Image.open(io.BytesIO(by_name[two["name"]])), float)
+    assert np.abs(second - pixels[1]).mean() < 6 < np.abs(second - pixels[0]).mean()
+    before = contents(out)
+    assert (
+        predict_dicom([root], out, formats=FORMATS, mm_per_pixel=0.5, keep_largest=True, resume=True).skipped
+        == 3
+    )
+    assert contents(out) == before
+    again = predict_dicom([root], out, keep_largest=True, resume=True, formats=["csv"], mm_per_pixel=0.25)
+    assert again.skipped == 2  # the scale of the call is that of the last object alone
+    changed = predict_dicom([root], out, formats=["mask"], fill_holes=True)
+    assert "geojson" not in changed.rows[0]
+    assert not (out / f"{one['name']}.geojson").exists()
+    assert other["name"] in {row["name"] for row in changed.rows}
+
+
 def test_one_bad_object_never_stops_a_batch(by_darkness: None, tmp_path: Path) -> None:
     root = tmp_path / "study"
     for number in range(1, 5):
@@ -881,7 +928,7 @@ def test_no_value_of_a_tag_gets_out(
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            done = predict_dicom([path], tmp_path / "out")
+            done = predict_dicom([path], tmp_path / "out", formats=FORMATS)
             for call in (
                 lambda: list(read_frames(path)),
                 lambda: segment(path, tmp_path / "seg.dcm", darkness()),

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segmae import cli
-from segmae.checkpoint import read_info
+from segmae.checkpoint import read_info, resolve
 from segmae.data.catalog import Case
 from segmae.data.phantom import write_dataset
 from segmae.data.splits import group_leaks
-from segmae.errors import ConfigError, DataError
-from segmae.finetune import Finetuned, before_and_after, divide, finetune
+from segmae.errors import CheckpointError, ConfigError, DataError
+from segmae.finetune import Finetuned, before_and_after, divide, finetune, make_config
+from segmae.models import create_model
+from segmae.models.pretrained import load_start
 
 pytest.importorskip("torch")
 
@@ -151,6 +154,22 @@ def test_a_call_that_was_stopped_goes_on(small_model: Path, tmp_path: Path) -> N
     assert any("resuming" in text for text in told)
     assert told.count("epoch") == 1
     assert json.loads((run / "finetune.json").read_text())["table"] == found.table
+
+
+def test_a_model_without_weights_to_train_is_told_and_those_beside_an_onnx_file_are_taken(
+    small_model: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.onnx"):
+        shutil.copyfile(small_model / name, bare / name)
+    data = write_dataset(tmp_path / "data", 6, seed=1)
+    for model in (bare, bare / "model.onnx"):
+        with pytest.raises(CheckpointError, match=r"has model\.onnx alone.*model\.safetensors beside it"):
+            make_config(data, tmp_path / "run", model, 1, [])
+    shutil.copyfile(small_model / "model.safetensors", bare / "model.safetensors")
+    config = make_config(data, tmp_path / "run", bare / "model.onnx", 1, [])
+    assert load_start(create_model(config.model.name, **config.model.options), resolve(config.model.start))
 
 
 def test_what_follows_from_the_model_cannot_be_set(small_model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 
 from segmae import trust as t
-from segmae.calibrate import _curve, _fit, calibrate
+from segmae.calibrate import THRESHOLDS, Measured, _curve, _fit, calibrate, tune
+from segmae.checkpoint import load_model, read_info, save_threshold
 from segmae.data.phantom import write_dataset
 from segmae.errors import CheckpointError, DataError
 from segmae.predict import load
@@ -50,9 +52,9 @@ def test_mask_warnings() -> None:
 def fitted() -> t.Trust:
     """From 80 skin-coloured photographs with a dark spot each."""
     generator = np.random.default_rng(0)
-    seen = [t.appearance(*_photograph(generator)) for _ in range(80)]
-    numbers = list(np.linspace(0.4, 1, 80))
-    return _fit({"images": 80}, {1: numbers, 8: numbers}, {1: numbers, 8: numbers}, seen)
+    numbers = ({1: x, 8: x} for x in np.linspace(0.4, 1, 80).tolist())
+    seen = [Measured(f"{x}", x, x, {}, t.appearance(*_photograph(generator))) for x in numbers]
+    return _fit({"images": 80}, seen)
 
 
 def _photograph(generator: np.random.Generator) -> tuple[Any, Any]:
@@ -94,18 +96,64 @@ def test_expected_dice_follows_the_curve_and_is_none_without_one(fitted: t.Trust
 
 
 def test_calibrate_writes_what_load_reads(small_model: Path, tmp_path: Path) -> None:
-    import shutil
-
     model = shutil.copytree(small_model, tmp_path / "model")
     assert load(model).trust is None
     write_dataset(tmp_path / "data", 50, seed=1)
-    found = calibrate(model, tmp_path / "data", threads=1)
+    found = calibrate(model, tmp_path / "data", threads=1).trust
     assert found.fitted_on == {"dataset": "folder", "split": None, "part": "all", "images": 50}
     assert set(found.curves) == {"1", "8"}
     assert load(model).trust == found
     (model / t.FILE).write_text("{}")
     with pytest.raises(CheckpointError, match=r"trust\.json: cannot be read"):
         load(model)
+
+
+def measured(best: float, gain: float, count: int = 60) -> list[Measured]:
+    """Images whose Dice is about .8 at every threshold, and more by `gain` at one."""
+    generator = np.random.default_rng(0)
+    images = []
+    for number in range(count):
+        base = 0.8 + 0.05 * float(generator.standard_normal())
+        at = {threshold: base + gain * (threshold == best) for threshold in THRESHOLDS}
+        images.append(Measured(str(number), {}, {1: base, 8: base}, at, {}))
+    return images
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(0.01, 0.35), (0.001, 0.5), (0.0, 0.5)])
+def test_the_threshold_changes_only_where_that_is_worth_it(gain: float, chosen: float) -> None:
+    found = tune(measured(0.35, gain), 0.5)
+    assert found["chosen"] == chosen
+    assert found["gain"] == pytest.approx(gain)
+    assert found["low"] == pytest.approx(gain) == found["high"]
+    assert found["best"] == (0.35 if gain else 0.5)
+    assert len(found["dice"]) == 19
+
+
+def test_a_gain_that_images_disagree_on_changes_nothing() -> None:
+    images = measured(0.35, 0.0)
+    for number, image in enumerate(images):
+        image.dice_at[0.35] += 0.3 if number % 10 == 0 else -0.025  # +.0075 on average, by a few images
+    found = tune(images, 0.5)
+    assert found["best"] == 0.35
+    assert found["gain"] > 0.002
+    assert found["low"] < 0
+    assert found["chosen"] == 0.5
+
+
+def test_a_tuned_threshold_is_in_every_copy_of_the_configuration(small_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(small_model, tmp_path / "model")
+    before = load_model(model)[0].state_dict()
+    save_threshold(model, 0.35, {"chosen": 0.35, "images": 60})
+    for place in (model, model / "model.safetensors"):
+        info = read_info(place)
+        assert info.threshold == 0.35
+        assert info.provenance["threshold_tuning"] == {"chosen": 0.35, "images": 60}
+    assert "exceeds 0.35" in (model / "README.md").read_text()
+    after = load_model(model)[0].state_dict()
+    assert all((before[name] == after[name]).all() for name in before)
+    assert load(model).digest != load(small_model).digest
+    with pytest.raises(CheckpointError, match="is one file"):
+        save_threshold(model / "model.safetensors", 0.4, {})
 
 
 def test_calibrate_refuses_few_images_and_those_that_were_trained_on(

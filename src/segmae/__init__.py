@@ -14,8 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segmae.card import publish
     from segmae.checkpoint import load_model, save_pretrained
     from segmae.errors import SegmaeError
+    from segmae.hub import from_pretrained
     from segmae.models import create_model, list_models
     from segmae.predict import Predictor, load
     from segmae.result import Result
@@ -29,6 +31,8 @@ _HOMES = {
     "create_model": "segmae.models",
     "load_model": "segmae.checkpoint",
     "save_pretrained": "segmae.checkpoint",
+    "from_pretrained": "segmae.hub",
+    "publish": "segmae.card",
     "load": "segmae.predict",
     "Predictor": "segmae.predict",
     "Result": "segmae.result",
@@ -40,9 +44,11 @@ __all__ = [
     "SegmaeError",
     "__version__",
     "create_model",
+    "from_pretrained",
     "list_models",
     "load",
     "load_model",
+    "publish",
     "save_pretrained",
 ]
 

@@ -1,8 +1,9 @@
-"""Learn from photographs with masks how far to trust a model: writes the model folder's `trust.json`."""
+"""Learn from photographs with masks which threshold to use and how far to trust a model: writes the folder's `trust.json`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from segmae import metrics
-from segmae.checkpoint import resolve
+from segmae.checkpoint import resolve, save_threshold
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.preprocess import prepare_image, read_mask, resize_mask
 from segmae.data.splits import load_split, met_ids, overlap
 from segmae.errors import DataError
 from segmae.files import write_json
 from segmae.predict import Predictor, Progress, load
+from segmae.statistics import mean_interval
 from segmae.trust import (
     BLURRED,
     DARK,
@@ -34,6 +36,33 @@ from segmae.views import VIEWS
 FEW = 50  # photographs; fewer make no curve
 RARE = 0.01  # share of the calibration photographs that are as dark, blurred or unfamiliar as a limit
 HAIRY_SHARE = 0.05  # and as hairy
+THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+WORTH = 0.002  # of mean Dice: for less, masks keep the threshold that they had
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One photograph with a mask, as the model sees it at network size.
+
+    Attributes:
+        soft, dice: by number of views: `segmae.trust.soft_dice` and the Dice with the mask, at the model's threshold.
+        dice_at: Dice of one view by threshold.
+        look: see `segmae.trust.appearance`.
+    """
+
+    id: str
+    soft: dict[int, float]
+    dice: dict[int, float]
+    dice_at: dict[float, float]
+    look: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` wrote: what is known of the model's masks, and how its threshold was chosen (see `tune`)."""
+
+    trust: Trust
+    tuning: dict[str, Any]
 
 
 def calibrate(
@@ -45,14 +74,14 @@ def calibrate(
     allow_leaks: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> Trust:
-    """Fit expected Dice and the limits of the warnings, and write `trust.json` into the model's folder.
+) -> Calibration:
+    """Choose the threshold, fit expected Dice and the limits of the warnings; `trust.json` and the threshold go into the model's folder.
 
-    Expected Dice is the isotonic regression of Dice at network size on `soft_dice`, once for one view and once for the
+    The threshold changes only where that is shown to help, see `tune`. Expected Dice is the isotonic regression of Dice at network size on `soft_dice`, once for one view and once for the
     mean of eight. Limits are quantiles over the photographs.
 
     Args:
-        model: a model folder or a run.
+        model: a model folder, a run or an ensemble's folder.
         data: a dataset with masks; see `segmae.data.catalog.find_data`.
         split: a name or a CSV file; None for every case.
         part: of the split. Never the part whose figures are published.
@@ -73,7 +102,6 @@ def calibrate(
             f"the model was trained on {len(shared)} of these {len(cases)} images: it is too sure of those. "
             "Name other images, or allow leaks (--allow-leaks)"
         )
-    soft, dice, seen = _measure(predictor, cases, progress)
     fitted_on = {
         "dataset": dataset.name,
         "split": Path(chosen.name).name
@@ -82,41 +110,75 @@ def calibrate(
         "part": part if chosen else "all",
         "images": len(cases),
     }
-    trust = _fit(fitted_on, soft, dice, seen)
+    measured = measure(predictor, cases, progress)
+    tuning = tune(measured, predictor.info.threshold)
+    save_threshold(model, tuning["chosen"], tuning | fitted_on)
+    if tuning["chosen"] != predictor.info.threshold:
+        measured = measure(load(model, threads=threads), cases, progress)
+    trust = _fit(fitted_on, measured)
     write_json(resolve(model) / FILE, {"format": FORMAT, **asdict(trust)})
-    return trust
+    return Calibration(trust, tuning)
 
 
-def _measure(
-    predictor: Predictor, cases: tuple[Case, ...], progress: Progress | None
-) -> tuple[dict[int, list[float]], dict[int, list[float]], list[dict[str, Any]]]:
-    """Soft Dice and Dice at network size by number of views, and how each photograph looks."""
-    info = predictor.info
-    soft: dict[int, list[float]] = {1: [], VIEWS: []}
-    dice: dict[int, list[float]] = {1: [], VIEWS: []}
-    seen = []
+def measure(predictor: Predictor, cases: Iterable[Case], progress: Progress | None = None) -> list[Measured]:
+    """Look at cases with masks at network size: with one view and with eight, at the model's threshold and with one view at others."""
+    info, found = predictor.info, []
+    cases = list(cases)
     for number, case in enumerate(cases, 1):
         assert case.mask is not None
         image = prepare_image(predictor.read(case.image).pixels, info.preprocess)
         reference = resize_mask(read_mask(case.mask), info.preprocess.size)
-        for views in soft:
+        soft, dice = {}, {}
+        for views in (1, VIEWS):
             probability = predictor.network_probability(image[None], views)[0]
-            mask = probability > info.threshold
-            soft[views].append(soft_dice(probability, info.threshold))
-            dice[views].append(float(metrics.dice(metrics.counts(mask[None], reference[None]))[0]))
+            soft[views] = soft_dice(probability, info.threshold)
+            dice[views] = _dice(probability, info.threshold, reference)
             if views == 1:
-                seen.append(appearance(image, mask))
+                look = appearance(image, probability > info.threshold)
+                at = {threshold: _dice(probability, threshold, reference) for threshold in THRESHOLDS}
+        found.append(Measured(case.id, soft, dice, at, look))
         if progress:
             progress(number, len(cases))
-    return soft, dice, seen
+    return found
 
 
-def _fit(
-    fitted_on: dict[str, Any],
-    soft: dict[int, list[float]],
-    dice: dict[int, list[float]],
-    seen: list[dict[str, Any]],
-) -> Trust:
+def _dice(probability: NDArray[np.float32], threshold: float, reference: NDArray[np.uint8]) -> float:
+    return float(metrics.dice(metrics.counts(probability > threshold, reference)))
+
+
+def tune(measured: Sequence[Measured], default: float) -> dict[str, Any]:
+    """Which threshold to use: the model's own, unless another one is better by `WORTH` in mean Dice and the interval says so.
+
+    Args:
+        measured: images that the model was not trained on.
+        default: the model's own threshold.
+
+    Returns:
+        `chosen`; `dice`: mean Dice at every threshold of `THRESHOLDS`; `best` among them, and the `gain` of the best over
+        the model's own with its 95 % bootstrap interval over images, `low` and `high`. The best of many is a little
+        flattered; that is one reason for `WORTH`.
+    """
+    own = np.array([one.dice[1] for one in measured])
+    at = {threshold: np.array([one.dice_at[threshold] for one in measured]) for threshold in THRESHOLDS}
+    best = max(
+        THRESHOLDS, key=lambda threshold: (round(float(at[threshold].mean()), 6), -abs(threshold - default))
+    )
+    gains = at[best] - own
+    low, high = mean_interval(gains)
+    return {
+        "chosen": best if gains.mean() >= WORTH and low > 0 else default,
+        "default": default,
+        "best": best,
+        "gain": round(float(gains.mean()), 6),
+        "low": round(low, 6),
+        "high": round(high, 6),
+        "worth": WORTH,
+        "dice": {str(threshold): round(float(values.mean()), 6) for threshold, values in at.items()},
+    }
+
+
+def _fit(fitted_on: dict[str, Any], measured: Sequence[Measured]) -> Trust:
+    seen = [one.look for one in measured]
     features = np.stack([look["features"] for look in seen])
     centre = features.mean(0)
     # a little of the diagonal is added: a set without, say, any colour would have no inverse
@@ -134,7 +196,12 @@ def _fit(
         HAIRY: quantile("hair", 1 - HAIRY_SHARE),
         UNFAMILIAR: float(np.quantile(distances, 1 - RARE)),
     }
-    curves = {str(views): _curve(np.asarray(soft[views]), np.asarray(dice[views])) for views in soft}
+    curves = {
+        str(views): _curve(
+            np.array([m.soft[views] for m in measured]), np.array([m.dice[views] for m in measured])
+        )
+        for views in (1, VIEWS)
+    }
     return Trust(
         fitted_on, curves, [round(v, 6) for v in centre], np.round(whiten, 8).tolist(),
         {name: round(limit, 6) for name, limit in limits.items()},

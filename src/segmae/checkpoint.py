@@ -5,6 +5,8 @@
     model.onnx          optional, for prediction without torch
     README.md           model card, generated
 
+An ensemble is a folder with `ensemble.json`, which names the folders of its models: see `segmae.ensemble`.
+
 Nothing here ever unpickles a file.
 """
 
@@ -13,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 ASSETS = Path(__file__).parent / "assets"
 WEIGHTS, ONNX, CONFIG = "model.safetensors", "model.onnx", "config.json"
+ENSEMBLE = "ensemble.json"
 HEADER_KEY = "segmae"  # in the metadata of the safetensors file
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
@@ -57,8 +62,8 @@ def embedded_models() -> list[str]:
 
 
 def resolve(model: str | Path) -> Path:
-    """Find a model: an embedded one by its bare name (./NAME is a folder of that name), a model folder, a run's folder (its best/, else last/), or a
-    `.safetensors` file.
+    """Find a model: an embedded one by its bare name (./NAME is a folder of that name), a model folder, a run's folder (its best/, else last/), a
+    `.safetensors` file, or an ensemble's folder.
 
     Raises:
         CheckpointError: nothing there, or a pickled file.
@@ -73,6 +78,8 @@ def resolve(model: str | Path) -> Path:
     path = path.parent if path.name == ONNX else path  # which needs the config.json beside it
     if str(model) in embedded_models():
         return ASSETS / str(model)
+    if (path / ENSEMBLE).is_file():
+        return path
     for folder in (path, path / "best", path / "last"):
         if (folder / CONFIG).is_file() and ((folder / WEIGHTS).is_file() or (folder / ONNX).is_file()):
             return folder
@@ -82,8 +89,45 @@ def resolve(model: str | Path) -> Path:
     )
 
 
+def members(model: str | Path) -> list[Path]:
+    """The single models that a model is made of, resolved: itself, or those of an ensemble.
+
+    Raises:
+        CheckpointError: one of them is absent, or is not the one that the ensemble was made of.
+    """
+    path = resolve(model)
+    if not (path / ENSEMBLE).is_file():
+        return [path]
+    found = []
+    try:
+        for member in read_json(path / ENSEMBLE)["members"]:
+            name, digests = str(member["model"]), dict(member["weights"])
+            single = resolve(name if name in embedded_models() else path / name)
+            if (single / ENSEMBLE).is_file():
+                raise CheckpointError(f"{path}: holds another ensemble, {single}. Name single models")
+            there = weights_digests(single)
+            if any(there.get(file, digest) != digest for file, digest in digests.items()):
+                raise CheckpointError(
+                    f"{single}: is not the model that {path} was made of. Make the ensemble again"
+                )
+            found.append(single)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path / ENSEMBLE}: cannot be read ({error!r}). Make the ensemble again"
+        ) from error
+    if not found:
+        raise CheckpointError(f"{path / ENSEMBLE}: names no model. Make the ensemble again")
+    return found
+
+
 def weights_digests(model: Path) -> dict[str, str]:
-    """SHA-256 of the weight files of a resolved model, by their names."""
+    """SHA-256 of the weight files of a resolved model, by their names; of an ensemble with the number of the model in front."""
+    if (model / ENSEMBLE).is_file():
+        return {
+            f"{number}/{name}": digest
+            for number, member in enumerate(members(model), 1)
+            for name, digest in weights_digests(member).items()
+        }
     files = sorted(model.iterdir()) if model.is_dir() else [model]
     digests = {}
     for path in files:
@@ -96,6 +140,10 @@ def weights_digests(model: Path) -> dict[str, str]:
 def read_info(model: str | Path) -> ModelInfo:
     """Read what a model is, without torch and without its weights."""
     path = resolve(model)
+    if (path / ENSEMBLE).is_file():
+        raise CheckpointError(
+            f"{path}: is an ensemble, and this wants a single model. Name one of its models"
+        )
     try:
         values = _header(path) if path.is_file() else read_json(path / CONFIG)
         if values["format"] > FORMAT:
@@ -152,6 +200,42 @@ def save_pretrained(
         saved, _ = load_model(folder)  # so that both files hold the same, perhaps rounded, weights
         export_onnx(saved, folder / ONNX, info.preprocess.size, half=half)
     return folder
+
+
+def save_threshold(model: str | Path, threshold: float, tuning: Mapping[str, Any]) -> None:
+    """Set the threshold of a model's or an ensemble's folder, and note how it was found in its provenance.
+
+    Where the threshold changes, the copy of the configuration in the weights' header and the card change too.
+
+    Raises:
+        CheckpointError: not a folder.
+    """
+    path = resolve(model)
+    if path.is_file():
+        raise CheckpointError(
+            f"{path}: is one file. A calibration lies beside the weights: give a model folder"
+        )
+    place = path / (ENSEMBLE if (path / ENSEMBLE).is_file() else CONFIG)
+    values = read_json(place)
+    changed = values.get("threshold") != threshold
+    values["threshold"] = threshold
+    values.setdefault("provenance", {})["threshold_tuning"] = dict(tuning)
+    if changed and (path / WEIGHTS).is_file():
+        replace_header(path / WEIGHTS, values)
+    write_json(place, values)
+    if changed and place.name == CONFIG:
+        atomic_write(path / "README.md", model_card(read_info(path), path.name))
+
+
+def replace_header(path: Path, values: dict[str, Any]) -> None:
+    """Put another configuration into a safetensors file; its tensors are copied as they are."""
+    with path.open("rb") as source, atomic_path(path) as temporary, temporary.open("wb") as target:
+        header = json.loads(source.read(struct.unpack("<Q", source.read(8))[0]))
+        header["__metadata__"][HEADER_KEY] = json.dumps(values)
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+        target.write(struct.pack("<Q", len(text)) + text)
+        shutil.copyfileobj(source, target)
 
 
 def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:

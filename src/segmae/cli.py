@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from segmae.commands.data import data
 from segmae.commands.predicting import demo, doctor, predict, rank
+from segmae.commands.publishing import ensemble, fetch, publish
 from segmae.commands.serve import serve
 from segmae.commands.show import one_line
 from segmae.commands.study import study
@@ -63,6 +64,9 @@ for command in (
     predict,
     export,
     serve,
+    ensemble,
+    publish,
+    fetch,
     demo,
     doctor,
 ):

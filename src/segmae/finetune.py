@@ -18,12 +18,12 @@ import numpy as np
 
 from segmae.calibrate import FEW as CALIBRATION_NEEDS
 from segmae.calibrate import calibrate
-from segmae.checkpoint import ONNX, load_model, read_info, resolve
+from segmae.checkpoint import ONNX, WEIGHTS, load_model, read_info, resolve
 from segmae.config import Config, config_to_dict, load_config
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.dataset import prepare
 from segmae.data.splits import Split, load_split, make_split, met_ids, save_split
-from segmae.errors import ConfigError, DataError, MissingExtra, require
+from segmae.errors import CheckpointError, ConfigError, DataError, MissingExtra, require
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import write_json
 from segmae.predict import DEFAULT_MODEL, Progress
@@ -101,6 +101,7 @@ def finetune(
 
     Raises:
         DataError: too few images, or none that the model has not met.
+        CheckpointError: the model has no model.safetensors.
         ConfigError: a setting that this call makes itself, or a run that was started otherwise.
         MissingExtra: training needs the extra `train`.
     """
@@ -141,7 +142,13 @@ def finetune(
         say(problem)
     threads, device = config.threads or None, None if config.device == "auto" else config.device
     if images["val"] >= CALIBRATION_NEEDS:
-        calibrate(best, config.data.root, str(file), "val", threads=threads, progress=progress)
+        tuning = calibrate(
+            best, config.data.root, str(file), "val", threads=threads, progress=progress
+        ).tuning
+        if tuning["chosen"] != tuning["default"]:
+            say(
+                f"the threshold is {tuning['chosen']} now: on the part that chose the epoch it is better by {tuning['gain']:.4f} in Dice"
+            )
     else:
         say(
             f"not calibrated: {images['val']} images chose the epoch, expected Dice needs {CALIBRATION_NEEDS}"
@@ -171,7 +178,12 @@ def make_config(
     """The run's settings: the model's own network and preprocessing, `DEFAULTS`, and what the user set."""
     if own := [text for text in settings if text.startswith(OWNED)]:
         raise ConfigError(f"{own[0]}: is made from the model, the data and the other options. Leave it out")
-    info = read_info(model)
+    info, place = read_info(model), resolve(model)
+    if place.is_dir() and not (place / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{place}: has {ONNX} alone, which predicts but cannot be trained further. Put the model's {WEIGHTS} beside it, or name a "
+            "model that has one"
+        )
     recipe = DEFAULTS | {
         "name": folder.name,
         "output": str(folder.parent),

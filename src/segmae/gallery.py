@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,9 @@ GAP, CAPTION = 8, 22
 INK, GREY, PAPER = (24, 24, 27), (100, 100, 108), (255, 255, 255)
 
 Row = dict[str, Any]
+Read = Callable[
+    [Row, int], NDArray[np.uint8]
+]  # the photograph of a row [H,W,3], with both sides at least so many pixels
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,17 @@ class Thumbnail:
     mask: NDArray[np.bool_]
 
 
-def thumbnail(folder: Path, row: Row, box: tuple[int, int]) -> Thumbnail:
+def read_file(row: Row, at_least: int) -> NDArray[np.uint8]:
+    """The photograph that a row of results.jsonl names."""
+    return read_image(row["file"], at_least=at_least).pixels
+
+
+def thumbnail(folder: Path, row: Row, box: tuple[int, int], read: Read = read_file) -> Thumbnail:
     """A photograph and its mask, scaled to fit into a box (width, height)."""
     scale = min(box[0] / row["width"], box[1] / row["height"], 1.0)
     size = (max(1, round(row["width"] * scale)), max(1, round(row["height"] * scale)))
     try:
-        photo = Image.fromarray(read_image(row["file"], at_least=max(size)).pixels)
+        photo = Image.fromarray(read(row, max(size)))
     except (ImageError, MemoryError):
         photo = Image.new("RGB", size, GREY)
     try:
@@ -66,13 +74,15 @@ def shrink(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(grey.resize(size, Image.Resampling.BILINEAR)) >= 128
 
 
-def _thumbnails(folder: Path, rows: Sequence[Row], box: tuple[int, int]) -> Iterator[tuple[Row, Thumbnail]]:
+def _thumbnails(
+    folder: Path, rows: Sequence[Row], box: tuple[int, int], read: Read
+) -> Iterator[tuple[Row, Thumbnail]]:
     """In order, made in threads, a few at a time."""
     room = Room(PIXELS_AT_ONCE)
 
     def make(row: Row) -> Thumbnail:
         with room.taken(row["width"] * row["height"]):
-            return thumbnail(folder, row, box)
+            return thumbnail(folder, row, box, read)
 
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
         made = ahead(pool, make, rows, 8)
@@ -82,7 +92,7 @@ def _thumbnails(folder: Path, rows: Sequence[Row], box: tuple[int, int]) -> Iter
 # -- the page
 
 
-def write_page(folder: Path, rows: Sequence[Row], failed: Sequence[Row] = ()) -> Path:
+def write_page(folder: Path, rows: Sequence[Row], failed: Sequence[Row] = (), read: Read = read_file) -> Path:
     """Write `gallery.html`: every photograph with its contour, to be sorted by name, lesion share, uncertainty and expected Dice.
 
     It works from the keyboard and without any other file; pictures and script are part of it.
@@ -90,7 +100,7 @@ def write_page(folder: Path, rows: Sequence[Row], failed: Sequence[Row] = ()) ->
     path = folder / PAGE
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_head(rows))
-        for row, small in _thumbnails(folder, rows, THUMBNAIL):
+        for row, small in _thumbnails(folder, rows, THUMBNAIL, read):
             file.write(_figure(row, small))
         file.write(_tail(failed))
     return path
@@ -223,12 +233,12 @@ main.addEventListener("keydown", event => {
 # -- contact sheets
 
 
-def write_sheets(folder: Path, rows: Sequence[Row]) -> list[Path]:
+def write_sheets(folder: Path, rows: Sequence[Row], read: Read = read_file) -> list[Path]:
     """Write `sheet_001.png` and so on, each of up to `COLUMNS` x `ROWS` photographs with their contours, in the order of `rows`."""
     a_sheet, written = COLUMNS * ROWS, []
     for start in range(0, len(rows), a_sheet):
         path = folder / f"sheet_{start // a_sheet + 1:03}.png"
-        sheet = draw_sheet(folder, rows[start : start + a_sheet])
+        sheet = draw_sheet(folder, rows[start : start + a_sheet], read)
         with atomic_path(path) as temporary:
             sheet.save(temporary, "PNG", compress_level=3)
         written.append(path)
@@ -238,13 +248,13 @@ def write_sheets(folder: Path, rows: Sequence[Row]) -> list[Path]:
     return written
 
 
-def draw_sheet(folder: Path, rows: Sequence[Row]) -> Image.Image:
+def draw_sheet(folder: Path, rows: Sequence[Row], read: Read = read_file) -> Image.Image:
     """Photographs with their contours, name and lesion share below each; RGB."""
     columns, lines = min(COLUMNS, len(rows)), -(-len(rows) // COLUMNS)
     step = (TILE[0] + GAP, TILE[1] + CAPTION + GAP)
     sheet = Image.new("RGB", (columns * step[0] + GAP, lines * step[1] + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for index, (row, small) in enumerate(_thumbnails(folder, rows, TILE)):
+    for index, (row, small) in enumerate(_thumbnails(folder, rows, TILE, read)):
         left, top = GAP + index % COLUMNS * step[0], GAP + index // COLUMNS * step[1]
         height, width = small.mask.shape
         place = (left + (TILE[0] - width) // 2, top + (TILE[1] - height) // 2)

@@ -150,6 +150,16 @@ def write_files(
     return row
 
 
+def summary_row(result: Result, views: int, want: Wanted) -> Row:
+    """What a row of results.jsonl says of a result, besides its files."""
+    return {
+        "lesion_share": round(result.lesion_share, 6), "uncertainty": round(result.uncertainty, 6),
+        "expected_dice": None if result.expected_dice is None else round(result.expected_dice, 4),
+        "warnings": result.warnings, "threshold": result.threshold, "views": views,
+        "keep_largest": want.keep_largest, "fill_holes": want.fill_holes,
+    }  # fmt: skip
+
+
 def is_complete(row: Mapping[str, Any], folder: Path, want: Wanted) -> bool:
     """All that is wanted of a photograph is there already, made with these options."""
     if (row.get("keep_largest"), row.get("fill_holes")) != (want.keep_largest, want.fill_holes):
@@ -198,8 +208,13 @@ def _short(value: Any) -> Any:
 # -- all photographs of a folder
 
 
-def write_collections(folder: Path, rows: Iterable[Row], formats: Collection[str]) -> list[str]:
+def write_collections(
+    folder: Path, rows: Iterable[Row], formats: Collection[str], read: gallery.Read = gallery.read_file
+) -> list[str]:
     """Write what `formats` has for the folder as a whole, from the rows of results.jsonl, ordered by name.
+
+    Args:
+        read: gives the photograph of a row.
 
     Returns:
         What was left out, as lines for the user.
@@ -212,8 +227,8 @@ def write_collections(folder: Path, rows: Iterable[Row], formats: Collection[str
         "coco-rle": lambda some: _write_coco(folder / "coco_rle.json", some, _runs(folder)),
         "labelstudio": lambda some: _write_label_studio(folder, some),
         "csv": lambda some: _write_csv(folder / "results.csv", ordered),
-        "html": lambda some: gallery.write_page(folder, some, [r for r in ordered if "error" in r]),
-        "sheet": lambda some: gallery.write_sheets(folder, some),
+        "html": lambda some: gallery.write_page(folder, some, [r for r in ordered if "error" in r], read),
+        "sheet": lambda some: gallery.write_sheets(folder, some, read),
     }
     for name, kinds in NEEDS.items():
         if name not in formats:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import Room, ahead, usable_cpus
-from segmae.checkpoint import CONFIG, ONNX, WEIGHTS, ModelInfo, read_info, resolve
+from segmae.checkpoint import CONFIG, ENSEMBLE, ONNX, WEIGHTS, ModelInfo, members, read_info, resolve
 from segmae.data.preprocess import (
     PIXELS_AT_ONCE,
     Photo,
@@ -27,6 +27,7 @@ from segmae.data.preprocess import (
     read_image,
 )
 from segmae.engines import Engine, create_engine
+from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError
 from segmae.files import append, atomic_write, make_folder
 from segmae.outputs import (
@@ -35,6 +36,7 @@ from segmae.outputs import (
     Wanted,
     is_complete,
     json_lines,
+    summary_row,
     wanted,
     write_collections,
     write_files,
@@ -49,6 +51,7 @@ DEFAULT_MODEL = "segmae-tiny"
 TOO_LARGE = "does not fit into memory. Scale it down"
 KEPT = 2_000_000  # pixels of a decoded photograph that waits for the network; a larger one is decoded again for its overlay
 
+Models = str | Path | Sequence[str | Path]  # one model, or several of which the mean is taken
 Progress = Callable[[int, int], None]  # files done, files in all
 
 
@@ -134,7 +137,7 @@ class Predictor:
 
 
 def load(
-    model: str | Path = DEFAULT_MODEL,
+    model: Models = DEFAULT_MODEL,
     engine: str = "auto",
     threads: int | None = None,
     device: str | None = None,
@@ -143,29 +146,38 @@ def load(
     """Load a model once, to predict with it many times.
 
     Args:
-        model: an embedded model's name, a model folder, a run's folder or a `.safetensors` file.
+        model: an embedded model's name, a model folder, a run's folder, a `.safetensors` file or an ensemble's folder; or a list of
+            these, of whose probabilities the mean is taken. Such a list has no calibration; an ensemble's folder may have one.
         engine, threads, device: see `segmae.engines.create_engine`.
         views: 1, or 8 for test-time augmentation: the mean over quarter turns and mirror images, at eight times the cost.
 
     Raises:
-        CheckpointError: no such model, or it is damaged.
+        CheckpointError: no such model, one named twice, or it is damaged.
         ConfigError: a number of views that there is not.
         MissingExtra: the model has no model.onnx and torch is not installed.
     """
     if not 1 <= views <= VIEWS:
         raise ConfigError(f"views={views}: choose 1 to {VIEWS}")
-    info = read_info(model)
-    if info.provenance.get("task") == "pretrain":
-        raise CheckpointError(
-            f"{resolve(model)}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={model}"
+    named: list[str | Path] = [model] if isinstance(model, str | Path) else list(model)
+    if not named:
+        raise ConfigError("no model named: give at least one")
+    singles = [single for one in named for single in members(one)]
+    for single in singles:
+        if singles.count(single) > 1:
+            raise CheckpointError(f"{single}: is named twice. Its mean with itself changes nothing")
+        if read_info(single).provenance.get("task") == "pretrain":
+            raise CheckpointError(
+                f"{single}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={single}"
+            )
+    place = resolve(named[0]) if len(named) == 1 else None
+    if len(singles) == 1:
+        info, network = read_info(singles[0]), create_engine(singles[0], engine, threads, device)
+    else:
+        info, network = open_ensemble(
+            singles, tuned_threshold(place) if place else None, engine, threads, device
         )
-    path = resolve(model)
     return Predictor(
-        info,
-        create_engine(model, engine, threads, device),
-        views,
-        load_trust(path),
-        model_digest(path, views),
+        info, network, views, load_trust(place) if place else None, _digest(singles, place, views)
     )
 
 
@@ -193,7 +205,7 @@ class Predictions:
 def predict_files(
     sources: Sequence[str | Path],
     out: str | Path,
-    model: str | Path = DEFAULT_MODEL,
+    model: Models = DEFAULT_MODEL,
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     overlay_style: str = "contour",
@@ -218,6 +230,7 @@ def predict_files(
     Args:
         sources: image files, folders of images, or dataset folders, see `find_photographs`.
         out: folder, created where needed.
+        model: one, or several of which the mean is taken, see `load`.
         formats: of `segmae.outputs.FORMATS`; docs/predict.md says what each is. What a format is made from is written too.
         overlay_style: one of `segmae.overlay.STYLES`.
         keep_largest, fill_holes: see `Result.cleaned`.
@@ -251,7 +264,7 @@ def predict_files(
         for name, path in photographs.items()
         if resume
         and name in rows
-        and _is_current(rows[name], digest, file_stamp(path))
+        and is_current(rows[name], digest, file_stamp(path))
         and is_complete(rows[name], folder, want)
     }
     todo = [item for item in photographs.items() if item[0] not in done]
@@ -274,7 +287,7 @@ def predict_files(
                 pairs = zip(batch, found, strict=True)
                 written = ahead(pool, lambda pair: _write(folder, predictor, *pair, want, room), pairs, 2)
                 for one, row in zip(batch, written, strict=True):
-                    rows[one.name] = _merged(folder, rows.get(one.name, {}), row, digest)
+                    rows[one.name] = merged(folder, rows.get(one.name, {}), row, digest)
                 append(log, json_lines(rows[one.name] for one in batch))
                 batch = []
             if progress:
@@ -358,14 +371,11 @@ def _write(
     return photograph.row(
         width=photo.width, height=photo.height, orientation=photo.orientation,
         **({"frames": photo.frames} if photo.frames > 1 else {}),
-        lesion_share=round(result.lesion_share, 6), uncertainty=round(result.uncertainty, 6),
-        expected_dice=None if result.expected_dice is None else round(result.expected_dice, 4), warnings=result.warnings,
-        threshold=result.threshold, views=predictor.views,
-        keep_largest=want.keep_largest, fill_holes=want.fill_holes, **files, stamp=photograph.stamp,
+        **summary_row(result, predictor.views, want), **files, stamp=photograph.stamp,
     )  # fmt: skip
 
 
-def _merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: str) -> dict[str, Any]:
+def merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: str) -> dict[str, Any]:
     """A new row, with what an earlier call found for the same photograph, model and options in other formats.
 
     Where these differ, files that the new row does not name are removed: they would contradict it.
@@ -373,7 +383,7 @@ def _merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: s
     if "error" in row:
         return row
     row["weights"] = digest
-    same = _is_current(before, digest, row["stamp"]) and all(
+    same = is_current(before, digest, row["stamp"]) and all(
         before.get(key) == row[key] for key in ("keep_largest", "fill_holes")
     )
     for kind, ending in FILES.items():
@@ -397,17 +407,28 @@ def _place(path: Path) -> str:
         return str(path)
 
 
-def _is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bool:
+def is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bool:
     """An earlier call did it with this model, and the photograph has not changed."""
     return row.get("weights") == digest and row.get("stamp") == stamp
 
 
-def model_digest(model: Path, views: int) -> str:
-    """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened."""
-    files = [path for path in (model / ONNX, model / WEIGHTS, model) if path.is_file()]
-    content = [
-        path.read_bytes() for path in (files[0], model / CONFIG, model / CALIBRATION) if path.is_file()
-    ]
+def model_digest(model: str | Path, views: int) -> str:
+    """The digest of a `Predictor` with another number of views than the one that was loaded. Raises what `load` does."""
+    return _digest(members(model), resolve(model), views)
+
+
+def _digest(singles: Sequence[Path], place: Path | None, views: int) -> str:
+    """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened.
+
+    Args:
+        place: the model's or the ensemble's folder, where its calibration lies; None for models named one by one.
+    """
+    files = []
+    for model in singles:
+        weights = (model / ONNX, model / WEIGHTS, model)
+        files += [next(path for path in weights if path.is_file()), model / CONFIG]
+    files += [place / ENSEMBLE, place / CALIBRATION] if place else []
+    content = [path.read_bytes() for path in files if path.is_file()]
     if views > 1:
         content.append(f"{views} views".encode())
     return hashlib.sha256(b"".join(content)).hexdigest()[:16]

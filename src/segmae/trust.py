@@ -6,6 +6,7 @@ that file there is no expected Dice, and the only warnings are those that need n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,11 @@ class Trust:
 
     def photo_warnings(self, image: NDArray[np.uint8], mask: NDArray[Any]) -> list[str]:
         """Which limits a prepared photograph [S,S,3] exceeds."""
-        seen, limits = appearance(image, mask), self.limits
+        return self.exceeded(appearance(image, mask))
+
+    def exceeded(self, seen: Mapping[str, Any]) -> list[str]:
+        """Which limits a photograph exceeds that looks as `appearance` says."""
+        limits = self.limits
         checks = {
             DARK: seen["brightness"] < limits[DARK],
             BLURRED: seen["sharpness"] < limits[BLURRED],

@@ -13,10 +13,9 @@ import threading
 import time
 import zipfile
 from collections import namedtuple
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -27,108 +26,20 @@ from segmae.data.catalog import open_dataset
 from segmae.data.download import ARCHIVES, Archive, ChecksumMismatch, Download, download
 from segmae.data.phantom import write_dataset
 from segmae.errors import DataError
+from web_host import Host
 
 TRAIN, TRAIN_MASKS = "ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth"
 VAL, VAL_MASKS = "ISIC-2017_Validation_Data", "ISIC-2017_Validation_Part1_GroundTruth"
 Usage = namedtuple("Usage", "total used free")
 
 
-@dataclass
-class Host:
-    """A web server and what it does wrong.
-
-    Attributes:
-        files: path -> content.
-        drops: after how many bytes of the body each GET is cut off; those after the last one are served whole.
-        ranges: whether it knows Range requests.
-        etag: added to every file's ETag.
-        log: method, path and Range header of every request.
-        sent: bytes of the bodies.
-    """
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    drops: list[int] = field(default_factory=list)
-    ranges: bool = True
-    etag: str | None = "1"
-    slow: float = 0
-    log: list[tuple[str, str, str | None]] = field(default_factory=list)
-    sent: int = 0
-    url: str = ""
-
-    def put(self, archive: str, content: bytes) -> None:
-        year = next(a.year for key in ARCHIVES for a in ARCHIVES[key] if a.name == archive)
-        self.files[f"/{year}/{archive}.zip"] = content
-
-    def size(self, archive: str) -> int:
-        return next(len(content) for path, content in self.files.items() if path.endswith(f"/{archive}.zip"))
-
-    def gets(self, archive: str = "") -> list[str | None]:
-        """The Range headers of the GETs of an archive."""
-        return [asked for method, path, asked in self.log if method == "GET" and archive in path]
+def put(host: Host, archive: str, content: bytes) -> None:
+    year = next(a.year for key in ARCHIVES for a in ARCHIVES[key] if a.name == archive)
+    host.files[f"/{year}/{archive}.zip"] = content
 
 
-@pytest.fixture
-def serve() -> Iterator[Callable[[], Host]]:
-    """Start hosts; they stop after the test."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def start() -> Host:
-        host = Host()
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_HEAD(self) -> None:
-                self.answer(body=False)
-
-            def do_GET(self) -> None:
-                self.answer(body=True)
-
-            def answer(self, body: bool) -> None:
-                asked = self.headers.get("Range")
-                host.log.append((self.command, self.path, asked))
-                self.close_connection = True
-                content = host.files.get(self.path)
-                if content is None:
-                    self.send_error(404)
-                    return
-                etag = f'"{host.etag}"'
-                same = self.headers.get("If-Range") in (None, etag)
-                start = int(asked[6:-1]) if asked and host.ranges and same else 0
-                if start and start >= len(content):
-                    self.send_error(416)
-                    return
-                self.send_response(206 if start else 200)
-                self.send_header("Content-Length", str(len(content) - start))
-                if start:
-                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-                if host.etag:
-                    self.send_header("ETag", etag)
-                self.end_headers()
-                if body:
-                    end = start + host.drops.pop(0) if host.drops else len(content)
-                    for place in range(start, min(end, len(content)), 4096):
-                        chunk = content[place : min(place + 4096, end)]
-                        try:
-                            self.wfile.write(chunk)
-                        except ConnectionError:
-                            return
-                        host.sent += len(chunk)
-                        time.sleep(host.slow)
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=partial(server.serve_forever, poll_interval=0.01), daemon=True).start()
-        host.url = f"http://127.0.0.1:{server.server_port}"
-        return host
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def size_of(host: Host, archive: str) -> int:
+    return next(len(content) for path, content in host.files.items() if path.endswith(f"/{archive}.zip"))
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +66,9 @@ def host(serve: Callable[[], Host], zips: dict[str, bytes], monkeypatch: pytest.
     """A host of all archives; the package knows their sizes and checksums, and does not wait long."""
     host = serve()
     for name, content in zips.items():
-        host.put(name, content)
+        put(host, name, content)
     know(monkeypatch, zips)
-    monkeypatch.setattr(module, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr("segmae.fetch.WAITS", (0.01, 0.01))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     return host
 
@@ -194,7 +105,7 @@ def test_the_official_layout_is_there_and_read(host: Host, tmp_path: Path) -> No
     assert done.dataset == open_dataset(tmp_path / "isic2017")
     assert all(case.mask for case in done.dataset.cases)
     assert not [name for name in names(tmp_path) if "superpixels" in name or "zip" in name or "._" in name]
-    assert told[-1][0] == told[-1][1] == sum(host.size(a.name) for a in ARCHIVES["isic2017"]) == host.sent
+    assert told[-1][0] == told[-1][1] == sum(size_of(host, a.name) for a in ARCHIVES["isic2017"]) == host.sent
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
     assert {text.split()[0] for _, _, text in told} >= {"unpacking", "checking", TRAIN}
 
@@ -207,7 +118,7 @@ def test_what_is_there_is_not_fetched_again(host: Host, tmp_path: Path) -> None:
     assert host.log == log
     done = fetch(host, tmp_path, "train", "val")
     assert done.counts == {"train": (3, 3), "val": (1, 1)}
-    assert host.sent - before == host.size(TRAIN) + host.size(TRAIN_MASKS)
+    assert host.sent - before == size_of(host, TRAIN) + size_of(host, TRAIN_MASKS)
 
     lost = tmp_path / TRAIN / "ISIC_9000001.jpg"
     kept = tmp_path / TRAIN / "ISIC_9000000.jpg"
@@ -234,11 +145,11 @@ def test_archives_are_kept_or_taken_from_the_folder(
 
 
 def test_a_dropped_connection_is_resumed(host: Host, tmp_path: Path) -> None:
-    half = host.size(VAL) // 2
+    half = size_of(host, VAL) // 2
     host.drops = [half]
     assert fetch(host, tmp_path).counts == {"val": (1, 1)}
     assert host.gets(VAL) == [None, f"bytes={half}-"]
-    assert host.sent == host.size(VAL) + host.size(VAL_MASKS)
+    assert host.sent == size_of(host, VAL) + size_of(host, VAL_MASKS)
 
 
 def test_a_download_that_failed_goes_on_in_the_next_call(host: Host, tmp_path: Path) -> None:
@@ -251,7 +162,7 @@ def test_a_download_that_failed_goes_on_in_the_next_call(host: Host, tmp_path: P
     host.drops = []
     fetch(host, tmp_path)
     assert host.gets(VAL)[-1] == "bytes=1000-"
-    assert host.sent == host.size(VAL) + host.size(VAL_MASKS)
+    assert host.sent == size_of(host, VAL) + size_of(host, VAL_MASKS)
     assert not list(tmp_path.glob("*.part*"))
 
 
@@ -268,11 +179,11 @@ def test_a_part_that_is_whole_needs_no_further_byte(
 
 
 def test_a_server_without_ranges_starts_over(host: Host, tmp_path: Path) -> None:
-    host.ranges, half = False, host.size(VAL) // 2
+    host.ranges, half = False, size_of(host, VAL) // 2
     host.drops = [half]
     fetch(host, tmp_path)
     assert host.gets(VAL) == [None, f"bytes={half}-"]
-    assert host.sent == half + host.size(VAL) + host.size(VAL_MASKS)
+    assert host.sent == half + size_of(host, VAL) + size_of(host, VAL_MASKS)
 
 
 def test_a_server_without_ranges_that_always_drops_is_given_up(host: Host, tmp_path: Path) -> None:
@@ -291,8 +202,8 @@ def test_a_file_that_changed_starts_over(
         fetch(host, tmp_path)
     if size_too:  # and no ETag to tell
         host.etag = None
-        (tmp_path / f"{VAL}.zip.part.json").write_text(f'{{"size": {host.size(VAL)}, "version": ""}}')
-        host.put(VAL, repacked(zips[VAL]))
+        (tmp_path / f"{VAL}.zip.part.json").write_text(f'{{"size": {size_of(host, VAL)}, "version": ""}}')
+        put(host, VAL, repacked(zips[VAL]))
     else:
         host.etag = "2"
     know(monkeypatch, {Path(path).stem: content for path, content in host.files.items()})
@@ -304,7 +215,7 @@ def test_a_file_that_changed_starts_over(
 def test_a_file_that_changes_during_the_download_starts_over(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.drops, half = [host.size(VAL) // 2], host.size(VAL) // 2
+    host.drops, half = [size_of(host, VAL) // 2], size_of(host, VAL) // 2
     sleep = time.sleep
 
     def change(seconds: float) -> None:
@@ -312,7 +223,7 @@ def test_a_file_that_changes_during_the_download_starts_over(
             host.etag = "2"
         sleep(seconds)
 
-    monkeypatch.setattr(module.time, "sleep", change)
+    monkeypatch.setattr("segmae.fetch.time.sleep", change)
     assert fetch(host, tmp_path).counts == {"val": (1, 1)}
     assert host.gets(VAL) == [None, f"bytes={half}-"]  # answered with all of it, since If-Range did not hold
 
@@ -331,7 +242,7 @@ def test_the_older_mirror_is_asked_where_the_first_keeps_dropping(
 ) -> None:
     bad = serve()
     for name, content in zips.items():
-        bad.put(name, content)
+        put(bad, name, content)
     bad.drops = [1000] + [0] * 20
     download("isic2017", tmp_path, parts=("val",), base_urls=(bad.url, host.url))
     assert host.gets(VAL) == ["bytes=1000-"]  # the same ETag: the same file
@@ -354,7 +265,7 @@ def test_no_host_has_it(host: Host, serve: Callable[[], Host], tmp_path: Path) -
 def test_a_wrong_checksum_is_told_and_can_be_accepted(
     host: Host, zips: dict[str, bytes], tmp_path: Path
 ) -> None:
-    host.put(VAL, repacked(zips[VAL]))
+    put(host, VAL, repacked(zips[VAL]))
     with pytest.raises(ChecksumMismatch, match=re.escape(f"accept_mismatch=['{VAL}']")) as error:
         fetch(host, tmp_path)
     assert error.value.archive == VAL
@@ -380,7 +291,7 @@ def test_an_archive_without_a_known_checksum_is_used_with_a_warning(
 def test_an_archive_with_another_number_of_images_is_told(
     host: Host, zips: dict[str, bytes], tmp_path: Path
 ) -> None:
-    host.put(VAL, zipped({f"{VAL}/a.jpg": b"a", f"{VAL}/b.jpg": b"b"}))
+    put(host, VAL, zipped({f"{VAL}/a.jpg": b"a", f"{VAL}/b.jpg": b"b"}))
     done = fetch(host, tmp_path, accept_mismatch=[VAL])
     assert "2 images or masks instead of 1" in done.warnings[-1]
 
@@ -388,7 +299,7 @@ def test_an_archive_with_another_number_of_images_is_told(
 def test_a_full_disk_is_told_before_the_first_byte(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = [host.size(VAL), host.size(VAL_MASKS)]
+    sizes = [size_of(host, VAL), size_of(host, VAL_MASKS)]
     needed = max(2 * sizes[0], sizes[0] + 2 * sizes[1])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, needed - 1))
     with pytest.raises(DataError, match="are free"):
@@ -451,7 +362,7 @@ def repacked(content: bytes) -> bytes:
 def test_an_archive_that_writes_elsewhere_is_refused_whole(
     host: Host, tmp_path: Path, member: str, content: bytes, problem: str
 ) -> None:
-    host.put(VAL, zipped({f"{VAL}/good.jpg": b"good", member: content}))
+    put(host, VAL, zipped({f"{VAL}/good.jpg": b"good", member: content}))
     with pytest.raises(DataError, match=problem) as error:
         fetch(host, tmp_path / "deep" / "isic", accept_mismatch=[VAL])
     assert repr(member)[1:-1].replace("\\\\", "\\") in str(error.value)
@@ -464,7 +375,7 @@ def test_a_bomb_is_refused(host: Host, tmp_path: Path, monkeypatch: pytest.Monke
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f"{VAL}/bomb.jpg", bytes(10_000_000))
-    host.put(VAL, buffer.getvalue())
+    put(host, VAL, buffer.getvalue())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 9_000_000))
     with pytest.raises(DataError, match="to unpack"):
         fetch(host, tmp_path, accept_mismatch=[VAL])
@@ -490,7 +401,7 @@ def test_a_link_in_place_of_the_folder_is_not_followed(host: Host, tmp_path: Pat
 def test_a_damaged_archive_is_named(host: Host, zips: dict[str, bytes], tmp_path: Path, damage: str) -> None:
     content = zips[VAL]
     middle = len(content) // 3
-    host.put(VAL, {
+    put(host, VAL, {
         "truncated": content[: len(content) // 2],
         "changed": content[:middle] + bytes(b ^ 0xFF for b in content[middle : middle + 50]) + content[middle + 50 :],
         "text": b"<html>moved</html>",
@@ -578,8 +489,8 @@ def test_the_command_asks_about_a_mismatch_on_a_terminal_only(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    host.put(VAL, repacked(zips[VAL]))
-    host.put(VAL_MASKS, repacked(zips[VAL_MASKS]))
+    put(host, VAL, repacked(zips[VAL]))
+    put(host, VAL_MASKS, repacked(zips[VAL_MASKS]))
     command = ("download", "isic2017", tmp_path, "--part", "val")
     code, _, err = run(*command)
     assert code == 2
@@ -611,7 +522,7 @@ def test_the_command_explains_ph2(run: Callable[..., tuple[int, str, str]], ph2:
 
 def test_ctrl_c_leaves_a_part_that_is_resumed(host: Host, tmp_path: Path) -> None:
     host.slow = 0.05
-    host.put(VAL, host.files[f"/2017/{VAL}.zip"] + bytes(4_000_000))  # a minute's worth
+    put(host, VAL, host.files[f"/2017/{VAL}.zip"] + bytes(4_000_000))  # a minute's worth
     code = f"""
 import functools, sys
 from segmae.data import download as module
@@ -629,7 +540,7 @@ main()
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "stopped\n")
     size = part.stat().st_size
-    assert 0 < size < host.size(VAL)
+    assert 0 < size < size_of(host, VAL)
     assert part.read_bytes() == host.files[f"/2017/{VAL}.zip"][:size]
     host.slow = 0
     with pytest.raises(ChecksumMismatch):

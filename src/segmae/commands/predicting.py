@@ -33,9 +33,15 @@ def predict(
     fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help="Masks without holes.")] = None,
     measure: Annotated[bool | None, typer.Option("--measure", help="Measurements, in results.jsonl.")] = None,
     mm_per_pixel: Annotated[
-        float | None, typer.Option(help="Width of a pixel: measurements in mm too.")
+        float | None,
+        typer.Option(
+            help="Width of a pixel: measurements in mm too. DICOM: where an object has no Pixel Spacing."
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Model name, folder or run. May be repeated: the mean of all."),
+    ] = None,
     engine: Engine = None,
     device: Device = None,
     threads: Threads = None,
@@ -57,17 +63,17 @@ def predict(
 ) -> None:
     """Segment photographs: masks, overlays and results.jsonl, or the formats named. Goes on after a bad file.
 
-    DICOM files, and folders that hold any, give NAME_mask.png, NAME_overlay.png and NAME_seg.dcm.
+    DICOM files, and folders that hold any, give NAME_seg.dcm as well.
     """
     from segmae.dicom import holds_dicom, predict_dicom
     from segmae.predict import predict_files
 
-    options = given(model=model, engine=engine, device=device, threads=threads, resume=resume)
-    of_pictures = given(
+    options = given(
+        model=model or None, engine=engine, device=device, threads=threads, resume=resume, views=views,
         formats=formats and [name.strip() for name in formats.split(",")], overlay_style=overlay_style,
-        keep_largest=keep_largest, fill_holes=fill_holes, measure=measure, mm_per_pixel=mm_per_pixel, batch_size=batch_size,
-        views=views,
+        keep_largest=keep_largest, fill_holes=fill_holes, measure=measure, mm_per_pixel=mm_per_pixel,
     )  # fmt: skip
+    of_pictures = given(batch_size=batch_size)
     of_dicom = given(fractional=fractional, include_identifiers=include_identifiers)
     done: Any
     is_dicom = any(map(holds_dicom, sources))

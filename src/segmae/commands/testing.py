@@ -65,18 +65,23 @@ def calibrate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Learn how far to trust a model: expected Dice, and limits of the warnings."""
+    """Choose a model's threshold and learn how far to trust it: expected Dice, and limits of the warnings."""
     from dataclasses import asdict
 
     from segmae.calibrate import calibrate as fit
 
     options = given(split=split, part=part, threads=threads, allow_leaks=allow_leaks)
     with progress("images") as advance:
-        trust = fit(model, data_folder, **options, progress=advance)
+        found = fit(model, data_folder, **options, progress=advance)
+    trust, tuning = found.trust, found.tuning
     if as_json:
-        print_json(asdict(trust))
+        print_json(asdict(trust) | {"threshold": tuning})
         return
     print_table(("warning", "limit"), [(name, f"{limit:.3f}") for name, limit in trust.limits.items()])
+    print(
+        f"threshold {tuning['chosen']}: the best on these is {tuning['best']}, better than {tuning['default']} by "
+        f"{tuning['gain']:+.4f} [{tuning['low']:+.4f}, {tuning['high']:+.4f}] in mean Dice"
+    )
     print(
         f"trust.json of {model}: from {trust.fitted_on['images']} photographs of {trust.fitted_on['dataset']}"
     )

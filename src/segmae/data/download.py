@@ -8,14 +8,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import http.client
-import re
 import shutil
-import ssl
 import stat
-import time
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections import Counter
@@ -23,12 +17,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from segmae import __version__
 from segmae.data.catalog import Dataset, image_files, open_dataset
 from segmae.errors import DataError
-from segmae.files import atomic_path, read_json, write_json
+from segmae.fetch import Remote, Unreachable, fetch, gigabytes, locate, part_of
+from segmae.files import atomic_path
 
 BASE_URLS = (
     "https://isic-archive.s3.amazonaws.com/challenges",
@@ -37,10 +30,6 @@ BASE_URLS = (
 PARTS = ("train", "val", "test")
 PH2_PAGE = "https://www.fc.up.pt/addi/ph2%20database.html"
 PH2_CASES = 200
-WAITS = (1, 2, 4, 8, 16)  # seconds before each further try; from the start again whenever bytes have come
-TIMEOUT = 60  # seconds without a byte after which a connection counts as dropped
-CHUNK = 1 << 20
-DROPPED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 
 Progress = Callable[[int, int, str], None]  # bytes fetched, bytes of all archives, what is done now
@@ -94,10 +83,6 @@ class ChecksumMismatch(DataError):
         self.archive = archive.name
 
 
-class _Unreachable(DataError):
-    """A host does not deliver; another may."""
-
-
 @dataclass(frozen=True)
 class Download:
     """What lies in the folder now.
@@ -110,19 +95,6 @@ class Download:
     dataset: Dataset
     counts: dict[str, tuple[int, int]]
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Remote:
-    """A file on a host as its headers describe it; two that differ in size or version are different files."""
-
-    url: str
-    size: int
-    version: str  # ETag, else Last-Modified, else empty
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"size": self.size, "version": self.version}
 
 
 def download(
@@ -245,7 +217,7 @@ def _need_room(folder: Path, sizes: dict[Archive, int], keep_archives: bool) -> 
     """Refuse to start where the disk would be full before the end. Images take about as much as their archive."""
     grown = peak = 0
     for archive, size in sizes.items():
-        files = (_zip(folder, archive), _part(_zip(folder, archive)), *(folder / archive.name).glob("*"))
+        files = (_zip(folder, archive), part_of(_zip(folder, archive)), *(folder / archive.name).glob("*"))
         present = sum(path.stat().st_size for path in files if path.is_file())
         peak = max(peak, grown + 2 * size - present)
         grown += (2 * size if keep_archives else size) - present
@@ -256,12 +228,8 @@ def _need(folder: Path, size: int, what: str) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if size > free:
-        raise DataError(f"{folder}: {_gb(size)} are needed {what}, {_gb(free)} are free. Make room, or choose "
+        raise DataError(f"{folder}: {gigabytes(size)} are needed {what}, {gigabytes(free)} are free. Make room, or choose "
                         "another disk or fewer parts")  # fmt: skip
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
 
 
 # -- fetching
@@ -271,130 +239,25 @@ def _urls(archive: Archive, base_urls: Sequence[str]) -> list[str]:
     return [f"{base.rstrip('/')}/{archive.year}/{archive.name}.zip" for base in base_urls]
 
 
-def _open(url: str, start: int = 0, version: str = "", method: str = "GET") -> Any:
-    """The response to a request for a file from byte `start` on; where it changed since `version`, for all of it."""
-    headers = {"User-Agent": f"segmae/{__version__}"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-        if version and not version.startswith("W/"):
-            headers["If-Range"] = version
-    request = urllib.request.Request(url, headers=headers, method=method)
-    return urllib.request.urlopen(request, timeout=TIMEOUT)
-
-
-def _described(url: str, response: Any) -> _Remote:
-    """The whole file as the headers of a response, perhaps of a part, describe it."""
-    whole = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
-    size = whole[1] if whole else response.headers.get("Content-Length", "")
-    if not size.isdigit():
-        raise _Unreachable(f"{url}: the server does not say how large the file is")
-    version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-    return _Remote(url, int(size), version)
-
-
-def _final(error: urllib.error.HTTPError) -> bool:
-    """Whether asking again is of no use."""
-    return error.code < 500 and error.code not in (408, 429)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code} {error.reason}"
-    return str(getattr(error, "reason", error)) or type(error).__name__
-
-
-def _locate(archive: Archive, base_urls: Sequence[str]) -> _Remote:
-    """The first host that has the archive."""
-    problems: dict[str, str] = {}
-    for url in _urls(archive, base_urls):
-        for wait in (0, *WAITS[:3]):
-            time.sleep(wait)
-            try:
-                with _open(url, method="HEAD") as response:
-                    return _described(url, response)
-            except DROPPED as error:
-                problems[url] = f"{url}: {_reason(error)}"
-                if isinstance(error, urllib.error.HTTPError) and _final(error):
-                    break
-    raise _Unreachable(f"{archive.name} cannot be downloaded: {'; '.join(problems.values())}. Check the network and "
-                       "try again later, or put the zip file into the folder yourself")  # fmt: skip
+def _locate(archive: Archive, base_urls: Sequence[str]) -> Remote:
+    return locate(_urls(archive, base_urls), archive.name, "put the zip file into the folder yourself")
 
 
 def _fetch(
-    archive: Archive, remote: _Remote, base_urls: Sequence[str], file: Path, tell: Callable[[int, str], None]
+    archive: Archive, remote: Remote, base_urls: Sequence[str], file: Path, tell: Callable[[int, str], None]
 ) -> None:
     """Download an archive, from the next host where this one fails."""
     try:
-        _fetch_from(remote, file, lambda done: tell(done, archive.name))
-    except _Unreachable as error:
+        fetch(remote, file, lambda done: tell(done, archive.name))
+    except Unreachable as error:
         further = base_urls[_urls(archive, base_urls).index(remote.url) + 1 :]
         if not further:
             raise
         try:
             remote = _locate(archive, further)
-        except _Unreachable:
+        except Unreachable:
             raise error from None
         _fetch(archive, remote, further, file, tell)
-
-
-def _part(file: Path) -> Path:
-    return file.with_name(file.name + ".part")
-
-
-def _fetch_from(remote: _Remote, file: Path, tell: Callable[[int], None]) -> None:
-    """Download into FILE.part, going on with what is there of the same file; renamed when it is whole."""
-    part, label = _part(file), _part(file).with_suffix(".part.json")
-    if not _is_part_of(label, remote):
-        _start_over(part, label, remote)
-    failures, furthest = 0, part.stat().st_size
-    while (start := part.stat().st_size) != remote.size:
-        problem = "the connection was dropped"
-        try:
-            with _open(remote.url, start, remote.version) as response:
-                found = _described(remote.url, response)
-                continued = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-                if response.status == 206 and not (continued and found == remote):
-                    remote = found
-                    _start_over(part, label, remote)
-                    raise ConnectionError("the file changed while it was downloaded")
-                if response.status != 206 and (start or found != remote):
-                    remote = found  # another file, or a server that knows no ranges: all of it comes
-                    _start_over(part, label, remote)
-                with part.open("ab") as out:
-                    while chunk := response.read1(CHUNK):
-                        out.write(chunk)
-                        tell(out.tell())
-        except urllib.error.HTTPError as error:
-            problem = _reason(error)
-            if error.code == 416:
-                _start_over(part, label, remote)
-            elif _final(error):
-                raise _Unreachable(f"{remote.url}: {problem}") from error
-        except DROPPED as error:
-            problem = _reason(error)
-        reached = part.stat().st_size
-        if reached == remote.size:
-            break
-        failures, furthest = (0 if reached > furthest else failures + 1), max(reached, furthest)
-        if failures > len(WAITS):
-            raise _Unreachable(f"{remote.url}: {problem}. {_gb(reached)} of {_gb(remote.size)} are here: the same "
-                               "command again goes on from there")  # fmt: skip
-        time.sleep(WAITS[max(failures - 1, 0)])
-    part.replace(file)
-    label.unlink()
-
-
-def _is_part_of(label: Path, remote: _Remote) -> bool:
-    part = label.with_suffix("")
-    try:
-        return bool(read_json(label) == remote.identity and part.stat().st_size <= remote.size)
-    except (OSError, ValueError):
-        return False
-
-
-def _start_over(part: Path, label: Path, remote: _Remote) -> None:
-    part.write_bytes(b"")
-    write_json(label, remote.identity)
 
 
 # -- checking and unpacking

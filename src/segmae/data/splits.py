@@ -164,7 +164,8 @@ def met_ids(provenance: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     """Ids that a model, or one it started from, was trained on, and ids that its checkpoint was chosen by.
 
     Args:
-        provenance: of its `ModelInfo`; it lists the ids, or names the split that it was trained on.
+        provenance: of its `ModelInfo`; it lists the ids, or names the split that it was trained on; that of an ensemble
+            holds those of its members.
     """
     trained, selected = set(provenance.get("train_ids") or ()), set()
     source = provenance.get("trained_on") or {}
@@ -178,6 +179,9 @@ def met_ids(provenance: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     if provenance.get("started_from"):
         earlier = met_ids(provenance["started_from"])
         trained, selected = trained | earlier[0], selected | earlier[1]
+    for member in provenance.get("members") or ():
+        met = met_ids(member)
+        trained, selected = trained | met[0], selected | met[1]
     return trained, selected
 
 

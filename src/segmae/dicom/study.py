@@ -5,23 +5,34 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
-from segmae import overlay as drawing
 from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.dicom.quiet import COPY_AGAIN, guarded, quiet, require_pydicom
 from segmae.dicom.read import PHOTOGRAPHS, DicomObject, class_name, has_mark, open_object
 from segmae.dicom.seg import algorithm_of, as_stored, write_segmentation
 from segmae.errors import DataError, ImageError, require
-from segmae.files import append, atomic_path, atomic_write, make_folder
-from segmae.outputs import json_lines
-from segmae.photographs import RESULTS, earlier_rows, file_stamp
-from segmae.predict import DEFAULT_MODEL, TOO_LARGE, Predictions, Predictor, Progress, load
+from segmae.files import append, atomic_write, make_folder
+from segmae.gallery import read_file
+from segmae.outputs import (
+    DEFAULT_FORMATS,
+    Scale,
+    Wanted,
+    is_complete,
+    json_lines,
+    summary_row,
+    wanted,
+    write_collections,
+    write_files,
+)
+from segmae.photographs import FILES, RESULTS, earlier_rows, file_stamp
+from segmae.predict import DEFAULT_MODEL, TOO_LARGE, Models, Predictions, Predictor, Progress, load, merged
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 DIRECTORY = "1.2.840.10008.1.3.10"  # of a DICOMDIR
@@ -147,24 +158,34 @@ class DicomPredictions(Predictions):
 def predict_dicom(
     sources: Sequence[str | Path],
     out: str | Path,
-    model: str | Path = DEFAULT_MODEL,
+    model: Models = DEFAULT_MODEL,
     *,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    overlay_style: str = "contour",
+    keep_largest: bool = False,
+    fill_holes: bool = False,
+    measure: bool = False,
+    mm_per_pixel: Scale | None = None,
     fractional: bool = False,
     include_identifiers: bool = False,
     engine: str = "auto",
     device: str | None = None,
     threads: int | None = None,
+    views: int = 1,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> DicomPredictions:
     """Segment DICOM files and study folders into `out`; an object that cannot be used does not stop the others.
 
-    Of each object: `NAME_seg.dcm`; of each frame: `NAME_mask.png` (0/255), `NAME_overlay.png` and a row of
-    `results.jsonl`. NAME is a digest of the SOP Instance UID, `NAME-2` of the second frame where there are several.
+    Of each object: `NAME_seg.dcm`; of each frame: the formats asked for, as `segmae.predict.predict_files` writes them, and a row
+    of `results.jsonl`. NAME is a digest of the SOP Instance UID, `NAME-2` of the second frame where there are several.
 
     Args:
         sources: DICOM files, and folders that are walked, see `walk`.
         out: folder, created where needed.
+        formats, overlay_style, keep_largest, fill_holes, measure, views: see `segmae.predict.predict_files`. `NAME_seg.dcm` is
+            always written, with the mask as it was cleaned.
+        mm_per_pixel: for measurements of objects that have no Pixel Spacing; that of an object goes before.
         fractional: the SEG objects hold probabilities instead of masks.
         include_identifiers: rows also hold the patient's name and number and the other `IDENTIFIERS`.
         resume: leave out what an earlier call with the same model and settings has done.
@@ -176,13 +197,14 @@ def predict_dicom(
         CheckpointError: no usable model.
         MissingExtra: pydicom or highdicom is not installed.
     """
+    want = wanted(formats, overlay_style, keep_largest, fill_holes, measure, mm_per_pixel)
     study = walk(sources)
     if not study.objects:
         reasons = "; ".join(f"{path} {reason}" for path, reason in study.passed_over[-3:])
         raise DataError(f"no DICOM photograph to segment ({reasons}). Name DICOM files or a study's folder")
     with quiet():
         require("highdicom", "dicom")
-    predictor = load(model, engine, threads, device)
+    predictor = load(model, engine, threads, device, views)
     folder = make_folder(out)
     report = DicomPredictions(folder)
     report.passed_over = [{"file": str(path), "reason": reason} for path, reason in study.passed_over]
@@ -191,9 +213,8 @@ def predict_dicom(
     ordered: list[dict[str, Any]] = []
     settings = {"weights": predictor.digest, "segmentation": "fractional" if fractional else "binary"}
     for index, path in enumerate(study.objects, 1):
-        done = _done(path, rows, folder, settings, include_identifiers) if resume else []
-        for name in [name for name, row in rows.items() if row["file"] == str(path)]:
-            del rows[name]
+        done = _done(path, rows, folder, settings, want, include_identifiers) if resume else []
+        before = {name: rows.pop(name) for name in [*rows] if rows[name]["file"] == str(path)}
         if done:
             report.skipped += len(done)
             found = done
@@ -203,7 +224,10 @@ def predict_dicom(
                 opened = open_object(path)
                 twin = seen.setdefault(f"{_name(opened.sop_instance_uid)}_seg.dcm", path)
                 if twin == path:
-                    found = _segmented(opened, folder, predictor, settings, include_identifiers)
+                    found = _segmented(opened, folder, predictor, settings, want, include_identifiers)
+                    found = [
+                        merged(folder, before.get(row["name"], {}), row, predictor.digest) for row in found
+                    ]
                 else:
                     found = []
                     report.passed_over.append({"file": str(path), "reason": f"is the same object as {twin}"})
@@ -216,10 +240,17 @@ def predict_dicom(
         if progress:
             progress(index, len(study.objects))
     names = {row["name"] for row in ordered}
-    atomic_write(log, json_lines([*(row for name, row in rows.items() if name not in names), *ordered]))
+    others = [row for name, row in rows.items() if name not in names]
+    atomic_write(log, json_lines([*others, *ordered]))
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
+    report.notes = write_collections(folder, [*others, *ordered], want.formats, _read)
     return report
+
+
+def _read(row: dict[str, Any], at_least: int) -> NDArray[np.uint8]:
+    """The photograph of a row; those of earlier calls may lie outside DICOM."""
+    return open_object(row["file"]).frame(row["frame"])[0] if "seg" in row else read_file(row, at_least)
 
 
 def _segmented(
@@ -227,6 +258,7 @@ def _segmented(
     folder: Path,
     predictor: Predictor,
     settings: dict[str, str],
+    want: Wanted,
     include_identifiers: bool,
 ) -> list[dict[str, Any]]:
     """Write one object's files; a row for each frame. Where a frame is damaged nothing of the object is left."""
@@ -235,26 +267,20 @@ def _segmented(
     try:
         for number in range(1, source.count + 1):
             pixels, frame = source.frame(number)
-            result = predictor(pixels)
+            result = predictor(pixels).cleaned(want.keep_largest, want.fill_holes)
             frames.append(
                 as_stored(result.probability) if settings["segmentation"] == "fractional" else result.mask
             )
             own = name if number == 1 else f"{name}-{number}"
-            pictures = {
-                f"{own}_mask.png": result.mask.astype(np.uint8) * np.uint8(255),
-                f"{own}_overlay.png": drawing.overlay(pixels, result.mask),
-            }
-            for file, picture in pictures.items():
-                with atomic_path(folder / file) as temporary:
-                    Image.fromarray(picture).save(temporary, "PNG", compress_level=3)
-                written.append(folder / file)
-            mask, overlay = pictures
+            written += [folder / f"{own}{FILES[kind]}" for kind in want.files]
+            files = write_files(
+                folder, own, result, partial(np.asarray, pixels), _scaled(want, frame.mm_per_pixel)
+            )
             row: dict[str, Any] = {
                 "name": own, "file": str(source.path), "frame": number, "frames": source.count, "width": frame.width,
                 "height": frame.height, "mm_per_pixel": frame.mm_per_pixel,
                 "patient_orientation": list(frame.patient_orientation), "burned_in_text": _burned_in(source),
-                "lesion_share": round(result.lesion_share, 6), "threshold": result.threshold, "mask": mask,
-                "overlay": overlay, "seg": f"{name}_seg.dcm", **settings, "stamp": stamp,
+                **summary_row(result, predictor.views, want), **files, "seg": f"{name}_seg.dcm", **settings, "stamp": stamp,
             }  # fmt: skip
             rows.append(row)
         write_segmentation(source, np.stack(frames), folder / f"{name}_seg.dcm", algorithm_of(predictor))
@@ -268,6 +294,11 @@ def _segmented(
             path.unlink(missing_ok=True)
         raise
     return rows
+
+
+def _scaled(want: Wanted, spacing: Sequence[float] | None) -> Wanted:
+    """What is wanted of a frame: its own Pixel Spacing goes before the scale of the call."""
+    return replace(want, mm_per_pixel=(spacing[0], spacing[1])) if spacing else want
 
 
 def _name(text: str) -> str:
@@ -285,7 +316,12 @@ def _identifiers(dataset: Any) -> dict[str, str]:
 
 
 def _done(
-    path: Path, rows: dict[str, dict[str, Any]], folder: Path, settings: dict[str, str], identifiers: bool
+    path: Path,
+    rows: dict[str, dict[str, Any]],
+    folder: Path,
+    settings: dict[str, str],
+    want: Wanted,
+    identifiers: bool,
 ) -> list[dict[str, Any]]:
     """The rows of an object that an earlier call did with the same settings, if all its files are there."""
     found = [row for row in rows.values() if row["file"] == str(path)]
@@ -295,7 +331,8 @@ def _done(
         and row.get("stamp") == file_stamp(path)
         and ("identifiers" in row) == identifiers
         and all(row.get(key) == value for key, value in settings.items())
-        and all((folder / row[kind]).is_file() for kind in ("mask", "overlay", "seg"))
+        and is_complete(row, folder, _scaled(want, row["mm_per_pixel"]))
+        and (folder / row["seg"]).is_file()
         for row in found
     )
     return found if whole else []

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from starlette.datastructures import FormData
 from starlette.requests import Request
 
-from segmae.checkpoint import resolve
 from segmae.errors import InUse, SegmaeError
 from segmae.files import locked
 from segmae.predict import Predictor, load, model_digest
@@ -70,7 +69,7 @@ class Service:
             one = load(s.model, s.engine, s.threads, s.device)
             predictors = {1: one}
             for views in VIEWS[1:]:
-                digest = model_digest(resolve(s.model), views)
+                digest = model_digest(s.model, views)
                 predictors[views] = Predictor(one.info, one.engine, views, one.trust, digest)
             engine = Engine(one.network_probability, s.batch, s.window_ms / 1000, s.waiting, self.metrics)
             worker = Worker(predictors, engine, s.workers, self.metrics)
