@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"engines", "runlog"}),
     frozenset({"ensemble"}),
     frozenset({"predict"}),
-    frozenset({"scoring", "report", "dicom"}),
+    frozenset({"scoring", "report", "dicom", "cluster"}),
     frozenset({"evaluate"}),
     frozenset({"distill"}),
     frozenset({"train"}),
@@ -47,7 +47,19 @@ RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 TORCH_FILES = {"losses.py", "tasks.py", "runlog.py", "train.py", "engines/torch.py", "engines/export.py"}
 TORCH_FILES |= {"data/augment.py", "study/runner.py", "study/cost.py"}
 EXTRAS = {"torch", "torchvision", "kornia", "lightning_fabric", "safetensors", "omegaconf", "tensorboardX"}
-EXTRAS |= {"matplotlib", "onnx", "onnxscript", "monai", "pandas", "timm", "pydicom", "highdicom"}
+EXTRAS |= {
+    "matplotlib",
+    "onnx",
+    "onnxscript",
+    "monai",
+    "pandas",
+    "timm",
+    "pydicom",
+    "highdicom",
+    "pyarrow",
+    "ray",
+    "fsspec",
+}
 
 
 def room_of(file: Path) -> str:

@@ -82,13 +82,13 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
     return _upright_photo(*found)  # with the decoder's memory given back
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of an image file as it is stored, from its header alone.
+def image_size(source: str | Path | bytes) -> tuple[int, int]:
+    """Width and height of an image file, or of its bytes, as it is stored, from its header alone.
 
     Raises:
         ImageError: missing, not an image, or absurdly large.
     """
-    with closing(_opened(path, str(path))) as image:
+    with closing(_opened(source, "bytes" if isinstance(source, bytes) else str(source))) as image:
         return image.size
 
 
