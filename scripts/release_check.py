@@ -54,7 +54,7 @@ def citation(place: Path) -> None:
     if not package or not cited or package[1] != cited[1]:
         raise SystemExit("error: CITATION.cff: its version is not the package's. Make them equal")
     python = environment(place / "cff", ["cffconvert"], {})
-    print(output(python, "-m", "cffconvert", "--validate", "-i", str(REPOSITORY / "CITATION.cff")))
+    print(output(str(Path(python).with_name("cffconvert")), "--validate", "-i", str(REPOSITORY / "CITATION.cff")))
 
 
 def build(folder: Path, epoch: int) -> tuple[Path, Path]:
