@@ -1,6 +1,6 @@
 # Each target makes the virtual environment that it needs; a second call starts at once.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench overfit gpu-study docs tutorials model-card release-check
+.PHONY: help demo test test-slow lint format bench bench-check gpu-bench overfit gpu-study docs tutorials model-card release-check
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -17,7 +17,9 @@ help:
 	@echo "make docs               build the site into site/ (open site/index.html); 'make tutorials' runs the tutorials anew"
 	@echo "make model-card         renew MODEL_CARD.md from results/ and the shipped model"
 	@echo "make release-check      build sdist and wheel twice, compare, install and try the wheel"
-	@echo "make bench              images per second, training and prediction"
+	@echo "make bench              engines, decoding, peers, training: the tables of docs/speed.md; PARTS='engines peers': these"
+	@echo "make bench-check        measure the engines again; fails where a ratio lost more than 15 %"
+	@echo "make gpu-bench          training on a GPU: roofline, plain loop against ours, profile"
 	@echo "make gpu-study          studies on a GPU, stopped and saved in time; STUDIES='table2 table4' BUDGET=9m"
 	@echo "make overfit            overfit every network on eight images of SEGMAE_DATA; MODEL=NAME: that one"
 
@@ -40,7 +42,13 @@ format: .venv/installed
 	.venv/bin/ruff format .
 
 bench: .venv/installed
-	.venv/bin/python benchmarks/throughput.py $(ARGS)
+	.venv/bin/python benchmarks/run.py $(PARTS)
+
+bench-check: .venv/installed
+	.venv/bin/python benchmarks/check.py
+
+gpu-bench: .venv/installed
+	.venv/bin/python benchmarks/gpu_train.py --compile $(ARGS)
 
 overfit: .venv/installed
 	.venv/bin/python scripts/overfit.py $(MODEL) $(ARGS)

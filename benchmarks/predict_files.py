@@ -13,6 +13,7 @@ all the network's.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import threading
 import time
@@ -95,20 +96,21 @@ def main() -> None:
     parser.add_argument("photos")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--stored", type=int, default=200, help="photographs as they are stored")
-    parser.add_argument("--enlarged", type=int, default=40, help="photographs of 12 megapixels")
+    parser.add_argument("--enlarged", type=int, default=24, help="photographs of 12 megapixels")
     parser.add_argument("--threads", type=int, help="of the network")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
 
     found = list(find_photographs([arguments.photos]).values())
     runs = []
+    load = [round(value, 2) for value in os.getloadavg()]  # what other processes took before
     with tempfile.TemporaryDirectory() as folder:
         sets = {
             "as stored": found[: arguments.stored],
             "12 megapixels": enlarge(found[: arguments.enlarged], Path(folder)),
         }
         for name, files in sets.items():
-            predict_files(files[:8], Path(folder) / "warm", arguments.model, threads=arguments.threads)
+            measure(files[:8], FORMATS[0], arguments.model, arguments.threads)  # warms up
             with Image.open(files[len(files) // 2]) as photo:
                 size = list(photo.size)
             for formats in FORMATS:
@@ -123,7 +125,7 @@ def main() -> None:
         data = Path(arguments.photos).name
         write_json(
             arguments.json,
-            {"data": data, "model": arguments.model, "cpus": usable_cpus(), "machine": machine(), "versions": versions(), "runs": runs},
+            {"data": data, "model": arguments.model, "cpus": usable_cpus(), "load_before": load, "machine": machine(), "versions": versions(), "runs": runs},
         )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Images per second of each network on this machine: whole training steps beside the forward pass alone.
 
-    make bench                                                       (a table)
+    python benchmarks/throughput.py                                 (a table)
     python benchmarks/throughput.py --json results/throughput.json   (the figures as a file)
 
 Training runs the package's own step: augmentation, forward, loss, backward, optimiser; a hybrid step is one

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from browsing import launched
 from web_host import serve  # noqa: F401  a fixture
 
 
@@ -17,6 +20,12 @@ def real_data() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root}: set SEGMAE_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, for tests that open pages."""
+    yield from launched()
 
 
 @pytest.fixture(scope="session")

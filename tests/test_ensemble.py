@@ -16,7 +16,7 @@ from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
 from segmae.data.preprocess import normalize, prepare_image
 from segmae.data.splits import met_ids
-from segmae.ensemble import EnsembleEngine, combined, save_ensemble
+from segmae.ensemble import EnsembleEngine, combined, save_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
 from segmae.evaluate import evaluate_checkpoint
 from segmae.predict import Predictor, load, predict_files
@@ -135,14 +135,17 @@ def test_models_named_one_by_one_and_as_a_folder_predict_the_same(two: list[Path
     }  # fmt: skip
 
 
-def test_an_ensemble_is_evaluated_calibrated_and_predicts_files(two: list[Path], tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", 50, seed=1)
+def test_an_ensemble_is_evaluated_calibrated_and_predicts_files(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmae.calibrate.FEW", 6)
+    write_dataset(tmp_path / "data", 6, seed=1)
     folder = save_ensemble(tmp_path / "both", two)
     found = calibrate(folder, tmp_path / "data", threads=1, allow_leaks=True)
     predictor = load(folder, threads=1)
     assert predictor.trust == found.trust
     assert predictor.info.threshold == found.tuning["chosen"]
-    assert json.loads((folder / ENSEMBLE).read_text())["provenance"]["threshold_tuning"]["images"] == 50
+    assert json.loads((folder / ENSEMBLE).read_text())["provenance"]["threshold_tuning"]["images"] == 6
     summary, _ = evaluate_checkpoint(
         folder, tmp_path / "data", out=tmp_path / "out", threads=1, allow_leaks=True
     )
@@ -168,6 +171,15 @@ def test_what_is_no_ensemble_is_told(two: list[Path], tmp_path: Path) -> None:
     shutil.copyfile(two[0] / "model.safetensors", two[1] / "model.safetensors")
     with pytest.raises(CheckpointError, match="is not the model that"):
         load(folder)
+    for text in (
+        '{"model\rl": 1}',
+        "[]",
+        '{"threshold": "high"}',
+        '{"threshold": 1}',
+    ):  # the first two were found by fuzzing
+        (folder / ENSEMBLE).write_text(text)
+        with pytest.raises(CheckpointError, match=r"ensemble\.json"):
+            tuned_threshold(folder)
     for text in ("{}", '{"members": [1]}', '{"members": []}', "["):
         (folder / ENSEMBLE).write_text(text)
         with pytest.raises(CheckpointError, match=r"ensemble\.json"):

@@ -164,6 +164,8 @@ def test_what_is_not_there_is_told(hub: Hub) -> None:
     for text in ("lesions", "./anna/lesions", "anna/../lesions", "/anna/lesions", "a/b/c"):
         with pytest.raises(CheckpointError, match="no model here"):
             from_pretrained(text)
+    with pytest.raises(CheckpointError, match="`segmae fetch anna/lesions-1` looks for it"):
+        segmae.load(ID)
     with pytest.raises(ConfigError, match="revision"):
         from_pretrained(ID, "../../x")
     with pytest.raises(ConfigError, match="endpoint"):

@@ -16,8 +16,10 @@ torch = pytest.importorskip("torch")
 
 from lightning_fabric import Fabric  # noqa: E402
 
-from segmae.config import Config, config_to_dict, load_config  # noqa: E402
+from segmae.config import Config, Preprocess, config_to_dict, load_config  # noqa: E402
+from segmae.data.augment import Augment  # noqa: E402
 from segmae.data.catalog import open_dataset  # noqa: E402
+from segmae.data.dataset import prepare  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.data.splits import make_split, save_split  # noqa: E402
 from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
@@ -31,6 +33,8 @@ from segmae.train import (  # noqa: E402
     build_optimizer,
     epoch_batches,
     learning_rate,
+    load_batch,
+    make_resident,
     run,
     train_step,
 )
@@ -404,3 +408,66 @@ def test_layer_decay_slows_the_vit_from_top_to_bottom_and_nothing_else() -> None
 def test_values_that_cannot_work_are_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match=setting.split("=")[0]):
         load_config(None, [setting])
+
+
+def test_images_kept_on_the_device_give_the_same_bits(data: Path, tmp_path: Path) -> None:
+    """Of a part of the images, so that rows of the cache and of the device differ."""
+    folders = [
+        run(config_for(data, tmp_path / value, "data.subset=8", f"data.resident={value}"))
+        for value in ("false", "true")
+    ]
+    assert same(*(weights(folder / "last") for folder in folders))
+    infos = [json.loads((folder / "last" / "config.json").read_text())["provenance"] for folder in folders]
+    assert infos[0]["train_ids"] == infos[1]["train_ids"] and len(infos[0]["train_ids"]) == 8
+    assert infos[0]["last_record"]["val_dice"] == infos[1]["last_record"]["val_dice"]
+
+
+def test_on_the_device_lies_what_the_rows_name_and_no_more(data: Path, tmp_path: Path) -> None:
+    cache = prepare(open_dataset(data / "lesions").cases, Preprocess(size=32), tmp_path)
+    rows = {"train": np.array([7, 2, 11]), "val": np.array([2, 19])}
+    targets = np.arange(20 * 32 * 32, dtype=np.int64).reshape(20, 32, 32).astype(np.uint8)
+    small, moved, kept = make_resident(cache, rows, targets, torch.device("cpu"))
+    assert (
+        isinstance(small.images, torch.Tensor)
+        and small.images.dtype == torch.uint8
+        and len(small.images) == 4
+    )
+    augment = Augment(Preprocess(size=32))
+    for part, chosen in rows.items():
+        for soft in (None, targets):
+            before = load_batch(cache, chosen, augment, torch.device("cpu"), (), soft)
+            after = load_batch(
+                small, moved[part], augment, torch.device("cpu"), (), None if soft is None else kept
+            )
+            assert torch.equal(before.image, after.image) and torch.equal(before.mask, after.mask)
+            assert before.ids == after.ids
+
+
+def test_how_images_are_kept_and_compiled_is_no_other_run(data: Path, tmp_path: Path) -> None:
+    run(config_for(data, tmp_path, "epochs=1"))
+    run(config_for(data, tmp_path, "epochs=1", "data.resident=true", "compile=true"))  # done: not refused
+    with pytest.raises(ConfigError, match="other settings"):
+        run(config_for(data, tmp_path, "epochs=1", "optimizer.lr=2e-3"))
+
+
+def test_compiling_changes_neither_names_nor_the_step(data: Path) -> None:
+    """With the compiler's front half alone: its back half needs a C compiler and minutes."""
+    steps = {}
+    for compiled in (False, True):
+        config = config_for(data, Path("unused"), "task=supervised", "augmentation.rotation=0")
+        fabric = Fabric(accelerator="cpu", devices=1)
+        torch.manual_seed(0)
+        module = create_model("segmae-tiny", depth=1, decoder=None)
+        model, optimizer = fabric.setup(module, build_optimizer(module, config))
+        if compiled:
+            model.module.compile(backend="eager")
+        state = State(model, optimizer, None)
+        batch = Batch(
+            torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)),
+            torch.ones(2, 1, 64, 64),
+            ["a", "b"],
+        )
+        task = create_task("supervised", config.losses, config.reconstruction, module)
+        train_step(fabric, config, state, task, [batch], steps=1)
+        steps[compiled] = {name: value.clone() for name, value in module.state_dict().items()}
+    assert same(steps[False], steps[True])

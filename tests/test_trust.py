@@ -152,6 +152,12 @@ def test_a_tuned_threshold_is_in_every_copy_of_the_configuration(small_model: Pa
     after = load_model(model)[0].state_dict()
     assert all((before[name] == after[name]).all() for name in before)
     assert load(model).digest != load(small_model).digest
+    for wrong in ("NaN", "0", "1", '"high"'):
+        (model / "config.json").write_text(
+            (small_model / "config.json").read_text().replace('"threshold": 0.5', f'"threshold": {wrong}')
+        )
+        with pytest.raises(CheckpointError, match="configuration cannot be read"):
+            read_info(model)
     with pytest.raises(CheckpointError, match="is one file"):
         save_threshold(model / "model.safetensors", 0.4, {})
 

@@ -3,6 +3,7 @@
     config.json         what the model is, see `ModelInfo`
     model.safetensors   weights; its header repeats config.json, so the file alone is a whole model too
     model.onnx          optional, for prediction without torch
+    model.xml, .bin     optional, the same for OpenVINO
     README.md           model card, generated
 
 An ensemble is a folder with `ensemble.json`, which names the folders of its models: see `segmae.ensemble`.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 ASSETS = Path(__file__).parent / "assets"
 WEIGHTS, ONNX, CONFIG = "model.safetensors", "model.onnx", "config.json"
+OPENVINO = ("model.xml", "model.bin")  # the graph and its weights
 ENSEMBLE = "ensemble.json"
 HEADER_KEY = "segmae"  # in the metadata of the safetensors file
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
@@ -75,17 +77,20 @@ def resolve(model: str | Path) -> Path:
         )
     if path.suffix == ".safetensors" and path.is_file():
         return path
-    path = path.parent if path.name == ONNX else path  # which needs the config.json beside it
+    path = path.parent if path.name in (ONNX, *OPENVINO) else path  # which needs the config.json beside it
     if str(model) in embedded_models():
         return ASSETS / str(model)
     if (path / ENSEMBLE).is_file():
         return path
     for folder in (path, path / "best", path / "last"):
-        if (folder / CONFIG).is_file() and ((folder / WEIGHTS).is_file() or (folder / ONNX).is_file()):
+        forms = (WEIGHTS, ONNX, OPENVINO[0])
+        if (folder / CONFIG).is_file() and any((folder / name).is_file() for name in forms):
             return folder
+    elsewhere = str(model).count("/") == 1 and not path.parent.exists()
+    hint = f". `segmae fetch {model}` looks for it on Hugging Face" if elsewhere else ""
     raise CheckpointError(
-        f"{model}: no model here. Looked for a folder with {CONFIG} and {WEIGHTS} or {ONNX}, for best/ and last/ of a "
-        f"run, and for an embedded model ({', '.join(embedded_models()) or 'none in this installation'})"
+        f"{model}: no model here. Looked for a folder with {CONFIG} and {WEIGHTS}, {ONNX} or {OPENVINO[0]}, for best/ and last/ of a "
+        f"run, and for an embedded model ({', '.join(embedded_models()) or 'none in this installation'}){hint}"
     )
 
 
@@ -131,7 +136,7 @@ def weights_digests(model: Path) -> dict[str, str]:
     files = sorted(model.iterdir()) if model.is_dir() else [model]
     digests = {}
     for path in files:
-        if path.suffix in (".safetensors", ".onnx"):
+        if path.suffix in (".safetensors", ".onnx", ".xml", ".bin"):
             with path.open("rb") as file:
                 digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
@@ -157,6 +162,8 @@ def read_info(model: str | Path) -> ModelInfo:
         preprocess, options, provenance = Preprocess(**fields), values["options"], values["provenance"]
         if not isinstance(preprocess.size, int) or not isinstance(provenance, dict):
             raise TypeError("size or provenance is of a wrong kind")
+        if not 0 < float(values["threshold"]) < 1:
+            raise ValueError(f"threshold {values['threshold']}")
         return ModelInfo(
             values["architecture"], dict(options), preprocess, float(values["threshold"]), provenance
         )
@@ -172,8 +179,8 @@ def save_pretrained(
     """Write a model folder and return it.
 
     Args:
-        folder: created where needed; files in it are replaced one by one, each whole or not at all. A model.onnx of
-            earlier weights is removed.
+        folder: created where needed; files in it are replaced one by one, each whole or not at all. Exports of
+            earlier weights are removed.
         model: network whose state is saved.
         info: see `ModelInfo`.
         onnx: also export `model.onnx`, so that the folder predicts without torch.
@@ -189,7 +196,8 @@ def save_pretrained(
         state = {
             name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()
         }
-    (folder / ONNX).unlink(missing_ok=True)  # it would predict with the weights that are replaced now
+    for name in (ONNX, *OPENVINO):  # they would predict with the weights that are replaced now
+        (folder / name).unlink(missing_ok=True)
     with atomic_path(folder / WEIGHTS) as temporary:
         safetensors.save_file(state, temporary, metadata={HEADER_KEY: json.dumps(values)})
     write_json(folder / CONFIG, values)
@@ -198,7 +206,7 @@ def save_pretrained(
         from segmae.engines.export import export_onnx
 
         saved, _ = load_model(folder)  # so that both files hold the same, perhaps rounded, weights
-        export_onnx(saved, folder / ONNX, info.preprocess.size, half=half)
+        export_onnx(saved, folder / ONNX, info.preprocess.size, "fp16" if half else "fp32")
     return folder
 
 
@@ -254,7 +262,9 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:
     info = read_info(path)
     file = path if path.is_file() else path / WEIGHTS
     if not file.is_file():
-        raise CheckpointError(f"{path}: has no {WEIGHTS}; only the engine onnxruntime can use it")
+        raise CheckpointError(
+            f"{path}: has no {WEIGHTS}; only the engines onnxruntime and openvino can use it"
+        )
     code = code_file(info.architecture)
     trusted = [
         Path(name).resolve() for name in os.environ.get("SEGMAE_TRUST_CODE", "").split(os.pathsep) if name

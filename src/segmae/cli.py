@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from segmae.commands.data import data
 from segmae.commands.predicting import demo, doctor, predict, rank
 from segmae.commands.publishing import ensemble, fetch, publish
+from segmae.commands.serve import serve
 from segmae.commands.show import one_line
 from segmae.commands.study import study
 from segmae.commands.testing import calibrate, compare, evaluate
@@ -65,6 +66,7 @@ for command in (
     ensemble,
     publish,
     fetch,
+    serve,
     demo,
     doctor,
 ):

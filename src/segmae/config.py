@@ -46,6 +46,9 @@ class DataConfig:
     root: str = ""  # dataset folder; a relative one is also looked for under $SEGMAE_DATA
     split: str = ""  # a name that `segmae data splits list` shows, or a CSV file with the columns id,part
     cache: str = ""  # where prepared images are kept; default: the user's cache folder
+    resident: bool = (
+        False  # keep the prepared images, as bytes, in the memory of the device (of a CPU: in RAM)
+    )
     subset: int = 0  # train on this many cases only (seeded choice); 0 = all
     allow_leaks: bool = False  # train although the split shares images with data it is judged on
 
@@ -135,6 +138,7 @@ class Config:
     precision: str = "32-true"  # 32-true | bf16-mixed | 16-mixed
     device: str = "auto"  # auto | cpu | cuda
     threads: int = 0  # CPU threads; 0 = all
+    compile: bool = False  # torch.compile: minutes to start, then faster; another machine or version may differ in rounding
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
     save_every: int = 200  # optimiser steps between saves inside an epoch
     resume: str = "auto"  # auto (go on where the run's folder stopped) | never (refuse a folder in use)

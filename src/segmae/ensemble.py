@@ -102,9 +102,14 @@ def tuned_threshold(folder: Path) -> float | None:
     """The threshold that an ensemble's folder names; None where it names none.
 
     Raises:
-        CheckpointError: it is no number between 0 and 1.
+        CheckpointError: it is no number between 0 and 1, or the file is damaged.
     """
-    threshold = read_json(folder / ENSEMBLE).get("threshold")
+    try:
+        threshold = read_json(folder / ENSEMBLE).get("threshold")
+    except (AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / ENSEMBLE}: cannot be read ({error!r}). Make the ensemble again"
+        ) from error
     if threshold is None:
         return None
     if not isinstance(threshold, int | float) or not 0 < threshold < 1:

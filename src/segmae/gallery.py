@@ -117,30 +117,37 @@ def _head(rows: Sequence[Row]) -> str:
 <title>segmae: {counted}</title>
 <style>
 :root {{ color-scheme: light dark; --line: #8886; --card: #8881 }}
+html {{ background: Canvas; color: CanvasText }}
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 100rem; padding: 0 1rem }}
 h1 {{ font-size: 1.5rem; margin: 0 }} p {{ margin: .25rem 0 }}
 nav {{ position: sticky; top: 0; z-index: 1; background: Canvas; border-bottom: 1px solid var(--line); padding: .6rem 0;
   margin-bottom: 1rem; display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center }}
 button {{ font: inherit; padding: .2rem .8rem; border-radius: 6px; border: 1px solid var(--line); background: var(--card);
   color: inherit; cursor: pointer }}
-button[aria-pressed=true] {{ background: #0891b2; border-color: #0891b2; color: #fff }}
+button[data-way]::after {{ content: " " attr(data-way) }}
+button[aria-pressed=true] {{ background: #0e7490; border-color: #0e7490; color: #fff }}
 main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem }}
-a {{ color: inherit; text-decoration: none; display: block; border-radius: 8px; background: var(--card); overflow: hidden }}
+a {{ color: inherit; text-decoration: none; display: block; border-radius: 8px; background: var(--card); overflow: hidden;
+  scroll-margin-top: 4.5rem }}
 :focus-visible {{ outline: 3px solid #06b6d4; outline-offset: 2px }}
 .picture {{ position: relative; display: grid; place-items: center; height: 15rem; background: #8882 }}
-.picture > * {{ grid-area: 1 / 1; max-width: 100%; max-height: 100% }}
+.picture > * {{ grid-area: 1 / 1; width: 100%; height: 15rem; object-fit: contain }}
 path {{ fill: none; stroke: #00e5ff; stroke-width: 2; paint-order: stroke; vector-effect: non-scaling-stroke }}
 path.rim {{ stroke: #0008; stroke-width: 4 }}
 .bare svg {{ visibility: hidden }}
 .caption {{ display: block; padding: .4rem .6rem .6rem; font-size: .875rem; overflow-wrap: anywhere }}
 .caption b {{ display: block; font-weight: 600 }}
+@media (max-width: 40rem) {{
+  nav {{ gap: .375rem }} nav button {{ font-size: .875rem; padding: .3rem .6rem }}
+  nav > span {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }}
+}}
 </style></head><body>
 <h1>{counted}</h1>
 <p>Model weights {html.escape(models)}{without}. The contour found is cyan; a click or Enter opens the full picture, arrow keys go from
 photograph to photograph. Uncertainty is the mean entropy in and around the lesion: 0 is sure, 1 is undecided. Expected Dice is its calibrated counterpart. For research; not a
 medical device.</p>
 <nav aria-label="Sort and show"><span>Sort by</span>
-<button type="button" data-sort="name" aria-pressed="true">name</button>
+<button type="button" data-sort="name" data-way="↑" aria-pressed="true">name</button>
 <button type="button" data-sort="share" aria-pressed="false">lesion share</button>
 <button type="button" data-sort="uncertainty" aria-pressed="false">uncertainty</button>
 <button type="button" data-sort="expected" aria-pressed="false">expected Dice</button>
@@ -156,7 +163,8 @@ def _figure(row: Row, small: Thumbnail) -> str:
     found = f"lesion {share:.1%}" if share else "no lesion found"
     expected = row.get("expected_dice")
     trust = "" if expected is None else f"expected Dice {expected:.2f}, "
-    warnings = "".join(f"<br>{html.escape(warning)}" for warning in row.get("warnings", ()))
+    doubts = ", ".join(html.escape(warning) for warning in row.get("warnings", ()))
+    warnings = f"<br>look twice: {doubts}" if doubts else ""
     full = quote(row.get("overlay") or row["mask"])
     height, width = small.mask.shape
     polygons = [simplify(polygon, 0.2) for polygon in smooth_outlines(small.mask)]
@@ -202,7 +210,11 @@ for (const button of sorts) button.addEventListener("click", () => {
   const value = tile => key === "name" ? order.get(tile) : Number(tile.dataset[key]);
   tiles.sort((a, b) => (value(a) - value(b)) * (down ? -1 : 1) || order.get(a) - order.get(b));
   main.append(...tiles);
-  for (const other of sorts) other.setAttribute("aria-pressed", other === button);
+  for (const other of sorts) {
+    other.setAttribute("aria-pressed", other === button);
+    delete other.dataset.way;
+  }
+  button.dataset.way = down ? "↓" : "↑";
   said.textContent = `sorted by ${button.textContent}, ${down ? "highest" : "lowest"} first`;
 });
 const contours = document.getElementById("contours");

@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import Room, ahead, usable_cpus
-from segmae.checkpoint import CONFIG, ENSEMBLE, ONNX, WEIGHTS, ModelInfo, members, read_info, resolve
+from segmae.checkpoint import (
+    CONFIG,
+    ENSEMBLE,
+    ONNX,
+    OPENVINO,
+    WEIGHTS,
+    ModelInfo,
+    members,
+    read_info,
+    resolve,
+)
 from segmae.data.preprocess import (
     PIXELS_AT_ONCE,
     Photo,
@@ -176,9 +186,8 @@ def load(
         info, network = open_ensemble(
             singles, tuned_threshold(place) if place else None, engine, threads, device
         )
-    return Predictor(
-        info, network, views, load_trust(place) if place else None, _digest(singles, place, views)
-    )
+    trust = load_trust(place) if place else None
+    return Predictor(info, network, views, trust, model_digest(singles, place, views, network.name))
 
 
 @dataclass
@@ -412,15 +421,19 @@ def is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> boo
     return row.get("weights") == digest and row.get("stamp") == stamp
 
 
-def _digest(singles: Sequence[Path], place: Path | None, views: int) -> str:
+def model_digest(singles: Sequence[Path], place: Path | None, views: int, engine: str) -> str:
     """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened.
+
+    torch and onnxruntime count as one; files of OpenVINO may hold other weights (bf16, int8).
 
     Args:
         place: the model's or the ensemble's folder, where its calibration lies; None for models named one by one.
     """
     files = []
     for model in singles:
-        weights = (model / ONNX, model / WEIGHTS, model)
+        weights = [model / ONNX, model / WEIGHTS, model]
+        if "openvino" in engine:  # an ensemble names the engines of all its members
+            weights.insert(0, model / OPENVINO[1])
         files += [next(path for path in weights if path.is_file()), model / CONFIG]
     files += [place / ENSEMBLE, place / CALIBRATION] if place else []
     content = [path.read_bytes() for path in files if path.is_file()]

@@ -16,7 +16,7 @@ from segmae import metrics, statistics
 from segmae.background import ahead, usable_cpus
 from segmae.config import Preprocess
 from segmae.data.catalog import Case
-from segmae.data.preprocess import prepare_image, read_image, read_mask, resize_mask, restore
+from segmae.data.preprocess import read_mask, read_prepared, resize_mask, restore
 from segmae.errors import CheckpointError, SegmaeError
 from segmae.metrics import Counts, Reliability
 
@@ -92,9 +92,8 @@ def _load(case: Case, preprocess: Preprocess) -> _Sample | str:
     if case.mask is None:
         return f"{case.image}: no mask. Add one, or take the case out of the split"
     try:
-        photo = read_image(case.image, at_least=preprocess.size)
-        mask = read_mask(case.mask, size=(photo.width, photo.height))
-        return _Sample(case, prepare_image(photo.pixels, preprocess), mask)
+        image, size = read_prepared(case.image, preprocess)
+        return _Sample(case, image, read_mask(case.mask, size=size))
     except (SegmaeError, OSError, ValueError, MemoryError) as error:
         return str(error) or type(error).__name__
 

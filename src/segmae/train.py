@@ -114,6 +114,8 @@ def run(config: Config, listener: Listener | None = None, deadline: float | None
     averaged = copy.deepcopy(model).to(fabric.device).requires_grad_(False) if config.ema else None
     optimizer = build_optimizer(model, config)
     model, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
+    if config.compile:
+        model.module.compile()  # in place: names of weights stay
     state = State(model, optimizer, averaged)
     with locked(folder / "lock"):
         _claim(folder, config, cache)
@@ -133,6 +135,8 @@ def run(config: Config, listener: Listener | None = None, deadline: float | None
             "started_from": started_from,
         }
         targets = soft_targets(config, split, dataset, cache, rows["train"], folder, tell)
+        if config.data.resident:
+            cache, rows, targets = make_resident(cache, rows, targets, fabric.device)
         fit(fabric, config, state, task, cache, rows, classes, folder, provenance, tell, targets, deadline)
     return folder
 
@@ -285,9 +289,10 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         scale = c.layer_decay ** blocks_above(name, depth)
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "scale": scale})
         group["params"].append(parameter)
+    fused = config.precision != "16-mixed"  # there a fused step hides the gradients' scale from clipping
     if c.name == "adamw":
-        return torch.optim.AdamW(groups.values(), lr=c.lr, betas=c.betas)
-    return torch.optim.SGD(groups.values(), lr=c.lr, momentum=c.momentum)
+        return torch.optim.AdamW(groups.values(), lr=c.lr, betas=c.betas, fused=fused)
+    return torch.optim.SGD(groups.values(), lr=c.lr, momentum=c.momentum, fused=fused)
 
 
 def blocks_above(name: str, depth: int) -> int:
@@ -332,18 +337,47 @@ def load_batch(
 ) -> Batch:  # fmt: skip
     """Read prepared images, move them to the device and augment them there; a label becomes its place in `classes`.
 
+    Of a cache that `make_resident` gave, images are on the device already.
+
     Args:
         targets: soft masks uint8 `[N,S,S]`, 0 to 255, one for each row of the cache, in place of its masks.
     """
-    images = torch.from_numpy(cache.images[rows]).to(device, non_blocking=True)
-    drawn = cache.masks[rows] if targets is None else targets[rows] / np.float32(255)
-    masks = torch.from_numpy(drawn).to(device, non_blocking=True)
+    images = _rows_of(cache.images, rows, device)
+    masks = _rows_of(cache.masks, rows, device) if targets is None else _rows_of(targets, rows, device) / 255
     image, mask = augment(images, masks)
     names = [cache.labels[row] for row in rows]
     labels = torch.tensor(
         [classes.index(name) if name in classes else UNKNOWN for name in names], dtype=torch.int64
     )
     return Batch(image, mask, [cache.ids[row] for row in rows], labels.to(device))
+
+
+def _rows_of(values: Any, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    if isinstance(values, torch.Tensor):
+        return values[torch.from_numpy(rows).to(values.device, non_blocking=True)]
+    return torch.from_numpy(values[rows]).to(device, non_blocking=True)
+
+
+def make_resident(
+    cache: Cache, rows: dict[str, np.ndarray], targets: Any, device: torch.device
+) -> tuple[Cache, dict[str, np.ndarray], Any]:
+    """The images that a run needs, kept as bytes in the device's memory: cache, rows and targets to go on with.
+
+    Args:
+        rows: of each part in the cache; the others are left out of what is returned.
+        targets: one for each row of the cache, or None.
+    """
+    used = np.unique(np.concatenate(list(rows.values())))
+
+    def kept(values: Any) -> Any:
+        return torch.from_numpy(values[used]).to(device)
+
+    ids, labels = (tuple(values[row] for row in used) for values in (cache.ids, cache.labels))
+    small = replace(
+        cache, images=kept(cache.images), masks=kept(cache.masks), ids=ids, labels=labels, sizes=cache.sizes[used]
+    )  # fmt: skip
+    moved = {part: np.searchsorted(used, chosen) for part, chosen in rows.items()}
+    return small, moved, None if targets is None else kept(targets)
 
 
 def fit(
@@ -412,25 +446,28 @@ def train_step(
     rate = learning_rate(config, state, steps)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
-    values: dict[str, float] = {}
+    found: dict[str, torch.Tensor] = {}  # stay on the device, so that it is waited for once a step
     for phase in task.phases:
         for index, batch in enumerate(batches):
             with fabric.no_backward_sync(state.model, enabled=index + 1 < len(batches)):
                 output = task(state.model, batch, phase)
-                loss = output["loss"]
-                if not torch.isfinite(loss):
-                    raise TrainingStopped(
-                        f"the {phase} loss is {loss.item()} in epoch {state.epoch + 1}, step {state.step + 1}; the "
-                        f"batch: {', '.join(batch.ids)}. Look at these images, lower optimizer.lr or set optimizer.clip=1 (under another name=)"
-                    )
-                fabric.backward(loss / len(batches))
-            for key, value in {phase: loss, **output.get("parts", {})}.items():
-                values[key] = values.get(key, 0.0) + value.item() / len(batches)
+                fabric.backward(output["loss"] / len(batches))
+            for key, value in {phase: output["loss"], **output.get("parts", {})}.items():
+                share = value.detach().float() / len(batches)
+                found[key] = found[key] + share if key in found else share
         if config.optimizer.clip:
             fabric.clip_gradients(state.model, state.optimizer, max_norm=config.optimizer.clip)
         state.optimizer.step()
         # None, not zero: with zeros, momentum and weight decay would move what the next phase does not use
         state.optimizer.zero_grad(set_to_none=True)
+    values = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+    for phase in task.phases:
+        if not math.isfinite(values[phase]):
+            ids = ", ".join(name for batch in batches for name in batch.ids)
+            raise TrainingStopped(
+                f"the {phase} loss is {values[phase]} in epoch {state.epoch + 1}, step {state.step + 1}; the "
+                f"batch: {ids}. Look at these images, lower optimizer.lr or set optimizer.clip=1 (under another name=)"
+            )
     if state.averaged is not None:
         update_average(state.averaged, state.model, config.ema, state.epoch * steps + state.step)
     return values
@@ -511,9 +548,10 @@ def save_model(
 def _claim(folder: Path, config: Config, cache: Cache) -> None:
     """Start the run's folder, or check that it belongs to the same configuration and data."""
     path = folder / "fingerprint.json"
-    harmless = ("threads", "resume", "tensorboard", "save_every", "output")
+    harmless = ("threads", "compile", "resume", "tensorboard", "save_every", "output")
     mine = {key: value for key, value in config_to_dict(config).items() if key not in harmless}
     mine["data"] = {**mine["data"], "root": "", "cache": "", "sha256": cache.digest}
+    del mine["data"]["resident"]
     if config.resume == "never" and path.exists():
         raise ConfigError(
             f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it"

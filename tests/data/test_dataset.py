@@ -124,7 +124,7 @@ def test_it_is_used_again_without_reading_an_image(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("an image was read")
 
-    monkeypatch.setattr(module, "read_image", fail)
+    monkeypatch.setattr(module, "read_prepared", fail)
     assert same(prepare(cases, SMALL, folder, workers=1), first)
     assert len(stores(folder)) == 1
     prepare(cases, replace(SMALL, mean=(0.5, 0.5, 0.5)), folder, workers=1), "mean and std come later"

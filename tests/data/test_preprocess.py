@@ -23,6 +23,7 @@ from segmae.data.preprocess import (
     prepare_image,
     read_image,
     read_mask,
+    read_prepared,
     resize_image,
     resize_mask,
     restore,
@@ -582,3 +583,28 @@ def test_a_mask_survives_the_way_there_and_back() -> None:
     mask = draw_lesion(seed=4, size=(301, 200))[1]
     back = restore(resize_mask(mask, 128).astype(np.float32), (301, 200)) >= 0.5
     assert 2 * (back & (mask > 0)).sum() / (back.sum() + mask.sum()) > 0.98
+
+
+def test_reading_for_the_network_gives_the_bits_of_reading_and_preparing(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 4), dtype=np.uint8)
+    smooth = Image.fromarray(noise).resize((600, 420), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = {
+        "plain.jpg": (smooth.convert("RGB"), {"quality": 90}),
+        "progressive.jpg": (smooth.convert("RGB"), {"progressive": True}),
+        "turned.jpg": (smooth.convert("RGB"), {"exif": exif}),
+        "grey.jpg": (smooth.convert("L"), {}),
+        "cmyk.jpg": (smooth.convert("CMYK"), {}),
+        "clear.png": (smooth, {}),
+        "palette.png": (smooth.convert("RGB").quantize(16), {"transparency": 3}),
+        "key.png": (smooth.convert("RGB"), {"transparency": (0, 0, 0)}),
+        "deep.tif": (Image.fromarray(np.asarray(smooth.convert("L"), np.uint16) * 257), {}),
+    }
+    for name, (image, options) in files.items():
+        image.save(tmp_path / name, **options)
+        for settings in (Preprocess(size=64), Preprocess(size=224, gray_world=True)):
+            photo = read_image(tmp_path / name, at_least=settings.size)
+            prepared, size = read_prepared(tmp_path / name, settings)
+            assert np.array_equal(prepared, prepare_image(photo.pixels, settings)), name
+            assert size == (photo.width, photo.height), name

@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 from segmae.checkpoint import ModelInfo, load_model, save_pretrained  # noqa: E402
 from segmae.config import Preprocess  # noqa: E402
 from segmae.engines import create_engine  # noqa: E402
-from segmae.engines.export import TOLERANCE, _forget_origin, _verify  # noqa: E402
+from segmae.engines.export import TOLERANCES, _forget_origin, _verify  # noqa: E402
 from segmae.errors import CheckpointError  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 
@@ -67,5 +67,5 @@ def test_a_model_that_differs_from_its_network_is_refused(small_model: Path) -> 
             network,
             (small_model / "model.onnx").read_bytes(),
             np.zeros((2, 3, 64, 64), np.float32),
-            TOLERANCE,
+            TOLERANCES["fp32"],
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
-Engine = Annotated[str | None, typer.Option(help="auto, onnxruntime or torch.")]
+Engine = Annotated[str | None, typer.Option(help="auto, openvino, onnxruntime or torch.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Settings = Annotated[

@@ -15,6 +15,13 @@ from segmae.commands.show import note, print_failures, print_json, print_table, 
 
 class Format(StrEnum):
     onnx = "onnx"
+    openvino = "openvino"
+
+
+class Precision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    int8 = "int8"
 
 
 def models(as_json: Json = False) -> None:
@@ -95,17 +102,23 @@ def finetune(
 def export(
     checkpoint: Annotated[str, typer.Argument(help="Model name, model folder or run folder.")],
     to: Annotated[Format, typer.Option("--to", help="Format to write.")],
+    precision: Annotated[
+        Precision | None, typer.Option(help="int8 is calibrated on --data and --split, and judged there.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File; default: model.onnx beside the weights.")
+        Path | None,
+        typer.Option("--out", "-o", help="File, or a new model folder; default: beside the weights."),
+    ] = None,
+    data_folder: Annotated[str | None, typer.Option("--data", help="int8: a dataset folder.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="int8: calibrated on its part train, judged on its part val.")
     ] = None,
 ) -> None:
     """Write a model in a form that predicts without torch."""
-    from segmae.checkpoint import ONNX, load_model, resolve
-    from segmae.engines.export import export_onnx
+    from segmae.engines.convert import export_model
 
-    place = resolve(checkpoint)
-    model, info = load_model(place)
-    print(export_onnx(model, out or (place if place.is_dir() else place.parent) / ONNX, info.preprocess.size))
+    options = given(precision=precision, out=out, data=data_folder, split=split)
+    print(export_model(checkpoint, to, **options, tell=note).path)
 
 
 def training_listener(advance: Callable[..., None]) -> Callable[[dict[str, Any]], None]:

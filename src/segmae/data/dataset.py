@@ -18,7 +18,7 @@ import numpy as np
 
 from segmae.config import Preprocess, config_to_dict
 from segmae.data.catalog import Case
-from segmae.data.preprocess import prepare_image, read_image, read_mask, resize_mask
+from segmae.data.preprocess import read_mask, read_prepared, resize_mask
 from segmae.errors import DataError, ImageError
 from segmae.files import read_json, write_json
 
@@ -217,14 +217,11 @@ def _results(cases: Sequence[Case], preprocess: Preprocess, workers: int | None)
 def _prepare_case(case: Case, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray, tuple[int, int]] | str:
     """Image, mask and size of one case, or what is wrong with it."""
     try:
-        photo = read_image(case.image, at_least=preprocess.size)
-        size = (photo.width, photo.height)
-        shape = (preprocess.size, preprocess.size)
-        mask = (
-            np.zeros(shape, np.uint8)
-            if case.mask is None
-            else resize_mask(read_mask(case.mask, size), shape[0])
-        )
-        return prepare_image(photo.pixels, preprocess), mask, size
+        image, size = read_prepared(case.image, preprocess)
+        if case.mask is None:
+            mask = np.zeros((preprocess.size, preprocess.size), np.uint8)
+        else:
+            mask = resize_mask(read_mask(case.mask, size), preprocess.size)
+        return image, mask, size
     except ImageError as error:
         return str(error)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import logging
-import threading
-import warnings
+import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from segmae.config import Preprocess
+from segmae.data.pages import count_pages
+from segmae.data.quiet import quiet, silence_libtiff
 from segmae.errors import ImageError
 
 MAX_PIXELS = 170_000_000  # more is refused before it is decoded; Pillow itself stops at 179 million
@@ -31,11 +31,6 @@ PIXELS_AT_ONCE = 50_000_000  # of photographs that several threads work on; a la
 # Pillow keeps a picture in blocks. Those of its own size, 16 MB, stay with the process after a large photograph, once for every
 # thread that read one (glibc returns at once what is above 32 MB); smaller pictures take no more than they need.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
-SINGLE = (
-    "JPEG",
-    "MPO",
-    "BMP",
-)  # formats without pages; an MPO's further pictures are previews and depth maps
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Photo:
         width, height: full size in pixels, upright.
         path: where it came from, or a description.
         orientation: EXIF's, 1 to 8, as the file says it: how the stored picture was turned to be upright.
-        frames: pages or frames of the file. The pixels are the first one's.
+        frames: pages or frames of the file, of which at most 10 000 are counted. The pixels are the first one's.
     """
 
     pixels: np.ndarray
@@ -76,35 +71,54 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
         return _upright_photo(*_photo(_from_array(source), "array"))
     if isinstance(source, Image.Image):
         return _upright_photo(*_photo(source, str(getattr(source, "filename", "") or "image")))
-    name = "bytes" if isinstance(source, bytes | bytearray) else str(source)
+    name = _named(source)
     with closing(_opened(source, name)) as image:
         found = _photo(image, name, at_least)
     return _upright_photo(*found)  # with the decoder's memory given back
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of an image file as it is stored, from its header alone.
+def read_prepared(source: str | Path, preprocess: Preprocess) -> tuple[np.ndarray, tuple[int, int]]:
+    """What `read_image` at the network's size and `prepare_image` give together, without the copies between them.
+
+    Returns:
+        uint8 `[size,size,3]`, and width and height of the photograph, upright.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    name = str(source)
+    with closing(_opened(source, name)) as image:
+        full = image.size
+        decoded, turn = _decoded_for(image, name, preprocess.size)
+        if turn == UPRIGHT and decoded.mode == "RGB" and "transparency" not in decoded.info:
+            return _prepared(decoded, preprocess), full
+        photo = _upright_photo(Photo(_pixels_of(decoded, name), *full, name), turn)
+    return prepare_image(photo.pixels, preprocess), (photo.width, photo.height)
+
+
+def image_size(source: str | Path | bytes) -> tuple[int, int]:
+    """Width and height of an image file, or of its bytes, as it is stored, from its header alone.
 
     Raises:
         ImageError: missing, not an image, or absurdly large.
     """
-    with closing(_opened(path, str(path))) as image:
+    with closing(_opened(source, _named(source))) as image:
         return image.size
 
 
-def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_mask(source: str | Path | bytes, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a lesion mask: uint8 `[H,W]` in {0, 1}.
 
     Args:
-        path: a two-valued image (0/255, 0/1, or one of these only). JPEG masks may be blurred near their edges;
+        source: path or bytes of a two-valued image (0/255, 0/1, or one of these only). JPEG masks may be blurred near their edges;
             what is transparent is skin.
         size: (width, height) that the mask must have.
 
     Raises:
         ImageError: unreadable, more than two values, or another size than its image.
     """
-    name = str(path)
-    with _opened(path, name) as image:
+    name = _named(source)
+    with _opened(source, name) as image:
         lossy = image.format == "JPEG"
         image, turn = _decoded(image, name)
         if image.mode in ("P", "PA", "CMYK", "YCbCr"):
@@ -138,7 +152,11 @@ def _two_valued(values: np.ndarray, lossy: bool, name: str) -> np.ndarray:
 
 def resize_image(pixels: np.ndarray, size: int) -> np.ndarray:
     """uint8 `[h,w,3] -> [size,size,3]`, bilinear with antialiasing; the aspect ratio is not kept."""
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    return _resized(Image.fromarray(pixels), size)
+
+
+def _resized(image: Image.Image, size: int) -> np.ndarray:
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
@@ -156,7 +174,11 @@ def gray_world(pixels: np.ndarray) -> np.ndarray:
 
 def prepare_image(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """A decoded photograph uint8 `[h,w,3]` as the network's caches hold it: uint8 `[size,size,3]`."""
-    resized = resize_image(pixels, preprocess.size)
+    return _prepared(Image.fromarray(pixels), preprocess)
+
+
+def _prepared(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
+    resized = _resized(image, preprocess.size)
     return gray_world(resized) if preprocess.gray_world else resized
 
 
@@ -211,12 +233,16 @@ def _row_weights(rows: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     return first, weights / weights.sum(axis=1, keepdims=True)
 
 
+def _named(source: Any) -> str:
+    return "bytes" if isinstance(source, bytes | bytearray) else str(source)
+
+
 def _opened(source: Any, name: str) -> Image.Image:
     """Read the header and refuse what cannot or should not be decoded."""
     if not isinstance(source, bytes | bytearray):
         _check_place(Path(source), name)
     try:
-        with _quiet():
+        with quiet():
             image = Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray) else source)
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"is absurdly large ({error})", SCALE_IT) from error
@@ -228,6 +254,8 @@ def _opened(source: Any, name: str) -> Image.Image:
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         remedy = "The file is damaged: copy or download it again"
         raise ImageError(name, f"cannot be opened ({error})", remedy) from error
+    if image.format == "TIFF":
+        silence_libtiff()
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ImageError(name, f"is {image.width} x {image.height} px", SCALE_IT)
@@ -257,51 +285,27 @@ def _check_jpeg(image: Image.Image, name: str) -> None:
     file.seek(place)
 
 
-_quiet_lock = threading.Lock()
-_quiet_users = 0
-_unquiet = ExitStack()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What Pillow warns of and logs is kept back: it names no file, and what matters becomes an `ImageError`.
-
-    Filters of warnings belong to the process: the first thread that comes sets them, the last that goes takes them back.
-    """
-    global _quiet_users
-    logger = logging.getLogger("PIL")
-    with _quiet_lock:
-        if not _quiet_users:
-            _unquiet.callback(logger.setLevel, logger.level)
-            _unquiet.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            logger.setLevel(logging.CRITICAL + 1)
-        _quiet_users += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_users -= 1
-            if not _quiet_users:
-                _unquiet.close()
-
-
 def _check_place(path: Path, name: str) -> None:
     """Refuse what is no file with anything in it."""
     try:
-        if path.is_dir():
+        try:
+            status = path.stat()
+        except OSError as error:
+            if path.is_symlink() and not path.exists():
+                problem = f"is a link to {path.readlink()}, which is absent"
+                raise ImageError(name, problem, "Mend or remove the link") from error
+            if isinstance(error, FileNotFoundError):
+                raise ImageError(name, "no such file", "Check the name") from error
+            raise
+        if stat.S_ISDIR(status.st_mode):
             remedy = "Name the files in it, or give the folder to `segmae predict`"
             raise ImageError(name, "is a folder, not an image", remedy)
-        if path.is_symlink() and not path.exists():
-            raise ImageError(
-                name, f"is a link to {path.readlink()}, which is absent", "Mend or remove the link"
-            )
-        if not path.exists():
-            raise ImageError(name, "no such file", "Check the name")
-        if not path.is_file():  # opening a pipe waits for whom writes into it, and some devices never end
+        if not stat.S_ISREG(
+            status.st_mode
+        ):  # opening a pipe waits for whom writes into it, and some devices never end
             problem = "is no file but a pipe, a socket or a device"
             raise ImageError(name, problem, "Write what it gives into a file first")
-        if path.stat().st_size == 0:
+        if status.st_size == 0:
             raise ImageError(name, "is empty (0 bytes)", "Copy or download it again")
     except (OSError, ValueError) as error:  # permissions of a folder above it, a name that is too long
         raise ImageError(name, f"cannot be opened ({error})", "Check the name and the permissions") from error
@@ -317,7 +321,7 @@ def _decoded(image: Image.Image, name: str) -> tuple[Image.Image, int]:
             problem = f"is damaged (its header promises {image.width} x {image.height} px and holds less)"
             raise ImageError(name, problem, "It may be truncated: copy or download it again")
     try:
-        with _quiet():
+        with quiet():
             image.load()
             turn = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
     except Image.DecompressionBombError as error:
@@ -339,19 +343,28 @@ def _upright(values: np.ndarray, turn: int) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def _photo(image: Image.Image, name: str, at_least: int | None = None) -> tuple[Photo, int]:
-    """The photograph as it is stored, and the orientation that it still has to be turned by."""
-    full, frames = image.size, _frames(image)
-    stored = image.tag_v2.get(EXIF_ORIENTATION) if isinstance(image, TiffImageFile) else None
+def _decoded_for(image: Image.Image, name: str, at_least: int | None) -> tuple[Image.Image, int]:
+    """Decode, a JPEG at a reduced scale where both sides still have `at_least` pixels."""
     if at_least and image.format == "JPEG":
-        scale = next((s for s in (8, 4, 2) if min(full) // s >= at_least), 1)
+        scale = next((s for s in (8, 4, 2) if min(image.size) // s >= at_least), 1)
         if scale > 1:
-            image.draft("RGB", (full[0] // scale, full[1] // scale))
-    decoded, turn = _decoded(image, name)
+            image.draft("RGB", (image.width // scale, image.height // scale))
+    return _decoded(image, name)
+
+
+def _pixels_of(decoded: Image.Image, name: str) -> np.ndarray:
     try:
-        pixels = _rgb_pixels(decoded)
+        return _rgb_pixels(decoded)
     except ValueError as error:
         raise ImageError(name, f"has colours that cannot be converted ({error})", "Save it as RGB") from error
+
+
+def _photo(image: Image.Image, name: str, at_least: int | None = None) -> tuple[Photo, int]:
+    """The photograph as it is stored, and the orientation that it still has to be turned by."""
+    full, frames = image.size, _pages(image)
+    stored = image.tag_v2.get(EXIF_ORIENTATION) if isinstance(image, TiffImageFile) else None
+    decoded, turn = _decoded_for(image, name, at_least)
+    pixels = _pixels_of(decoded, name)
     orientation = turn
     if isinstance(stored, int) and 1 <= stored <= 8:  # Pillow turns TIFF files itself, and forgets how
         orientation = stored
@@ -367,13 +380,11 @@ def _upright_photo(photo: Photo, turn: int) -> Photo:
     return replace(photo, pixels=_upright(photo.pixels, turn), width=width, height=height)
 
 
-def _frames(image: Image.Image) -> int:
+def _pages(image: Image.Image) -> int:
     """Pages of a TIFF, frames of an animation; 1 where they cannot be counted."""
-    if image.format in SINGLE:
-        return 1
     try:
-        with _quiet():
-            return int(getattr(image, "n_frames", 1))
+        with quiet():
+            return count_pages(image)
     except Exception:  # damaged after the first one, which may be whole
         return 1
 
@@ -411,7 +422,7 @@ def _rgb(image: Image.Image, top: float) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -100,6 +100,14 @@ def write_segmentation(
     out = Path(out)
     if out.exists() and out.samefile(source.path):
         raise OutputError(f"{out}: is the source, which is never written to. Choose another name")
+    atomic_write(out, segmentation_bytes(source, frames, algorithm, created))
+    return out
+
+
+def segmentation_bytes(
+    source: DicomObject, frames: NDArray[Any], algorithm: Algorithm, created: datetime | None = None
+) -> bytes:
+    """What `write_segmentation` writes, as bytes."""
     if frames.shape != (source.count, source.height, source.width) or frames.dtype not in (bool, np.uint8):
         raise ValueError(f"frames {frames.shape} {frames.dtype} do not belong to {source}")
     with quiet():
@@ -111,11 +119,9 @@ def write_segmentation(
         _built(source, frames, algorithm, when).save_as(buffer, enforce_file_format=True)
         return buffer.getvalue()
 
-    content = guarded(
+    return guarded(
         source.path, build, "its patient or study entries cannot be carried over", "Export it again"
     )
-    atomic_write(out, content)
-    return out
 
 
 def algorithm_of(predictor: Predictor) -> Algorithm:

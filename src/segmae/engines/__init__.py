@@ -9,17 +9,17 @@ from typing import Protocol
 
 import numpy as np
 
-from segmae.checkpoint import ONNX, resolve
+from segmae.checkpoint import ONNX, OPENVINO, WEIGHTS, resolve
 from segmae.errors import CheckpointError, ConfigError, MissingExtra
 
-ENGINES = ("auto", "onnxruntime", "torch")
+ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 
 
 class Engine(Protocol):
     """A loaded network.
 
     Attributes:
-        name: `onnxruntime` or `torch`.
+        name: `openvino`, `onnxruntime` or `torch`.
         device: where it computes, e.g. `cpu` or `cuda:0`.
     """
 
@@ -37,39 +37,68 @@ def create_engine(
 
     Args:
         model: see `segmae.checkpoint.resolve`.
-        engine: `onnxruntime` (CPU, needs model.onnx), `torch` (needs the extra 'train'), or `auto`: torch where a CUDA
-            device is asked for, else onnxruntime where there is a model.onnx, else torch.
+        engine: `openvino` (CPU, needs the extra 'openvino' and model.xml or model.onnx), `onnxruntime` (CPU, needs
+            model.onnx), `torch` (needs the extra 'train'), or `auto`: torch where a GPU is asked for, else the first of
+            openvino with a model.xml, onnxruntime with a model.onnx, and torch that is installed and has its file.
         threads: CPU threads; default: the engine's own choice, one per core.
         device: `cpu`, `cuda`, `cuda:1` ...; default: for torch a GPU where there is one.
 
     Raises:
         CheckpointError: no model, or not in a form that the engine reads.
         ConfigError: unknown engine, or a device that it cannot use.
-        MissingExtra: torch is needed and not installed.
+        MissingExtra: the engine is not installed.
     """
     if engine not in ENGINES:
         raise ConfigError(f"engine '{engine}': choose {', '.join(ENGINES)}")
     if device is not None and not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", device):
         raise ConfigError(f"device '{device}': choose cpu, cuda, or cuda:1 for the second GPU")
     path = resolve(model)
-    onnx = path / ONNX
     on_gpu = device not in (None, "auto") and not str(device).startswith("cpu")
     if engine == "auto":
-        engine = "onnxruntime" if onnx.is_file() and not on_gpu else "torch"
+        engine = "torch" if on_gpu else _fastest(path)
+    if engine != "torch" and on_gpu:
+        raise ConfigError(f"device '{device}': engine {engine} computes on the CPU here. Use engine=torch")
+    if engine == "torch":
+        return _torch(path, threads, device)
+    file = exported(path, engine)
     if engine == "onnxruntime":
-        if on_gpu:
-            raise ConfigError(
-                f"device '{device}': engine onnxruntime computes on the CPU here. Use engine=torch"
-            )
-        if not onnx.is_file():
-            raise CheckpointError(
-                f"{path}: has no {ONNX}. Make it with `segmae export {path} --to onnx`, or use engine=torch"
-            )
         from segmae.engines.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(onnx, threads)
+        return OnnxRuntimeEngine(file, threads)
+    from segmae.engines.openvino import OpenVINOEngine
+
+    return OpenVINOEngine(file, threads)
+
+
+def exported(model: Path, engine: str) -> Path:
+    """The file of a resolved model that an engine other than torch reads.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    names = {"onnxruntime": (ONNX,), "openvino": (OPENVINO[0], ONNX)}[engine]
+    for name in names:
+        if (model / name).is_file():
+            return model / name
+    remedy = f"Make it with `segmae export {model} --to {'openvino' if engine == 'openvino' else 'onnx'}`"
+    raise CheckpointError(f"{model}: has no {' or '.join(names)}. {remedy}, or use engine=torch")
+
+
+def _fastest(path: Path) -> str:
+    """The rule of docs/speed.md: by the files that are there and what is installed."""
+    if (path / OPENVINO[0]).is_file() and importlib.util.find_spec("openvino") is not None:
+        return "openvino"
+    only_openvino = not (path / ONNX).is_file() and not path.is_file() and not (path / WEIGHTS).is_file()
+    if only_openvino:
+        return "openvino"  # which says what to install
+    return "onnxruntime" if (path / ONNX).is_file() else "torch"
+
+
+def _torch(path: Path, threads: int | None, device: str | None) -> Engine:
     if importlib.util.find_spec("torch") is None:
-        other = "use engine=onnxruntime" if onnx.is_file() else "it has no model.onnx for onnxruntime"
+        other = (
+            "use engine=onnxruntime" if (path / ONNX).is_file() else "it has no model.onnx for onnxruntime"
+        )
         raise MissingExtra(f"{path}: engine=torch needs torch ({other}): pip install 'segmae[train]'")
     from segmae.engines.torch import TorchEngine
 

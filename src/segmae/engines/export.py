@@ -15,31 +15,70 @@ import numpy as np
 from segmae.errors import CheckpointError, require
 from segmae.files import atomic_write
 
-TOLERANCE, HALF_TOLERANCE = (
-    1e-3,
-    1e-2,
-)  # of logits between torch and onnxruntime, as a share of the largest one
+PATCH, MAX_PATCHES = 16, 256  # a free side is a multiple of the first, up to this many of them
+# Of logits between torch and onnxruntime, as a share of the largest one, by the type that weights are stored in.
+TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 3e-2}
+PRECISION = "segmae.precision"  # the file's own note of it
 
 
-def export_onnx(model: Any, path: str | Path, size: int, half: bool = False) -> Path:
+def export_onnx(
+    model: Any, path: str | Path, size: int, precision: str = "fp32", free_size: bool = False
+) -> Path:
     """Write a network as one ONNX file: `image` float32 `[B,3,size,size]` to `logits` float32 `[B,1,size,size]`.
 
     Args:
-        model: the network; it is put into eval mode.
+        model: the network; it is put into eval mode. Its norms are folded, see `segmae.models.folding.fold`.
         size: side of the network's input in pixels; the batch is free.
-        half: store weights, with norms folded into them, as float16 and cast them back at load: half the file,
-            float32 arithmetic.
+        precision: `fp16` and `bf16` store weights in half the space and cast them back at load: float32 arithmetic.
+        free_size: leave height and width open too, as multiples of 16, where the exporter can follow the network.
 
     Raises:
-        CheckpointError: onnxruntime does not reproduce the network's logits within 1e-3 (half: 1e-2) of the largest.
+        CheckpointError: onnxruntime does not reproduce the network's logits within `TOLERANCES` of the largest.
     """
-    torch = require("torch", "export")
     onnx = require("onnx", "export")
+    torch = require("torch", "export")
     require("onnxscript", "export")
+    from segmae.models.folding import fold
+
     model = model.eval().float().cpu()
-    example = torch.randn(
-        2, 3, size, size, generator=torch.Generator().manual_seed(0)
-    )  # a batch of 1 would be fixed
+    graph, sizes = _traced(fold(model), size, free_size)
+    if precision != "fp32":
+        _store_half(onnx, graph, precision)
+    _forget_origin(graph)
+    graph.metadata_props.add(key=PRECISION, value=precision)
+    onnx.checker.check_model(graph)
+    data = graph.SerializeToString()
+    for height, width in sizes:
+        images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        _verify(model, data, images.numpy(), TOLERANCES[precision])
+    atomic_write(path, data)
+    return Path(path)
+
+
+def _traced(model: Any, size: int, free_size: bool) -> tuple[Any, list[tuple[int, int]]]:
+    """The ONNX graph of a network, and input sizes to try it at."""
+    import torch
+
+    dim = torch.export.Dim
+    if free_size:
+        sides = {2: PATCH * dim("rows", max=MAX_PATCHES), 3: PATCH * dim("columns", max=MAX_PATCHES)}
+        try:  # an example that is not square, and of which no side is the usual one
+            return _trace(model, (size + PATCH, size + 3 * PATCH), sides), [
+                (size, size),
+                (size + PATCH, size),
+            ]
+        except torch.onnx.errors.OnnxExporterError:  # the network does different things at different sizes
+            pass
+    return _trace(model, (size, size), {}), [(size, size)]
+
+
+def _trace(model: Any, size: tuple[int, int], free: dict[int, Any]) -> Any:
+    import onnx
+    import torch
+
+    # a batch of 1 would be fixed
+    example = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    shapes = {0: torch.export.Dim("batch"), **free}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -47,21 +86,13 @@ def export_onnx(model: Any, path: str | Path, size: int, half: bool = False) -> 
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             torch.onnx.export(
                 model, (example,), str(file), input_names=["image"], output_names=["logits"], dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False,
+                dynamic_shapes=(shapes,), external_data=False, verbose=False,
             )  # fmt: skip
-        graph = onnx.load(str(file))
-    if half:
-        _store_half(onnx, graph)
-    _forget_origin(graph)
-    onnx.checker.check_model(graph)
-    data = graph.SerializeToString()
-    _verify(model, data, example.numpy(), HALF_TOLERANCE if half else TOLERANCE)
-    atomic_write(path, data)
-    return Path(path)
+        return onnx.load(str(file))
 
 
-def _store_half(onnx: Any, model: Any) -> None:
-    """Keep float32 weights as float16 and cast them where they enter the graph; engines fold the casts at load."""
+def _store_half(onnx: Any, model: Any, precision: str) -> None:
+    """Keep float32 weights in 16 bits and cast them where they enter the graph; engines fold the casts at load."""
     graph, casts = model.graph, []
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT:
@@ -70,7 +101,17 @@ def _store_half(onnx: Any, model: Any) -> None:
         if values.size < 1024 or np.abs(values).max() > np.finfo(np.float16).max:
             continue
         name = tensor.name
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), name + "_half"))
+        if precision == "fp16":
+            stored = onnx.numpy_helper.from_array(values.astype(np.float16), name + "_half")
+        else:
+            bits = values.view(np.uint32)
+            rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(
+                np.uint16
+            )  # to nearest, ties to even
+            stored = onnx.helper.make_tensor(
+                name + "_half", onnx.TensorProto.BFLOAT16, values.shape, rounded.tobytes(), raw=True
+            )
+        tensor.CopyFrom(stored)
         casts.append(onnx.helper.make_node("Cast", [name + "_half"], [name], to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]

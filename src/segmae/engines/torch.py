@@ -9,6 +9,7 @@ import torch
 
 from segmae.checkpoint import load_model
 from segmae.errors import ConfigError
+from segmae.models.folding import fold
 
 
 class TorchEngine:
@@ -22,7 +23,7 @@ class TorchEngine:
         if device is None or device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            self.model = load_model(path)[0].to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model = fold(load_model(path)[0]).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"device '{device}' cannot be used ({error}). Use device=cpu") from error
         self.device = device

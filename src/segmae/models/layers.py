@@ -79,7 +79,9 @@ class Block(nn.Module):
 def resize_position(position: Tensor, grid: tuple[int, int]) -> Tensor:
     """Interpolate a learned position table of a square grid: `[1,n*n,D] -> [1,grid[0]*grid[1],D]`, bicubic."""
     side = int(position.shape[1] ** 0.5)
-    if (side, side) == tuple(grid):
+    # A grid that an exported network leaves open is always interpolated, which at its own size changes nothing.
+    known = isinstance(grid[0], int) and isinstance(grid[1], int)
+    if known and (side, side) == tuple(grid):
         return position
     table = position.reshape(1, side, side, -1).permute(0, 3, 1, 2)
     table = F.interpolate(table.float(), size=grid, mode="bicubic", align_corners=False).to(position.dtype)

@@ -22,12 +22,15 @@ class StdConv2d(nn.Conv2d):
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1) -> None:
         super().__init__(c_in, c_out, kernel, stride, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def standardised(self) -> Tensor:
+        """The filters as they are applied, float32."""
         weight = self.weight.float()
         weight = weight - weight.mean((1, 2, 3), keepdim=True)
-        weight = weight * (weight.square().mean((1, 2, 3), keepdim=True) + 1e-8).rsqrt()
+        return weight * (weight.square().mean((1, 2, 3), keepdim=True) + 1e-8).rsqrt()
+
+    def forward(self, x: Tensor) -> Tensor:
         x = same_pad(x, self.kernel_size[0], self.stride[0])
-        return F.conv2d(x, weight.to(x.dtype), stride=self.stride)
+        return F.conv2d(x, self.standardised().to(x.dtype), stride=self.stride)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -1,0 +1,108 @@
+"""Contenders side by side: each in its own process, turn by turn, so that what disturbs the machine disturbs all.
+
+The figure of a contender is its fastest run (`ms`): what the machine does when nothing else runs on it. Medians are beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segmae.evaluate import machine, versions
+from segmae.files import write_json
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "results" / "bench"
+MODELS = REPOSITORY / ".cache" / "bench"
+
+
+def race(contenders: Mapping[str, dict[str, Any]], rounds: int = 8, seconds: float = 0.5) -> dict[str, Any]:
+    """Run each contender `rounds` times for `seconds`, in turn.
+
+    Args:
+        contenders: specs of `contender.build` by name, with `size`, and `batch` where it is not 1.
+
+    Returns:
+        By name: the spec, `ms` (fastest), `median_ms`, `runs`, `peak_mb` of the process, `start_seconds`.
+    """
+    processes, found = {}, {}
+    environment = dict(os.environ)
+    environment.pop("OMP_NUM_THREADS", None)
+    for name, spec in contenders.items():
+        command = [sys.executable, str(Path(__file__).with_name("contender.py")), json.dumps(spec)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        processes[name] = process
+        ready = _answer(process, name)
+        shown = {key: Path(value).name if key == "file" else value for key, value in spec.items()}
+        found[name] = {**shown, **ready, "times": []}
+    try:
+        for _ in range(rounds):
+            for name, process in processes.items():
+                assert process.stdin is not None
+                process.stdin.write(f"{seconds}\n")
+                process.stdin.flush()
+                answer = _answer(process, name)
+                found[name]["times"] += answer["ms"]
+                found[name]["peak_mb"] = answer["peak_mb"]
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    for row in found.values():
+        times = row.pop("times")
+        row |= {
+            "ms": round(min(times), 2),
+            "median_ms": round(statistics.median(times), 2),
+            "runs": len(times),
+        }
+    return found
+
+
+def _answer(process: subprocess.Popen[str], name: str) -> dict[str, Any]:
+    assert process.stdout is not None
+    while line := process.stdout.readline():
+        if line.startswith("{"):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+    raise SystemExit(f"{name}: stopped. What it printed is above")
+
+
+def best(work: Any, seconds: float = 2.0, least: int = 3) -> float:
+    """Milliseconds of the fastest call of `work` within so many seconds, after one call that warms up."""
+    work()
+    times, until = [], time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < until:
+        started = time.perf_counter()
+        work()
+        times.append(1000 * (time.perf_counter() - started))
+    return min(times)
+
+
+def save(name: str, values: dict[str, Any]) -> Path:
+    """Write results/bench/NAME.json with the hardware and the versions."""
+    path = RESULTS / f"{name}.json"
+    write_json(path, {**values, "machine": machine() | {"isa": isa()}, "versions": versions()})
+    print(path.relative_to(REPOSITORY))
+    return path
+
+
+def isa() -> list[str]:
+    """What of this chip matters for the speed of networks."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return []
+    return [
+        name
+        for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
+        if name in flags
+    ]

@@ -1,0 +1,46 @@
+"""All benchmarks of this folder in order, each in its own process, then the tables of docs/speed.md: `make bench`.
+
+python benchmarks/run.py [PART ...]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PARTS = {  # name -> commands, each within about three minutes where the models under .cache/bench are there
+    "stages": [["stages.py"]],
+    "engines": [["engines.py"]],
+    "decoding": [["decoding.py"]],
+    "predict": [["predict_bench.py"]],
+    "peers": [["peers.py"]],
+    "parity": [["parity.py"]],
+    "accuracy": [["accuracy.py", row] for row in ("torch-fp32", "onnxruntime-fp32", "openvino-fp32", "openvino-bf16",
+                                                  "openvino-int8", "onnxruntime-int8")],
+    "cpu_train": [["cpu_train.py"]],
+}  # fmt: skip
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - set(PARTS)
+    if unknown:
+        raise SystemExit(f"{', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
+    failed = []
+    for name in names or PARTS:
+        for script, *arguments in PARTS[name]:
+            started = time.perf_counter()
+            print(f"== {script} {' '.join(arguments)}", flush=True)
+            done = subprocess.run([sys.executable, str(HERE / script), *arguments])
+            print(f"== {time.perf_counter() - started:.0f} s", flush=True)
+            if done.returncode:
+                failed.append(name)
+    subprocess.run([sys.executable, str(HERE / "tables.py")], check=True)
+    print(f"failed: {', '.join(failed)}" if failed else "all done; tables in docs/speed.md")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,164 @@
+"""Ask a running `segmae serve` from Python, with nothing but the standard library.
+
+>>> from segmae.client import Client
+>>> service = Client("http://127.0.0.1:8000")
+>>> found = service.segment("lesion.jpg", include="measurements")
+>>> found["lesion_share"], found["polygons"], found["measurements"]["area_px"]
+>>> Path("mask.png").write_bytes(service.segment("lesion.jpg", output="mask"))
+
+A batch: `service.wait(service.submit(paths, formats="mask,csv"))`, then `service.results(id)`. docs/serve.md has the interface.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from segmae.errors import SegmaeError
+
+TRIES = 5  # of a request that the service is too busy for
+LONGEST_WAIT = 30.0  # seconds between two tries, whatever the service asks for
+File = str | Path | bytes
+
+
+class ServiceError(SegmaeError):
+    """The service cannot be reached, or refuses a request.
+
+    Attributes:
+        status: HTTP's; 0 where there was no answer.
+        code, request_id: as the service says them, where it does.
+    """
+
+    def __init__(self, status: int, message: str, code: str = "", request_id: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code, self.request_id = status, code, request_id
+
+
+class Client:
+    """One service.
+
+    Args:
+        url: as `segmae serve` prints it.
+        key: API key, where the service asks for one.
+        timeout: seconds for one answer.
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8000", key: str = "", timeout: float = 120.0) -> None:
+        self.url, self.key, self.timeout = url.rstrip("/"), key, timeout
+
+    def segment(self, image: File, **options: Any) -> Any:
+        """Segment one photograph.
+
+        Args:
+            image: a path, or a file's bytes.
+            options: `output`, `include`, `keep_largest`, `fill_holes`, `mm_per_pixel`, `views`, `overlay_style`.
+
+        Returns:
+            The JSON answer as a dict; for any other `output` the file's bytes.
+        """
+        return self._post("/v1/segment", {"image": [image]}, options)
+
+    def measure(self, image: File, mask: File, **options: Any) -> Any:
+        """Measure a mask (PNG, 0 and 255) of a photograph; options `output` and `mm_per_pixel`."""
+        return self._post("/v1/measure", {"image": [image], "mask": [mask]}, options)
+
+    def submit(self, images: Iterable[File], **options: Any) -> dict[str, Any]:
+        """Hand over a batch; its status with the `id`. Options as for `segment`, and `formats`."""
+        return self._post("/v1/jobs", {"images": list(images)}, options)
+
+    def job(self, job: str | dict[str, Any]) -> dict[str, Any]:
+        """The status of a job, by its id or an earlier status."""
+        return self._send("GET", f"/v1/jobs/{_id(job)}")
+
+    def wait(self, job: str | dict[str, Any], timeout: float = 3600.0) -> dict[str, Any]:
+        """The status of a job once it is finished.
+
+        Raises:
+            ServiceError: it is not, after so many seconds.
+        """
+        until = time.monotonic() + timeout
+        while (status := self.job(job))["state"] in ("queued", "running"):
+            if time.monotonic() > until:
+                raise ServiceError(0, f"the job is not finished after {timeout:g} s. Wait again")
+            time.sleep(0.2)
+        return status
+
+    def results(self, job: str | dict[str, Any]) -> bytes:
+        """The zip of a finished job."""
+        return self._send("GET", f"/v1/jobs/{_id(job)}/results")
+
+    def cancel(self, job: str | dict[str, Any]) -> dict[str, Any]:
+        """Stop a job, or remove the results of a finished one."""
+        return self._send("DELETE", f"/v1/jobs/{_id(job)}")
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the service serves."""
+        return self._send("GET", "/v1/models")["models"]
+
+    def _post(self, path: str, files: dict[str, list[File]], options: dict[str, Any]) -> Any:
+        body, kind = multipart(files, options)
+        return self._send("POST", path, body, kind)
+
+    def _send(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Any:
+        headers = {"Content-Type": kind} if kind else {}
+        headers |= {"X-API-Key": self.key} if self.key else {}
+        for attempt in range(1, TRIES + 1):
+            request = urllib.request.Request(self.url + path, body, headers, method=method)
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                    data: bytes = answer.read()
+                    is_json = answer.headers.get_content_type() == "application/json"
+                    return json.loads(data) if is_json else data
+            except urllib.error.HTTPError as error:
+                with error:
+                    refusal = _refusal(error)
+                if error.code not in (429, 503) or attempt == TRIES:
+                    raise refusal from error
+                time.sleep(min(LONGEST_WAIT, float(error.headers.get("Retry-After") or 1)))
+            except OSError as error:
+                reason = getattr(error, "reason", error)
+                raise ServiceError(
+                    0, f"{self.url}: no answer ({reason}). Is `segmae serve` running there?"
+                ) from error
+        raise AssertionError  # the last try returned or raised
+
+
+def multipart(files: dict[str, list[File]], options: dict[str, Any]) -> tuple[bytes, str]:
+    """A body of the type multipart/form-data, and that type with its boundary."""
+    boundary = secrets.token_hex(16)
+    parts: list[bytes] = []
+    for name, value in options.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        parts += [_head(boundary, name), text.encode(), b"\r\n"]
+    for name, some in files.items():
+        for file in some:
+            called = "image" if isinstance(file, bytes) else Path(file).name
+            data = file if isinstance(file, bytes) else Path(file).read_bytes()
+            parts += [_head(boundary, name, called), data, b"\r\n"]
+    parts.append(f"--{boundary}--\r\n".encode())
+    return b"".join(parts), f"multipart/form-data; boundary={boundary}"
+
+
+def _head(boundary: str, name: str, filename: str = "") -> bytes:
+    # As browsers write names: a quote or a line break would end the header
+    escaped = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+    of_file = f'; filename="{escaped}"\r\nContent-Type: application/octet-stream' if filename else ""
+    return f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{of_file}\r\n\r\n'.encode()
+
+
+def _id(job: str | dict[str, Any]) -> str:
+    return job if isinstance(job, str) else str(job["id"])
+
+
+def _refusal(error: urllib.error.HTTPError) -> ServiceError:
+    try:
+        said = json.loads(error.read())["error"]
+        return ServiceError(error.code, said["message"], said["code"], said["request_id"])
+    except (ValueError, KeyError, TypeError, OSError):  # a proxy between answers in its own form
+        return ServiceError(error.code, f"{error.url}: {error.code} {error.reason}")

@@ -1,0 +1,136 @@
+"""A model in another form: what `segmae export` calls.
+
+network -> ONNX -> (OpenVINO) -> (int8, calibrated and accepted) -> the file beside the weights, or in a new model folder
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from segmae.checkpoint import ASSETS, CONFIG, ONNX, OPENVINO, load_model, resolve
+from segmae.engines.export import export_onnx
+from segmae.engines.openvino import PRECISION
+from segmae.errors import ConfigError, require
+from segmae.files import atomic_path, atomic_write, make_folder
+
+TARGETS = ("onnx", "openvino")
+PRECISIONS = ("fp32", "bf16", "int8")
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_model` wrote.
+
+    Attributes:
+        path: model.onnx or model.xml.
+        dice: of int8: mean per-image Dice on validation images, `before` in float32 and `after`.
+    """
+
+    path: Path
+    dice: dict[str, float] | None = None
+
+
+def export_model(
+    model: str | Path,
+    to: str = "onnx",
+    precision: str = "fp32",
+    out: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    split: str | Path | None = None,
+    tell: Tell = lambda text: None,
+) -> Exported:
+    """Write a model in a form that predicts without torch.
+
+    Args:
+        model: see `segmae.checkpoint.resolve`; it needs its model.safetensors.
+        to: `onnx` or `openvino`.
+        precision: `fp32`; `bf16`: weights in 16 bits, and arithmetic too where OpenVINO and the chip have it; `int8`: calibrated on
+            images of the split's part train, and written only if Dice on its part val drops by less than
+            `segmae.engines.quantize.LARGEST_DROP`.
+        out: a file that ends in .onnx or .xml, or a folder that becomes a model folder; default: beside the weights.
+        data, split: of int8: a dataset folder and a split of it.
+        tell: called with lines on what is being done.
+
+    Raises:
+        ConfigError: options that do not go together.
+        CheckpointError: no weights, an export that is not equal to the network, or int8 that costs too much Dice.
+        DataError: unusable data.
+        MissingExtra: onnx, openvino or nncf is not installed.
+    """
+    if to not in TARGETS or precision not in PRECISIONS:
+        raise ConfigError(f"{to}, {precision}: choose {' or '.join(TARGETS)}, and {', '.join(PRECISIONS)}")
+    if (precision == "int8") != bool(data and split):
+        raise ConfigError(
+            f"precision {precision}: int8 needs --data and --split, images to calibrate and to judge it on, and only int8 does"
+        )
+    place = resolve(model)
+    target = _target(place, to, out)
+    if to == "openvino" or precision == "int8":
+        require("openvino" if to == "openvino" else "nncf", "openvino")
+    network, info = load_model(place)
+    with tempfile.TemporaryDirectory() as folder:
+        tell(f"exporting {info.architecture} ({precision})")
+        size, stored = info.preprocess.size, "bf16" if precision == "bf16" else "fp32"
+        file, dice = export_onnx(network, Path(folder) / ONNX, size, stored, free_size=True), None
+        if to == "openvino":
+            file = _to_openvino(file, precision)
+        if precision == "int8":
+            from segmae.engines.quantize import quantize
+
+            assert data is not None and split is not None
+            dice = quantize(file, info, data, split, tell)
+        if not target.suffix:
+            target = _model_folder(place, target) / file.name
+        _move(file, target)
+    return Exported(target, dice)
+
+
+def _target(place: Path, to: str, out: str | Path | None) -> Path:
+    """The file to write, or the folder that becomes a model folder (a path without an ending)."""
+    name = ONNX if to == "onnx" else OPENVINO[0]
+    if out is None:
+        if place.parent == ASSETS:
+            raise ConfigError(f"{place.name} lies inside the package: name another place with --out FOLDER")
+        return (place if place.is_dir() else place.parent) / name
+    out = Path(out)
+    ending = Path(name).suffix
+    if out.suffix in (".onnx", ".xml") and out.suffix != ending:
+        raise ConfigError(f"{out}: a file for {to} ends in {ending}; or name a folder")
+    return out if out.suffix == ending else out / "" if out.suffix == "" else out
+
+
+def _model_folder(place: Path, folder: Path) -> Path:
+    """A model folder of the same configuration, without weights."""
+    make_folder(folder)
+    source = place if place.is_dir() else place.parent
+    for name in (CONFIG, "trust.json", "README.md"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    return folder
+
+
+def _to_openvino(file: Path, precision: str) -> Path:
+    openvino = require("openvino", "openvino")
+    network = openvino.Core().read_model(file)
+    network.set_rt_info(precision, list(PRECISION))
+    save_openvino(openvino, network, file.with_suffix(".xml"))
+    return file.with_suffix(".xml")
+
+
+def save_openvino(openvino: object, network: object, file: Path) -> None:
+    """Write model.xml and model.bin with weights as they are (by default OpenVINO would round them to 16 bits)."""
+    openvino.save_model(network, file, compress_to_fp16=False)  # type: ignore[attr-defined]
+
+
+def _move(file: Path, target: Path) -> None:
+    """Weights first: a graph without them is an error, weights without a graph are nothing."""
+    if file.suffix == ".xml":
+        with atomic_path(target.with_suffix(".bin")) as temporary:
+            shutil.copyfile(file.with_suffix(".bin"), temporary)
+    atomic_write(target, file.read_bytes())

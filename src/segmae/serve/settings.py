@@ -1,0 +1,81 @@
+"""Every limit of the service and its default: nowhere else are there any."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segmae.background import usable_cpus
+from segmae.predict import DEFAULT_MODEL
+
+MB = 1 << 20
+LOCAL_NAMES = ("localhost",)
+
+
+def state_folder() -> Path:
+    """Where keys and jobs lie unless told otherwise: `segmae/serve` in XDG_STATE_HOME, by default ~/.local/state."""
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "segmae" / "serve"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the service runs.
+
+    Attributes:
+        model, engine, threads, device: see `segmae.load`.
+        host, port: where it listens; port 0 takes a free one.
+        state: folder of keys and jobs.
+        open_without_keys: listen beyond this machine although there is no key.
+        batch: images that the network sees at once, at most.
+        window_ms: how long a first request waits for others to share its batch.
+        workers: threads that decode photographs and finish results.
+        waiting: requests with photographs that are under way at once; more get 429.
+        bytes_under_way: of their bodies, all together; more get 429.
+        body_bytes: of one body with one photograph; more get 413.
+        job_bytes, job_images: of the body of a job; more get 413, or 422.
+        upload_s, answer_s: seconds for a body to arrive (else 408), and from there to the answer (else 504).
+        rate: requests per minute and key; 0 is no limit.
+        keep_hours: after which the results of a finished job are removed.
+        jobs_unfinished, store_bytes: jobs and bytes of them on disk; more get 429.
+        drain_s: seconds that requests under way have to finish in when the server is told to stop.
+    """
+
+    model: str | Path = DEFAULT_MODEL
+    engine: str = "auto"
+    threads: int | None = None
+    device: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    state: Path = field(default_factory=state_folder)
+    open_without_keys: bool = False
+    batch: int = 8
+    window_ms: float = 4.0
+    workers: int = field(default_factory=lambda: min(4, max(2, usable_cpus())))
+    waiting: int = 64
+    bytes_under_way: int = 1024 * MB
+    body_bytes: int = 64 * MB
+    job_bytes: int = 1024 * MB
+    job_images: int = 1000
+    upload_s: float = 60.0
+    answer_s: float = 60.0
+    rate: int = 600
+    keep_hours: float = 24.0
+    jobs_unfinished: int = 100
+    store_bytes: int = 10240 * MB
+    drain_s: float = 60.0
+
+    @property
+    def model_name(self) -> str:
+        """The model without the folder that it lies in, which is nobody else's business."""
+        return Path(self.model).name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs on this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host in LOCAL_NAMES

@@ -1,0 +1,40 @@
+"""The regression gate looks at ratios alone, and the page says what the files say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def report(**ratios: float) -> dict:
+    return {
+        "networks": {
+            "net": {"rows": {name: {"ms": 1000.0, "ratio": value} for name, value in ratios.items()}}
+        }
+    }
+
+
+def test_a_loss_of_more_than_15_percent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import check
+
+    before = report(eager=1.0, openvino=2.0, int8=3.0)
+    slower = report(eager=1.0, openvino=1.71, int8=9.0)
+    slower["networks"]["net"]["rows"]["openvino"]["ms"] = 9000.0  # another machine
+    assert check.losses(before, slower) == []
+    assert check.losses(before, report(eager=1.0, openvino=1.69, int8=3.0)) == [
+        "networks/net/rows/openvino: was 2.00, is 1.69 (-16%)"
+    ]
+    assert check.losses(before, report(eager=1.0, int8=3.0)) == [
+        "networks/net/rows/openvino: was 2.00, is gone"
+    ]
+
+
+def test_the_tables_of_the_page_are_those_of_the_files() -> None:
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "tables.py"), "--check"]
+    assert subprocess.run(command, timeout=120).returncode == 0, "run: python benchmarks/tables.py"

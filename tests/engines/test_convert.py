@@ -1,0 +1,108 @@
+"""`segmae export`: forms, precisions, what int8 may cost, and where files go."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("openvino")
+
+from segmae.checkpoint import ONNX, OPENVINO, read_info  # noqa: E402
+from segmae.data.phantom import write_dataset  # noqa: E402
+from segmae.engines import create_engine, quantize  # noqa: E402
+from segmae.engines.convert import _to_openvino, export_model  # noqa: E402
+from segmae.errors import CheckpointError, ConfigError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2, 3, 96, 64)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def exported(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder without weights, with model.xml in bf16."""
+    folder = tmp_path_factory.mktemp("exported") / "bf16"
+    return export_model(small_model, "openvino", "bf16", folder).path.parent
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Twelve drawn lesions and a split of them."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_dataset(folder / "data", 12)
+    ids = sorted(path.stem for path in (folder / "data" / "images").iterdir())
+    with (folder / "split.csv").open("w", newline="") as file:
+        rows = [(name, "train" if i < 8 else "val") for i, name in enumerate(ids)]
+        csv.writer(file).writerows([("id", "part"), *rows])
+    return folder / "data", folder / "split.csv"
+
+
+def test_a_new_folder_is_a_model_of_its_own_at_any_size(
+    small_model: Path, exported: Path, images: np.ndarray
+) -> None:
+    assert {path.name for path in exported.iterdir()} >= {"config.json", *OPENVINO}
+    assert not (exported / "model.safetensors").exists()
+    assert read_info(exported).preprocess == read_info(small_model).preprocess
+    engine, torch = create_engine(exported), create_engine(small_model, "torch", device="cpu")
+    assert engine.name == "openvino"
+    for batch in (images, images[:1, :, :64]):
+        wanted = torch(batch)
+        assert np.abs(engine(batch) - wanted).max() < 0.03 * max(1, np.abs(wanted).max())
+
+
+def test_bf16_weights_take_half_the_space_and_no_path_is_left(small_model: Path, exported: Path) -> None:
+    assert (exported / OPENVINO[1]).stat().st_size < 0.6 * (small_model / ONNX).stat().st_size
+    text = (exported / OPENVINO[0]).read_text()
+    assert 'precision value="bf16"' in text and "site-packages" not in text and ".py" not in text
+
+
+@pytest.mark.parametrize("form", ["onnx", "xml"])
+def test_int8_is_written_or_refused_by_dice(
+    small_model: Path, drawn: tuple[Path, Path], tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(quantize, "CALIBRATION_IMAGES", 4)
+    info, lines = read_info(small_model), []
+    file = Path(shutil.copy(small_model / ONNX, tmp_path / ONNX))
+    file = _to_openvino(file, "int8") if form == "xml" else file
+    weights = file.with_suffix(".bin") if form == "xml" else file
+    before = weights.read_bytes()
+
+    monkeypatch.setattr(quantize, "LARGEST_DROP", -1.0)
+    with pytest.raises(
+        CheckpointError, match=r"int8 is refused: Dice on 4 validation .* a drop of -?0\.\d{4}"
+    ):
+        quantize.quantize(file, info, *drawn, lines.append)
+    assert weights.read_bytes() == before, "a refused model is not written"
+    assert ["near the pixels" in line for line in lines if "calibrating" in line] == [False, True]
+
+    monkeypatch.setattr(quantize, "LARGEST_DROP", 1.0)
+    dice = quantize.quantize(file, info, *drawn, lines.append)
+    assert 0 <= dice["after"] <= 1 and lines[-1].startswith("Dice on 4 validation images")
+    if form == "onnx":
+        graph = onnx.load(str(file))
+        assert any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
+        assert {entry.key: entry.value for entry in graph.metadata_props} == {"segmae.precision": "int8"}
+    assert len(weights.read_bytes()) < 0.5 * len(before)
+
+
+def test_options_that_do_not_go_together_are_refused(small_model: Path, tmp_path: Path) -> None:
+    for arguments, message in (
+        (("tflite",), "choose onnx or openvino"),
+        (("onnx", "int8", tmp_path), "int8 needs --data and --split"),
+        (("openvino", "fp32", tmp_path / "model.onnx"), r"ends in \.xml"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            export_model(small_model, *arguments)
+    with pytest.raises(ConfigError, match="only int8 does"):
+        export_model(small_model, data="isic2018", split="isic2018/fold1")
+    with pytest.raises(ConfigError, match=r"inside the package: name another place"):
+        export_model("segmae-tiny")

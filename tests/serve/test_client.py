@@ -1,0 +1,91 @@
+"""`segmae.client` where the service is busy, refuses, or is not there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Running, drawn
+
+from segmae import client as module
+from segmae.client import Client, ServiceError, multipart
+
+
+class Script(BaseHTTPRequestHandler):
+    answers: list[tuple[int, dict[str, str], bytes]]
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        type(self).asked.append(self.path)
+        status, headers, body = type(self).answers.pop(0)
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *values: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def script() -> Iterator[tuple[type[Script], Client]]:
+    class One(Script):
+        answers, asked = [], []
+
+    server = HTTPServer(("127.0.0.1", 0), One)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield One, Client(f"http://127.0.0.1:{server.server_port}/")
+    server.shutdown()
+    server.server_close()
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def test_it_asks_again_when_the_service_says_so(script: tuple[type[Script], Client], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    waited: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", waited.append)
+    one, client = script
+    one.answers = [
+        (503, {"Retry-After": "2"}, b""),
+        (429, {"Retry-After": "900"}, b""),
+        (200, JSON, b'{"models": []}'),
+    ]
+    assert client.models() == []
+    assert waited == [2, module.LONGEST_WAIT]
+    one.answers = [(429, {}, b"{}")] * module.TRIES
+    with pytest.raises(ServiceError) as refused:
+        client.models()
+    assert refused.value.status == 429 and not one.answers
+
+
+def test_what_a_proxy_answers_is_an_error_too(script: tuple[type[Script], Client]) -> None:
+    one, client = script
+    one.answers = [(502, {"Content-Type": "text/html"}, b"<html>")]
+    with pytest.raises(ServiceError, match="502"):
+        client.models()
+
+
+def test_no_service_is_said() -> None:
+    with pytest.raises(ServiceError, match="segmae serve"):
+        Client("http://127.0.0.1:1").models()
+
+
+def test_refusals_carry_code_and_request(running: Running) -> None:
+    with pytest.raises(ServiceError) as refused:
+        running.client.segment(b"no image")
+    assert (refused.value.status, refused.value.code) == (415, "unsupported_type")
+    assert len(refused.value.request_id) == 32
+
+
+def test_names_with_quotes_and_line_breaks_arrive(running: Running, tmp_path: Path) -> None:
+    path = tmp_path / 'a "b"\nü.png'
+    path.write_bytes(drawn())
+    assert running.client.segment(path)["width"] == 200
+    body, kind = multipart({"image": [path]}, {"keep_largest": True})
+    assert kind.startswith("multipart/form-data; boundary=") and b"\r\n\r\ntrue\r\n" in body
