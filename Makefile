@@ -1,6 +1,6 @@
 # Each target makes the virtual environment that it needs; a second call starts at once.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench bench-check gpu-bench overfit gpu-study
+.PHONY: help demo test test-slow lint format bench bench-check gpu-bench overfit gpu-study docs tutorials model-card release-check
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -14,6 +14,9 @@ help:
 	@echo "make test               run the tests (installs torch); ARGS='-k name' goes to pytest"
 	@echo "make test-slow          the longer checks: every network through ONNX, a stopped run that resumes"
 	@echo "make lint               ruff and mypy; 'make format' mends what ruff can"
+	@echo "make docs               build the site into site/ (open site/index.html); 'make tutorials' runs the tutorials anew"
+	@echo "make model-card         renew MODEL_CARD.md from results/ and the shipped model"
+	@echo "make release-check      build sdist and wheel twice, compare, install and try the wheel"
 	@echo "make bench              engines, decoding, peers, training: the tables of docs/speed.md; PARTS='engines peers': these"
 	@echo "make bench-check        measure the engines again; fails where a ratio lost more than 15 %"
 	@echo "make gpu-bench          training on a GPU: roofline, plain loop against ours, profile"
@@ -50,6 +53,19 @@ gpu-bench: .venv/installed
 overfit: .venv/installed
 	.venv/bin/python scripts/overfit.py $(MODEL) $(ARGS)
 
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	@echo "the site: site/index.html"
+
+tutorials: .venv/installed
+	OMP_NUM_THREADS=1 .venv/bin/python scripts/tutorials/run.py $(ARGS)
+
+model-card: .venv/installed
+	.venv/bin/python scripts/model_card.py
+
+release-check: .venv-release/installed
+	.venv-release/bin/python scripts/release_check.py
+
 # One call on a lent GPU: the same call again goes on where it stopped. bf16; convolutions are always channels-last.
 STUDIES ?= best table2 table4 table1 table3 external folds
 BUDGET ?= 9m
@@ -58,6 +74,8 @@ gpu-study: .venv/installed
 
 .venv-core/installed: EXTRAS :=
 .venv/installed: EXTRAS := [train,export,dev]
+.venv-docs/installed: EXTRAS := [docs]
+.venv-release/installed: EXTRAS := [release]
 
 %/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later found. Install one, or: make PYTHON=/path/to/python3"; exit 1; }

@@ -107,8 +107,8 @@ class Distillation:
 @dataclass(frozen=True)
 class Optimizer:
     name: str = "sgd"  # sgd | adamw
-    lr: float = 0.008
-    weight_decay: float = 0.001
+    lr: float = 0.008  # learning rate at the start, after the warm-up
+    weight_decay: float = 0.001  # with adamw not of biases and norms
     momentum: float = 0.9  # sgd
     betas: tuple[float, float] = (0.9, 0.999)  # adamw
     layer_decay: float = 1.0  # learning-rate factor per ViT block, counted from the last one
@@ -128,12 +128,12 @@ class Schedule:
 class Config:
     """One run. `segmae train RECIPE.yaml key=value` resolves to one of these."""
 
-    name: str = "run"
+    name: str = "run"  # of the run's folder
     task: str = "hybrid"  # pretrain | hybrid | supervised | adversarial | chained
     output: str = "runs"  # the run's folder is OUTPUT/NAME
-    seed: int = 0
-    epochs: int = 100
-    batch_size: int = 24
+    seed: int = 0  # of everything that is drawn: weights, order, augmentation, hidden patches
+    epochs: int = 100  # passes over the training part
+    batch_size: int = 24  # images
     accumulate: int = 1  # batches per optimiser step
     precision: str = "32-true"  # 32-true | bf16-mixed | 16-mixed
     device: str = "auto"  # auto | cpu | cuda
@@ -142,7 +142,7 @@ class Config:
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
     save_every: int = 200  # optimiser steps between saves inside an epoch
     resume: str = "auto"  # auto (go on where the run's folder stopped) | never (refuse a folder in use)
-    tensorboard: bool = True
+    tensorboard: bool = True  # also log for TensorBoard, with pictures
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     preprocess: Preprocess = field(default_factory=Preprocess)
@@ -276,7 +276,7 @@ def _refuse_bare_groups(addition: Any, source: str) -> None:
             )
 
 
-_CHOICES = {
+CHOICES = {
     "task": ("pretrain", "hybrid", "supervised", "adversarial", "chained"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
     "device": ("auto", "cpu", "cuda"),
@@ -286,7 +286,7 @@ _CHOICES = {
     "schedule.name": ("plateau", "cosine", "constant"),
 }
 TINY = 1e-6  # what has to be above 0
-_RANGES: dict[str, tuple[float, float]] = {
+RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, math.inf), "batch_size": (1, math.inf), "accumulate": (1, math.inf), "save_every": (1, math.inf),
     "threads": (0, math.inf), "ema": (0, 1 - TINY), "data.subset": (0, math.inf),
     "preprocess.std": (TINY, math.inf), "augmentation.horizontal_flip": (0, 1), "augmentation.vertical_flip": (0, 1),
@@ -300,7 +300,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 def _check(config: Config) -> Config:
-    for key, allowed in _CHOICES.items():
+    for key, allowed in CHOICES.items():
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
@@ -308,7 +308,7 @@ def _check(config: Config) -> Config:
             near = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ConfigError(f"{key}={value}: not one of {', '.join(allowed)}.{hint}")
-    for key, (low, high) in _RANGES.items():
+    for key, (low, high) in RANGES.items():
         for number in _numbers(config, key):
             if not low <= number <= high:
                 limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"

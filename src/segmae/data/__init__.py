@@ -1,0 +1,1 @@
+"""Folders of photographs and masks: found, checked, split, prepared, augmented; and lesions that are drawn."""

@@ -1,0 +1,108 @@
+"""Figures of the shipped model by subgroup: results/default_model/subgroups.json, from its per-image files and the datasets.
+
+    SEGMAE_DATA=... python scripts/subgroups.py
+
+Lesion size and contact with the photograph's edge come from the masks, PH2's diagnoses from its table, brightness from the
+skin around the lesion. No value of a single image is written. Run it after scripts/ship_model.py, then `make model-card`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from segmae.data.catalog import Case, find_data, open_dataset
+from segmae.data.preprocess import read_image, read_mask
+from segmae.files import write_json
+from segmae.statistics import mean_interval
+
+RESULTS = Path(__file__).parents[1] / "results" / "default_model"
+SETS = {"isic2018-fold1-test": "isic2018", "ph2-all-test": "ph2"}
+SIZES = ((0.10, "1: below 10 % of the photograph"), (0.30, "2: 10 to 30 %"), (2.0, "3: above 30 %"))
+MEASURES = ("dice@original", "iou@original", "sensitivity@original", "specificity@original")
+
+
+def main() -> None:
+    found = {label: subgroups(label, data) for label, data in SETS.items()}
+    write_json(RESULTS / "subgroups.json", found)
+    for label, groups in found.items():
+        for kind, parts in groups.items():
+            for name, figures in parts.items():
+                dice = figures["dice@original"]
+                print(label, kind, name, figures["images"], f"{dice['mean']:.3f}", sep="  ")
+
+
+def subgroups(label: str, data: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """For each division (size, edge, diagnosis, brightness) and each of its groups: number of images, means, intervals."""
+    with (RESULTS / f"{label}.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["id"]: {name: float(row[name]) for name in MEASURES} for row in csv.DictReader(file)}
+    cases = [case for case in open_dataset(find_data(data)).cases if case.id in rows]
+    with ThreadPoolExecutor(2) as pool:
+        seen = dict(zip((case.id for case in cases), pool.map(attributes, cases), strict=True))
+    thirds = np.quantile([one["lightness"] for one in seen.values()], (1 / 3, 2 / 3))
+
+    def by(group: Callable[[dict[str, Any]], str]) -> dict[str, dict[str, Any]]:
+        groups: dict[str, list[str]] = {}
+        for name, one in seen.items():
+            groups.setdefault(group(one), []).append(name)
+        return {name: figures(rows[case] for case in ids) for name, ids in sorted(groups.items())}
+
+    third_names = tuple(
+        f"{number}: {name}, L* {limits}"
+        for number, (name, limits) in enumerate(
+            (("darkest third", f"up to {thirds[0]:.0f}"), ("middle third", f"{thirds[0]:.0f} to {thirds[1]:.0f}"),
+             ("brightest third", f"above {thirds[1]:.0f}")), 1)
+    )  # fmt: skip
+    divisions = {
+        "lesion size": by(lambda one: next(name for limit, name in SIZES if one["share"] < limit)),
+        "border contact": by(lambda one: "touches the photograph's edge" if one["edge"] else "lies free"),
+        "brightness of the skin": by(lambda one: third_names[int(np.searchsorted(thirds, one["lightness"]))]),
+    }
+    if data == "ph2":
+        divisions["diagnosis"] = by(lambda one: one["label"])
+    return divisions
+
+
+def figures(rows: Iterable[dict[str, float]]) -> dict[str, Any]:
+    """Number of images, and for each measure the mean with its 95 % bootstrap interval."""
+    found = list(rows)
+    means: dict[str, Any] = {"images": len(found)}
+    for name in MEASURES:
+        values = np.array([row[name] for row in found])
+        low, high = mean_interval(values)
+        means[name] = {"mean": round(float(values.mean()), 6), "low": round(low, 6), "high": round(high, 6)}
+    return means
+
+
+def attributes(case: Case) -> dict[str, Any]:
+    """Lesion share, whether the mask reaches the edge, mean CIE L* of the skin around the lesion, and the label."""
+    pixels = read_image(case.image).pixels
+    mask = read_mask(case.mask) > 0
+    edge = bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
+    near = ndimage.binary_dilation(mask, iterations=max(1, min(mask.shape) // 50))
+    skin = ~near if (~near).any() else ~mask
+    return {
+        "share": mask.mean(),
+        "edge": edge,
+        "lightness": lightness(pixels[skin].reshape(-1, 3)),
+        "label": case.label,
+    }
+
+
+def lightness(pixels: np.ndarray) -> float:
+    """Mean CIE L* (0 black, 100 white; CIE 15:2004, sRGB primaries of IEC 61966-2-1) of uint8 RGB `[N,3]`."""
+    share = pixels / 255.0
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    cube = np.where(luminance > (6 / 29) ** 3, np.cbrt(luminance), luminance / (3 * (6 / 29) ** 2) + 4 / 29)
+    return float((116 * cube - 16).mean())
+
+
+if __name__ == "__main__":
+    main()
