@@ -7,8 +7,10 @@ by DDP, and batch norms use the statistics of the joined batch.
 
 from __future__ import annotations
 
+import inspect
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -18,7 +20,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
-from torch.distributed.nn import functional as joined
+from torch.nn.parallel import DistributedDataParallel
 
 from segmae.config import Config
 from segmae.data.augment import Share
@@ -78,7 +80,10 @@ def start(config: Config) -> Fabric:
     strategy: Any = "auto"
     if local * nodes > 1:
         # Unused: each phase of a task moves its own part of the network. Buffers: batch norms agree by themselves.
-        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False, timeout=PATIENCE)
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        strategy = DDPStrategy(find_unused_parameters=True, timeout=PATIENCE, **{buffers: False})
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=config.device,
         devices=local,
@@ -144,9 +149,9 @@ def refuse_other_places(fabric: Fabric, reached: tuple[int, int]) -> None:
         ConfigError: they do not see the same folder.
     """
     if fabric.world_size > 1:
-        mine = torch.tensor(reached, dtype=torch.int64, device=fabric.device)
-        everyone = fabric.all_gather(mine)
-        if (everyone != mine).any():  # type: ignore[union-attr]
+        least = torch.tensor([*reached, *(-n for n in reached)], device=fabric.device)
+        distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
+        if least.tolist() != [*reached, *(-n for n in reached)]:  # someone has less, or more
             raise ConfigError("the processes of this run found different states in its folder. "
                               "Set output= to a folder that all machines share")  # fmt: skip
 
@@ -156,6 +161,22 @@ def join_norms(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
             module.__class__ = _JoinedBatchNorm
+
+
+class _Total(torch.autograd.Function):
+    """The sum over processes. Each term moves the total in every process, so gradients are summed as well."""
+
+    @staticmethod
+    def forward(context: Any, term: Tensor) -> Tensor:
+        total = term.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        distributed.all_reduce(gradient)
+        return gradient
 
 
 class _JoinedBatchNorm(nn.BatchNorm2d):
@@ -171,10 +192,11 @@ class _JoinedBatchNorm(nn.BatchNorm2d):
         dims = [0, *range(2, x.ndim)]
         per_channel = [1, -1] + [1] * (x.ndim - 2)
         count = x.numel() / x.shape[1] * distributed.get_world_size()  # shares are of equal size
-        add: Callable[[Tensor], Tensor] = joined.all_reduce
-        mean = add(x.sum(dims)) / count
+        mean = _Total.apply(x.sum(dims)) / count
         centred = x - mean.view(per_channel)
-        variance = add(centred.square().sum(dims)) / count  # of what is centred: exact where means are large
+        variance = (
+            _Total.apply(centred.square().sum(dims)) / count
+        )  # of what is centred: exact where means are large
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 assert self.num_batches_tracked is not None
