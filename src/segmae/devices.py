@@ -188,7 +188,7 @@ class _JoinedBatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        x = input.float()
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
         dims = [0, *range(2, x.ndim)]
         per_channel = [1, -1] + [1] * (x.ndim - 2)
         count = x.numel() / x.shape[1] * distributed.get_world_size()  # shares are of equal size

@@ -57,6 +57,8 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
         raise ConfigError(
             f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it"
         )
+    for left in folder.rglob(".writing-*"):  # by a process that was killed while it saved
+        left.unlink()
     if not path.exists() or not any(folder.glob("state*.pt")):  # nothing to lose
         write_json(folder / "config.json", config_to_dict(config))
         write_json(path, mine)

@@ -174,11 +174,13 @@ def fit(
     """Train from where `state` stands to the last epoch, or until the deadline."""
     augment = Augment(config.preprocess, config.augmentation)
     log = RunLog(folder, config, active=fabric.is_global_zero)
-    steps = max(1, len(epoch_batches(rows["train"], config, 0, fabric.world_size)) // config.accumulate)
+    steps = max(
+        1, len(epoch_batches(rows["train"], config, 0, fabric.world_size, cache.starts)) // config.accumulate
+    )
     with Request() as request:
         while state.epoch < config.epochs:
             started, seen_before = time.perf_counter(), state.images
-            batches = epoch_batches(rows["train"], config, state.epoch, fabric.world_size)
+            batches = epoch_batches(rows["train"], config, state.epoch, fabric.world_size, cache.starts)
             state.model.train()
             for step in range(state.step, steps):
                 chunk = batches[step * config.accumulate : (step + 1) * config.accumulate]

@@ -24,6 +24,7 @@ from segmae.errors import ConfigError, DataError
 from segmae.models import model_function
 from segmae.tasks import UNKNOWN, Batch
 
+WINDOW = 2  # stores of prepared images that are shuffled together
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -138,13 +139,24 @@ def step_seed(config: Config, epoch: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{config.seed} {epoch} {step}".encode()).digest()[:7], "big")
 
 
-def epoch_batches(rows: np.ndarray, config: Config, epoch: int, processes: int = 1) -> list[np.ndarray]:
+def epoch_batches(
+    rows: np.ndarray, config: Config, epoch: int, processes: int = 1, starts: Sequence[int] = (0,)
+) -> list[np.ndarray]:
     """The rows of each batch of an epoch, shuffled; what does not fill a last batch waits for another epoch.
+
+    Args:
+        rows: of the cache, to train on.
+        processes: that share every batch evenly.
+        starts: first row of each store of the cache. Of several, `WINDOW` at a time are shuffled together, others in each
+            epoch: what is read at a time fits into memory, and a disk is read from place to place.
 
     Raises:
         ConfigError: fewer images than processes.
     """
-    order = np.random.default_rng(step_seed(config, epoch, -1)).permutation(rows)
+    draw, store = np.random.default_rng(step_seed(config, epoch, -1)), np.searchsorted(starts, rows, "right")
+    stores = np.unique(store) if len(starts) <= WINDOW else draw.permutation(np.unique(store))
+    windows = [stores[i : i + WINDOW] for i in range(0, len(stores), WINDOW)]
+    order = np.concatenate([draw.permutation(rows[np.isin(store, window)]) for window in windows])
     size = min(config.batch_size, len(rows) - len(rows) % processes)
     if not size:
         raise ConfigError(f"{len(rows)} training images for {processes} processes. Start fewer of them")
