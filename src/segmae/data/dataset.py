@@ -194,7 +194,9 @@ def _open(place: Path) -> Cache | None:
     """The cache in a folder; None where there is none or it is damaged, so that it is built (again)."""
     try:
         index = read_json(place / "index.json")
-        images, masks = (np.load(place / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+        images, masks = (
+            np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("images", "masks")
+        )
         failures = [(name, message) for name, message in index["failures"]]
         ids, labels = tuple(index["ids"]), tuple(index["labels"])
         if not len(ids) == len(labels) == len(images) == len(masks):
