@@ -1,6 +1,6 @@
 # Each target makes the virtual environment that it needs; a second call starts at once.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench bench-check gpu-bench overfit gpu-study docs tutorials model-card release-check
+.PHONY: help demo test test-slow lint format bench bench-check gpu-bench overfit gpu-study docs tutorials model-card release-check lock licences audit
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -22,6 +22,10 @@ help:
 	@echo "make gpu-bench          training on a GPU: roofline, plain loop against ours, profile"
 	@echo "make gpu-study          studies on a GPU, stopped and saved in time; STUDIES='table2 table4' BUDGET=9m"
 	@echo "make overfit            overfit every network on eight images of SEGMAE_DATA; MODEL=NAME: that one"
+
+	@echo "make lock               write requirements.lock anew: what CI installs, with hashes"
+	@echo "make licences           licences of what is needed at run time; GPL, AGPL and unknown ones are refused"
+	@echo "make audit              the same, and known vulnerabilities (pip-audit, over the network)"
 
 demo: .venv-core/installed
 	.venv-core/bin/segmae demo $${IMAGE:+"$$IMAGE"}
@@ -72,6 +76,18 @@ BUDGET ?= 9m
 gpu-study: .venv/installed
 	.venv/bin/segmae study run $(STUDIES) --scale gpu --device cuda --budget $(BUDGET) $(ARGS)
 
+# LOCKED=1 installs what requirements.lock names and nothing else; a file whose hash differs is refused.
+lock: .venv/installed
+	.venv/bin/python scripts/lock.py
+
+licences: .venv/installed
+	.venv/bin/python scripts/licences.py
+
+# Without a network it says NOT AUDITED and ends well, or with STRICT=1 ends with 3. See scripts/audit.py.
+audit: licences
+	.venv/bin/python -m pip install --quiet "pip-audit>=2.7"
+	.venv/bin/python scripts/audit.py
+
 .venv-core/installed: EXTRAS :=
 .venv/installed: EXTRAS := [train,export,dev]
 .venv-docs/installed: EXTRAS := [docs]
@@ -80,5 +96,8 @@ gpu-study: .venv/installed
 %/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later found. Install one, or: make PYTHON=/path/to/python3"; exit 1; }
 	test -x $*/bin/python || $(PYTHON) -m venv $*
-	$*/bin/python -m pip install --quiet -e ".$(EXTRAS)"
+	if [ "$(LOCKED)" = 1 ] && [ $* = .venv ]; then \
+		PIP_CONSTRAINT= $*/bin/python -m pip install --quiet --require-hashes -r requirements.lock && \
+		$*/bin/python -m pip install --quiet --no-deps -e .; \
+	else $*/bin/python -m pip install --quiet -e ".$(EXTRAS)"; fi
 	touch $@

@@ -25,8 +25,11 @@ from segmae.config import Config, load_config
 from segmae.data.augment import Augment
 from segmae.data.dataset import Cache
 from segmae.models import create_model
+from segmae.optimizer import build_optimizer
+from segmae.runstate import State
 from segmae.tasks import create_task, freeze_for
-from segmae.train import State, build_optimizer, load_batch, make_resident, train_step
+from segmae.train import train_step
+from segmae.trainset import load_batch, make_resident
 
 SIZE, BATCH, IMAGES, ROUNDS = 160, 8, 64, 5
 FORMS = {

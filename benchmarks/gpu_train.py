@@ -26,8 +26,11 @@ from race import save
 from segmae.config import Config, load_config
 from segmae.data.augment import Augment
 from segmae.models import create_model
+from segmae.optimizer import build_optimizer
+from segmae.runstate import State
 from segmae.tasks import create_task, freeze_for
-from segmae.train import State, build_optimizer, epoch_batches, load_batch, make_resident, train_step
+from segmae.train import train_step
+from segmae.trainset import epoch_batches, load_batch, make_resident
 
 PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12), "A100": (312e12, 2.0e12)}  # bf16 FLOP/s, byte/s
 

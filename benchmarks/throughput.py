@@ -29,8 +29,10 @@ from segmae.config import load_config
 from segmae.data.augment import Augment
 from segmae.files import write_json
 from segmae.models import create_model
+from segmae.optimizer import build_optimizer
+from segmae.runstate import State
 from segmae.tasks import Batch, create_task, freeze_for
-from segmae.train import State, build_optimizer, train_step
+from segmae.train import train_step
 
 NETWORKS = ("segmae-tiny", "segmae-small", "segmae-base")
 

@@ -32,8 +32,10 @@ from segmae.data.preprocess import normalize, prepare_image, read_image, read_ma
 from segmae.files import read_json, write_json
 from segmae.models import create_model, list_models
 from segmae.models.pretrained import load_encoder
+from segmae.optimizer import build_optimizer
+from segmae.runstate import State
 from segmae.tasks import Batch, create_task
-from segmae.train import State, build_optimizer, train_step
+from segmae.train import train_step
 
 IMAGES, SEED, GOAL = 8, 2025, 0.95
 EVERY = 10  # steps between two looks at the Dice

@@ -20,7 +20,8 @@ from segmae.distill import soft_masks
 from segmae.errors import DataError
 from segmae.files import read_json, write_json
 from segmae.predict import load
-from segmae.train import run, soft_targets
+from segmae.train import run
+from segmae.trainset import soft_targets
 
 TEACHER = "segmae-tiny"
 SMALL = ["model.name=segmae-tiny", "model.options.depth=1", "model.options.decoder=null", "task=supervised", "preprocess.size=64",

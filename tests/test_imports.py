@@ -31,7 +31,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"predict"}),
     frozenset({"scoring", "report", "dicom", "cluster"}),
     frozenset({"evaluate"}),
-    frozenset({"distill"}),
+    frozenset({"distill", "stopping", "runstate"}),
+    frozenset({"trainset", "devices", "optimizer"}),
     frozenset({"train"}),
     frozenset({"study"}),
     frozenset({"doctor", "demo", "calibrate", "compare", "rank", "hub", "card"}),
@@ -46,6 +47,7 @@ RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 # These may import torch and what the extra `train` or `export` brings when they are imported themselves.
 TORCH_FILES = {"losses.py", "tasks.py", "runlog.py", "train.py", "engines/torch.py", "engines/export.py"}
+TORCH_FILES |= {"devices.py", "optimizer.py", "runstate.py", "stopping.py", "trainset.py"}
 TORCH_FILES |= {"data/augment.py", "study/runner.py", "study/cost.py"}
 EXTRAS = {"torch", "torchvision", "kornia", "lightning_fabric", "safetensors", "omegaconf", "tensorboardX"}
 EXTRAS |= {"matplotlib", "onnx", "onnxscript", "monai", "pandas", "timm", "pydicom", "highdicom"}

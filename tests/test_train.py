@@ -25,19 +25,12 @@ from segmae.data.splits import make_split, save_split  # noqa: E402
 from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
 from segmae.files import locked  # noqa: E402
 from segmae.models import create_model  # noqa: E402
+from segmae.optimizer import build_optimizer, learning_rate  # noqa: E402
+from segmae.runstate import State  # noqa: E402
+from segmae.stopping import OutOfTime, TrainingStopped  # noqa: E402
 from segmae.tasks import Batch, create_task, freeze_for  # noqa: E402
-from segmae.train import (  # noqa: E402
-    OutOfTime,
-    State,
-    TrainingStopped,
-    build_optimizer,
-    epoch_batches,
-    learning_rate,
-    load_batch,
-    make_resident,
-    run,
-    train_step,
-)
+from segmae.train import run, train_step  # noqa: E402
+from segmae.trainset import epoch_batches, load_batch, make_resident  # noqa: E402
 
 SMALL = ["model.name=segmae-tiny", "model.options.depth=1", "model.options.decoder=[32,1,2]", "preprocess.size=64",
          "batch_size=4", "epochs=2", "device=cpu", "threads=1", "optimizer.name=adamw", "optimizer.lr=1e-3",
@@ -318,7 +311,7 @@ def test_a_runs_configuration_is_a_recipe(data: Path, tmp_path: Path) -> None:
 def test_the_shipped_model_is_no_start_for_a_fold_whose_test_images_it_saw() -> None:
     from segmae.checkpoint import read_info
     from segmae.data.splits import load_split
-    from segmae.train import refuse_seen_images
+    from segmae.trainset import refuse_seen_images
 
     provenance = read_info("segmae-tiny").provenance
     config = load_config(None, ["model.start=segmae-tiny"])

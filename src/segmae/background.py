@@ -6,7 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,9 +15,9 @@ Outcome = TypeVar("Outcome")
 
 
 def ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Outcome], items: Iterable[Item], limit: int
+    pool: Executor, function: Callable[[Item], Outcome], items: Iterable[Item], limit: int
 ) -> Iterator[Outcome]:
-    """Map in threads, in order, with at most `limit` results waiting: the items need not fit into memory."""
+    """Map in threads or processes, in order, with at most `limit` results waiting: the items need not fit into memory."""
     waiting: deque[Future[Outcome]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))

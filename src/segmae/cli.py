@@ -1,6 +1,7 @@
 """The command line: which commands there are, and how an error reaches the user.
 
-Exit codes: 0 all well; 1 some inputs failed; 2 wrong usage, or nothing could be done; 130 stopped by Ctrl-C.
+Exit codes: 0 all well; 1 some inputs failed; 2 wrong usage, or nothing could be done; 75 training was
+ended by a scheduler (SIGTERM) and is saved, so start it again; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Verbs(TyperGroup):
                 else ". Check the path, its permissions and the disk's space"
             )
             print(f"error: {one_line(str(error))}{remedy}", file=sys.stderr)
-            raise typer.Exit(2) from error
+            raise typer.Exit(getattr(error, "exit_code", 2)) from error
         except KeyboardInterrupt as error:
             print("stopped", file=sys.stderr)
             raise typer.Exit(130) from error

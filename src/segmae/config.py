@@ -133,10 +133,12 @@ class Config:
     output: str = "runs"  # the run's folder is OUTPUT/NAME
     seed: int = 0  # of everything that is drawn: weights, order, augmentation, hidden patches
     epochs: int = 100  # passes over the training part
-    batch_size: int = 24  # images
+    batch_size: int = 24  # images of a batch, over all processes
     accumulate: int = 1  # batches per optimiser step
     precision: str = "32-true"  # 32-true | bf16-mixed | 16-mixed
     device: str = "auto"  # auto | cpu | cuda
+    devices: int = 0  # processes on each machine; 0 = as many as torchrun or SLURM started, else one
+    num_nodes: int = 0  # machines; 0 = as many as torchrun or SLURM started on, else one
     threads: int = 0  # CPU threads; 0 = all
     compile: bool = False  # torch.compile: minutes to start, then faster; another machine or version may differ in rounding
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
@@ -288,7 +290,7 @@ CHOICES = {
 TINY = 1e-6  # what has to be above 0
 RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, math.inf), "batch_size": (1, math.inf), "accumulate": (1, math.inf), "save_every": (1, math.inf),
-    "threads": (0, math.inf), "ema": (0, 1 - TINY), "data.subset": (0, math.inf),
+    "threads": (0, math.inf), "devices": (0, math.inf), "num_nodes": (0, math.inf), "ema": (0, 1 - TINY), "data.subset": (0, math.inf),
     "preprocess.std": (TINY, math.inf), "augmentation.horizontal_flip": (0, 1), "augmentation.vertical_flip": (0, 1),
     "augmentation.scale": (0.01, 100), "augmentation.hue": (0, 0.5), "augmentation.elastic": (0, 1),
     "augmentation.hair": (0, 1), "augmentation.vignette": (0, 1), "distillation.weight": (0, 1), "distillation.views": (1, 8),

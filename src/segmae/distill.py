@@ -38,7 +38,7 @@ def soft_masks(
         uint8 `[N,size,size]`, 0 to 255 for probabilities of 0 to 1.
     """
     if keep.is_file():
-        found = np.load(keep)
+        found = np.load(keep, allow_pickle=False)
         if found.shape == (len(ids), size, size):
             return found
     total = np.zeros((len(ids), size, size), np.float32)

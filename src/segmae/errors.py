@@ -10,6 +10,8 @@ from types import ModuleType
 class SegmaeError(Exception):
     """Base of every error that is shown to users as one line instead of a traceback."""
 
+    exit_code = 2  # of the command that it ends
+
 
 class ConfigError(SegmaeError):
     """A recipe, an override or an option that cannot be used."""

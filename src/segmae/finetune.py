@@ -108,9 +108,11 @@ def finetune(
     tell = listener or (lambda event: None)
     require("torch", "train")
     from segmae import train
+    from segmae.devices import refuse_several
 
     folder = Path(out)
     config = make_config(data, folder, model, epochs, settings)
+    refuse_several(config, "finetuning")
     cases, failures, notes = _usable_cases(config, progress)
     split, more = divide(cases, read_info(model).provenance, config.seed)
     images = {part: len(ids) for part, ids in split.parts.items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segmae.config import Config
 from segmae.errors import require
+from segmae.files import append
 from segmae.models.hiding import choose_visible
 from segmae.models.segmae import PATCH, patchify, unpatchify
 
@@ -34,8 +35,7 @@ class RunLog:
         """Append an epoch's record to metrics.jsonl and to TensorBoard."""
         if not self.active:
             return
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append(self.folder / "metrics.jsonl", json.dumps(record) + "\n")
         if self.board is not None:
             for key, value in record.items():
                 if key != "epoch":

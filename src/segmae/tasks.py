@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from segmae.config import Losses, Reconstruction
 from segmae.errors import ConfigError
@@ -30,12 +30,14 @@ OWN_WAY = ("adversarial", "chained")  # only for models that name them in their 
 @dataclass
 class Batch:
     """image: normalised `[B,3,H,W]`; mask: `[B,1,H,W]` in {0, 1}; ids: one per image; labels: class indices `[B]`
-    int64, -1 where unknown, which is also the default."""
+    int64, -1 where unknown, which is also the default; visible: indices `[B,V]` of the patches that stay visible where
+    these are rebuilt; default: chosen by the task."""
 
     image: Tensor
     mask: Tensor
     ids: Sequence[str]
     labels: Tensor = None  # type: ignore[assignment]
+    visible: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.labels is None:
@@ -84,12 +86,17 @@ class Pretrain:
 
     def __call__(self, model: Callable[..., Tensor], batch: Batch, phase: str) -> dict[str, Any]:
         c = self.reconstruction
-        grid = (batch.image.shape[2] // PATCH, batch.image.shape[3] // PATCH)
-        visible = choose_visible(c.strategy, batch.ids, grid, c.ratio, batch.image.device)
+        visible = self.choose_visible(batch, batch.ids) if batch.visible is None else batch.visible
         rebuilt = model(batch.image, task="reconstruct", visible=visible, blank=c.blank_hidden_pixels)
         patches = patchify(batch.image)
         loss = reconstruction_loss(rebuilt, patches, visible, c.normalize_patches, c.weighted, c.beta)
         return {"loss": loss}
+
+    def choose_visible(self, batch: Batch, ids: Sequence[str]) -> Tensor:
+        """Indices `[len(ids),V]` of the patches that stay visible, for these ids of images like the batch's."""
+        c = self.reconstruction
+        grid = (batch.image.shape[2] // PATCH, batch.image.shape[3] // PATCH)
+        return choose_visible(c.strategy, ids, grid, c.ratio, batch.image.device)
 
 
 class Hybrid:
@@ -279,7 +286,17 @@ def edge_target(mask: Tensor) -> Tensor:
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of class logits `[B,K]`, mean over the images whose label is known; 0 if none is."""
     total = F.cross_entropy(logits.float(), labels, ignore_index=UNKNOWN, reduction="sum")
-    return total / (labels != UNKNOWN).sum().clamp(min=1)
+    return total / at_least_one((labels != UNKNOWN).sum())
+
+
+def at_least_one(count: Tensor) -> Tensor:
+    """A count to divide a sum by: at least 1. Of several processes that train, their mean, so that the mean of their
+    quotients is the quotient of the joined batch."""
+    if not torch.is_grad_enabled() or not (distributed.is_available() and distributed.is_initialized()):
+        return count.clamp(min=1)
+    total = count.detach().float()
+    distributed.all_reduce(total)
+    return total.clamp(min=1) / distributed.get_world_size()
 
 
 def judged(judgements: dict[str, Tensor], verdict: float) -> Tensor:
@@ -293,7 +310,7 @@ def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
     probability = logits.sigmoid()
     lesion = (1 - probability) ** gamma * F.softplus(-logits) * mask
     skin = probability**gamma * F.softplus(logits) * (1 - mask)
-    return lesion.sum() / mask.sum().clamp(min=1) + skin.sum() / (1 - mask).sum().clamp(min=1)
+    return lesion.sum() / at_least_one(mask.sum()) + skin.sum() / at_least_one((1 - mask).sum())
 
 
 def rank_loss(logits: Tensor, mask: Tensor, hardest: int = 30, margin: float = 0.3) -> Tensor:

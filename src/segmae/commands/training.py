@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -61,7 +62,9 @@ def _train(recipe: Path | None, overrides: list[str]) -> None:
     from segmae.train import run  # after the configuration: a slip there is told before torch is imported
 
     with progress("training") as advance:
-        print(run(config, training_listener(advance)))
+        folder = run(config, training_listener(advance))
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:  # one of several processes tells it
+        print(folder)
 
 
 def finetune(

@@ -1,7 +1,12 @@
-"""Prepared images: decoded once by many processes into arrays on disk that training maps into memory."""
+"""Prepared images: decoded once by many processes into arrays on disk that training maps into memory.
+
+Large datasets lie in several stores, each whole by itself: preparing that was interrupted goes on behind the last whole
+one, and nothing here holds more than a few images in memory.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,12 +15,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from segmae.background import ahead
 from segmae.config import Preprocess, config_to_dict
 from segmae.data.catalog import Case
 from segmae.data.preprocess import read_mask, read_prepared, resize_mask
@@ -25,6 +33,35 @@ from segmae.files import read_json, write_json
 Progress = Callable[[int, int], None]
 BUILDING = ".building-"  # prefix of folders that are not yet whole
 FORMAT = 2  # of the folder; another number is prepared anew
+STORE = 16384  # cases in one store: 3.3 GB at 224 px
+AHEAD = 8  # cases that a process may be ahead of the one that writes
+
+
+class Rows:
+    """The rows of several mapped arrays, read as if they were one array `[N,...]`."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.parts = tuple(parts)
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.shape = (int(self.starts[-1]), *parts[0].shape[1:])
+        self.dtype = parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """One row for a number, a copy of several for a slice or an array of numbers from 0 on."""
+        chosen = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self):
+            raise IndexError(f"row {chosen.min()} or {chosen.max()} of {len(self)}")
+        part = np.searchsorted(self.starts, chosen, "right") - 1
+        if chosen.ndim == 0:
+            return self.parts[int(part)][int(chosen - self.starts[part])]
+        found = np.empty((len(chosen), *self.shape[1:]), self.dtype)
+        for index in np.unique(part):
+            here = part == index
+            found[here] = self.parts[index][chosen[here] - self.starts[index]]
+        return found
 
 
 @dataclass(frozen=True)
@@ -33,21 +70,23 @@ class Cache:
 
     Attributes:
         images: uint8 `[N,S,S,3]`, mapped from disk.
-        masks: uint8 `[N,S,S]` in {0, 1}, mapped from disk; zeros where a case has no mask.
+        masks: uint8 `[N,S,S]` in {0, 1}, mapped from disk; zeros where a case has no mask (and no room on most disks).
         ids: one per row.
         sizes: `[N,2]`, width and height of the photographs.
         labels: diagnoses, one per row; "" where a case has none.
-        digest: SHA-256 over ids, images and masks, and over labels where there are any.
+        digest: SHA-256 over ids, images and masks, and over labels where there are any; of several stores, over theirs.
         failures: (id, message) of the cases that could not be read.
+        starts: the first row of each store.
     """
 
-    images: np.ndarray
-    masks: np.ndarray
+    images: np.ndarray | Rows
+    masks: np.ndarray | Rows
     ids: tuple[str, ...]
     sizes: np.ndarray
     labels: tuple[str, ...]
     digest: str
     failures: list[tuple[str, str]]
+    starts: tuple[int, ...] = (0,)
     _row: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +116,8 @@ def prepare(
     """Decode, resize and store cases, or open what an earlier call stored.
 
     A cache is used again as long as the same files (by name, size and time of change) are asked for with the
-    same preprocessing. It appears in one step, so that a killed call leaves nothing half-made.
+    same preprocessing. Each of its stores appears in one step, so that a killed call leaves nothing half-made, and what it
+    had finished is not made again.
 
     Args:
         folder: where caches are kept; default: the user's cache folder.
@@ -89,6 +129,33 @@ def prepare(
     """
     if not cases:
         raise DataError("no cases to prepare. Check the folder and the split")
+    stores = []
+    for start in range(0, len(cases), STORE):
+        some = cases[start : start + STORE]
+        stores.append(_prepare_store(some, preprocess, folder, workers, _told(progress, start, len(cases))))
+    if len(stores) == 1:
+        return stores[0]
+    starts = np.cumsum([0, *(len(store.ids) for store in stores[:-1])])
+    return Cache(
+        Rows([store.images for store in stores]),  # type: ignore[misc]
+        Rows([store.masks for store in stores]),  # type: ignore[misc]
+        tuple(name for store in stores for name in store.ids),
+        np.concatenate([store.sizes for store in stores]),
+        tuple(label for store in stores for label in store.labels),
+        hashlib.sha256("\n".join(store.digest for store in stores).encode()).hexdigest(),
+        [failure for store in stores for failure in store.failures],
+        tuple(starts.tolist()),
+    )
+
+
+def _told(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Progress within one store as progress of all."""
+    return None if progress is None else lambda done, _: progress(before + done, total)
+
+
+def _prepare_store(
+    cases: Sequence[Case], preprocess: Preprocess, folder: Path | None, workers: int | None, progress: Progress | None
+) -> Cache:  # fmt: skip
     place = (folder or default_folder()) / _key(cases, preprocess)[:16]
     found = _open(place)
     if found is None:
@@ -127,7 +194,9 @@ def _open(place: Path) -> Cache | None:
     """The cache in a folder; None where there is none or it is damaged, so that it is built (again)."""
     try:
         index = read_json(place / "index.json")
-        images, masks = (np.load(place / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+        images, masks = (
+            np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("images", "masks")
+        )
         failures = [(name, message) for name, message in index["failures"]]
         ids, labels = tuple(index["ids"]), tuple(index["labels"])
         if not len(ids) == len(labels) == len(images) == len(masks):
@@ -154,6 +223,9 @@ def _build(
             building / "all_images.npy", "w+", np.uint8, (total, size, size, 3)
         )
         masks = np.lib.format.open_memmap(building / "all_masks.npy", "w+", np.uint8, (total, size, size))
+        _reserve(building / "all_images.npy")
+        if any(case.mask is not None for case in cases):
+            _reserve(building / "all_masks.npy")
         ids: list[str] = []
         sizes: list[tuple[int, int]] = []
         labels: list[str] = []
@@ -164,7 +236,9 @@ def _build(
             if isinstance(result, str):
                 failures.append((case.id, result))
             else:
-                images[len(ids)], masks[len(ids)] = result[0], result[1]
+                images[len(ids)] = result[0]
+                if case.mask is not None:  # else it stays a hole in the file
+                    masks[len(ids)] = result[1]
                 ids.append(case.id)
                 sizes.append(result[2])
                 labels.append(case.label or "")
@@ -174,13 +248,18 @@ def _build(
             raise DataError(f"not one of {total} cases can be read. The first: {failures[0][1]}")
         digest = hashlib.sha256("\n".join(ids).encode())
         for name, array in (("images", images[: len(ids)]), ("masks", masks[: len(ids)])):
-            np.save(building / f"{name}.npy", array)
             digest.update(array.data)
+            if len(ids) < total:  # without the rows of what cannot be read; else the file is as it should be
+                np.save(building / f"{name}.npy", array)
         if any(labels):
             digest.update("\n".join(labels).encode())
         del images, masks, array
         for name in ("images", "masks"):
-            (building / f"all_{name}.npy").unlink()
+            whole = building / f"all_{name}.npy"
+            if len(ids) < total:
+                whole.unlink()
+            else:
+                whole.rename(building / f"{name}.npy")
         write_json(building / "index.json", {
             "format": FORMAT, "ids": ids, "sizes": sizes, "labels": labels, "failures": failures,
             "digest": digest.hexdigest(), "preprocess": config_to_dict(preprocess),
@@ -197,6 +276,27 @@ def _build(
         shutil.rmtree(building, ignore_errors=True)
 
 
+def _reserve(path: Path) -> None:
+    """Take the room for a file now: a mapped one for which there is none later ends the process without a word.
+
+    Raises:
+        DataError: the disk is too full.
+    """
+    size = path.stat().st_size
+    full = DataError(f"{path.parent.parent}: the disk is full; {size / 1e9:.2f} GB are needed for one file of prepared images. "
+                     "Free some space, or name another folder: data.cache=FOLDER or --cache FOLDER")  # fmt: skip
+    if shutil.disk_usage(path.parent).free < size:
+        raise full
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise full from error
+
+
 def _sweep(folder: Path) -> None:
     """Remove what calls that were killed more than a day ago left half-built."""
     for path in folder.glob(f"{BUILDING}*"):
@@ -209,9 +309,15 @@ def _results(cases: Sequence[Case], preprocess: Preprocess, workers: int | None)
     workers = workers or os.cpu_count() or 1
     if workers == 1 or len(cases) < 64:
         yield from map(work, cases)
-    else:
+        return
+    try:
         with ProcessPoolExecutor(workers) as pool:
-            yield from pool.map(work, cases, chunksize=16)
+            yield from ahead(pool, work, cases, AHEAD * workers)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process that prepared images was ended from outside, perhaps because memory ran out. Run it again; "
+            "`segmae data prepare --workers 1` needs the least"
+        ) from error
 
 
 def _prepare_case(case: Case, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray, tuple[int, int]] | str:

@@ -23,13 +23,15 @@ import torch
 from segmae import __version__
 from segmae.checkpoint import read_info
 from segmae.config import Config, config_to_dict
+from segmae.devices import refuse_several
 from segmae.errors import ConfigError, InUse, OutputError, SegmaeError
 from segmae.evaluate import evaluate_checkpoint, machine, portable, versions
 from segmae.files import locked
+from segmae.stopping import OutOfTime, Terminated
 from segmae.study.cost import measure_cost
 from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger, history, work
-from segmae.train import OutOfTime, run
+from segmae.train import run
 
 Listener = Callable[[dict[str, Any]], None]
 _RATES = {"s": 1, "m": 60, "h": 3600}
@@ -122,8 +124,8 @@ def run_study(
         except OutOfTime:
             done.stopped = True
             return
-        except OutputError:
-            raise  # no place to write would fail every cell
+        except (OutputError, Terminated):
+            raise  # no place to write would fail every cell; and who ends one, ends all
         except Exception as error:  # whatever is wrong with this cell, the others go on
             failure = describe_failure(error)
             ledger.write_failure(cell, {"study": study.name, "cell": cell.id, **failure})
@@ -140,6 +142,7 @@ def run_cell(
     Raises:
         OutOfTime: the deadline came first; the same call goes on from there.
     """
+    refuse_several(cell.config, "a study")
     _reset_peak_memory()
     stage1, config = None, _placed(cell.config, place, study.name)
     if cell.stage1 is not None:

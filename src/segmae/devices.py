@@ -1,0 +1,210 @@
+"""The processes of one run, on many devices and machines: how they start, agree, and end together.
+
+A run of N processes computes what one process computes on the joined batch: each process takes every N-th image of a batch,
+what is drawn at random (augmentation, hidden patches) is drawn for the joined batch and shared out, gradients are averaged
+by DDP, and batch norms use the statistics of the joined batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from segmae.config import Config
+from segmae.data.augment import Share
+from segmae.errors import ConfigError
+from segmae.stopping import TrainingStopped
+
+PATIENCE = timedelta(hours=2)  # that a process waits for another: the first one prepares the images
+ENDED = ("closed by peer", "reset by peer", "timed out", "broken pipe", "not all ranks", "remote process",
+         "connection refused", "read error", "nccl")  # fmt: skip
+
+
+def count_processes(config: Config) -> tuple[int, int]:
+    """Processes on each machine, and machines: as torchrun or SLURM started them, else as the settings say.
+
+    Raises:
+        ConfigError: the settings name other numbers, or the joined batch cannot be divided evenly.
+    """
+    wanted = (config.devices, config.num_nodes)
+    if distributed.is_available() and distributed.is_torchelastic_launched():
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        found, source = (local, int(os.environ["WORLD_SIZE"]) // local), "torchrun"
+    elif SLURMEnvironment.detect():
+        nodes = int(os.environ.get("SLURM_NNODES", 1))
+        local = int(os.environ.get("SLURM_NTASKS_PER_NODE", int(os.environ["SLURM_NTASKS"]) // nodes))
+        found, source = (local, nodes), "SLURM"
+    else:
+        found, source = (wanted[0] or 1, wanted[1] or 1), "the settings"
+    if any(want and want != have for want, have in zip(wanted, found, strict=True)):
+        raise ConfigError(
+            f"devices={wanted[0]}, num_nodes={wanted[1]}: {source} started {found[0]} processes on each of {found[1]} "
+            "machines. Leave both out, then they are counted"
+        )
+    total = found[0] * found[1]
+    if config.batch_size % total:
+        raise ConfigError(
+            f"batch_size={config.batch_size} is the joined batch of all {total} processes. Make it a multiple of {total}"
+        )
+    return found
+
+
+def refuse_several(config: Config, what: str) -> None:
+    """For work that is more than one run.
+
+    Raises:
+        ConfigError: more than one process would do it.
+    """
+    local, nodes = count_processes(config)
+    if local * nodes > 1:
+        raise ConfigError(
+            f"{what} is the work of one process, not of {local * nodes}. Set devices=1, or use `segmae train`"
+        )
+
+
+def start(config: Config) -> Fabric:
+    """The processes of a run, joined where there are several."""
+    local, nodes = count_processes(config)
+    strategy: Any = "auto"
+    if local * nodes > 1:
+        # Unused: each phase of a task moves its own part of the network. Buffers: batch norms agree by themselves.
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        strategy = DDPStrategy(find_unused_parameters=True, timeout=PATIENCE, **{buffers: False})
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    fabric = Fabric(
+        accelerator=config.device,
+        devices=local,
+        num_nodes=nodes,
+        strategy=strategy,
+        precision=config.precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def ends_with_the_others() -> Iterator[None]:
+    """Say what it means where another process of the run has gone.
+
+    Raises:
+        TrainingStopped: it has.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not distributed.is_initialized() or not any(sign in str(error).lower() for sign in ENDED):
+            raise
+        raise TrainingStopped(
+            "another process of this run has ended; its own message says why, if it could tell. Start all of them "
+            f"again: the run goes on from the last save ({' '.join(str(error).split())[:120]})"
+        ) from error
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def first_alone(fabric: Fabric) -> Iterator[None]:
+    """What the first process does here is done when the others begin it."""
+    if fabric.global_rank > 0:
+        fabric.barrier()
+    yield
+    if fabric.global_rank == 0:
+        fabric.barrier()
+
+
+def share_of(fabric: Fabric, whole: int) -> Share:
+    """This process's images of a joined batch of `whole`."""
+    return Share(whole, fabric.global_rank, fabric.world_size)
+
+
+def agree(
+    fabric: Fabric, values: dict[str, float], *reasons: bool
+) -> tuple[dict[str, float], tuple[bool, ...]]:
+    """The mean over processes of each logged value, and which reasons to stop any process has."""
+    if fabric.world_size == 1:
+        return values, reasons
+    vector = torch.tensor([*values.values(), *map(float, reasons)], dtype=torch.float64, device=fabric.device)
+    means = fabric.all_reduce(vector, reduce_op="mean").tolist()  # type: ignore[union-attr]
+    return dict(zip(values, means, strict=False)), tuple(mean > 0 for mean in means[len(values) :])
+
+
+def refuse_other_places(fabric: Fabric, reached: tuple[int, int]) -> None:
+    """All processes must have resumed at the same epoch and step.
+
+    Raises:
+        ConfigError: they do not see the same folder.
+    """
+    if fabric.world_size > 1:
+        least = torch.tensor([*reached, *(-n for n in reached)], device=fabric.device)
+        distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
+        if least.tolist() != [*reached, *(-n for n in reached)]:  # someone has less, or more
+            raise ConfigError("the processes of this run found different states in its folder. "
+                              "Set output= to a folder that all machines share")  # fmt: skip
+
+
+def join_norms(model: nn.Module) -> None:
+    """Let the batch norms of a network, in training, use the statistics of the joined batch."""
+    for module in model.modules():
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            module.__class__ = _JoinedBatchNorm
+
+
+class _Total(torch.autograd.Function):
+    """The sum over processes. Each term moves the total in every process, so gradients are summed as well."""
+
+    @staticmethod
+    def forward(context: Any, term: Tensor) -> Tensor:
+        total = term.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        distributed.all_reduce(gradient)
+        return gradient
+
+
+class _JoinedBatchNorm(nn.BatchNorm2d):
+    """A batch norm over the images of all processes. Torch's own works on GPUs only."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        dims = [0, *range(2, x.ndim)]
+        per_channel = [1, -1] + [1] * (x.ndim - 2)
+        count = x.numel() / x.shape[1] * distributed.get_world_size()  # shares are of equal size
+        mean = _Total.apply(x.sum(dims)) / count
+        centred = x - mean.view(per_channel)
+        variance = (
+            _Total.apply(centred.square().sum(dims)) / count
+        )  # of what is centred: exact where means are large
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                assert self.num_batches_tracked is not None
+                self.num_batches_tracked += 1
+                share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, share)
+                self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
+        y = centred * (variance + self.eps).rsqrt().view(per_channel)
+        if self.affine:
+            y = y * self.weight.view(per_channel) + self.bias.view(per_channel)
+        return y.to(input.dtype)

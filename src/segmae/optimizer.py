@@ -1,0 +1,59 @@
+"""The optimiser of a network, its groups of parameters, and the learning rate of every step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from segmae.config import Config
+from segmae.errors import ConfigError
+from segmae.runstate import State
+
+
+def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """SGD as in the paper, or AdamW without decay on vectors (biases, norms) and with layer-wise rates."""
+    c = config.optimizer
+    depth = len(getattr(getattr(model, "encoder", None), "blocks", ()))
+    if c.layer_decay != 1 and not depth:
+        raise ConfigError(
+            f"optimizer.layer_decay={c.layer_decay}: {config.model.name} has no ViT blocks to count. Set it to 1"
+        )
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = 0.0 if c.name == "adamw" and parameter.ndim < 2 else c.weight_decay
+        scale = c.layer_decay ** blocks_above(name, depth)
+        group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "scale": scale})
+        group["params"].append(parameter)
+    fused = config.precision != "16-mixed"  # there a fused step hides the gradients' scale from clipping
+    if c.name == "adamw":
+        return torch.optim.AdamW(groups.values(), lr=c.lr, betas=c.betas, fused=fused)
+    return torch.optim.SGD(groups.values(), lr=c.lr, momentum=c.momentum, fused=fused)
+
+
+def blocks_above(name: str, depth: int) -> int:
+    """How many ViT blocks lie above a parameter: 0 for decoders, `depth` for the ViT's own embedding.
+
+    0 too for the CNN stage and its embedding: they start anew, or from weights of their own, and must learn at full rate.
+    """
+    if not name.startswith("encoder.") or name.startswith(("encoder.norm", "encoder.cnn")):
+        return 0
+    if name.startswith("encoder.blocks."):
+        return depth - 1 - int(name.split(".")[2])
+    return depth
+
+
+def learning_rate(config: Config, state: State, steps: int) -> float:
+    """The learning rate of the next optimiser step; `steps` are the steps of an epoch."""
+    c, done = config.schedule, state.epoch + state.step / steps
+    rate = config.optimizer.lr
+    if done < c.warmup:
+        return rate * (done * steps + 1) / (c.warmup * steps)
+    if c.name == "cosine":
+        progress = (done - c.warmup) / max(config.epochs - c.warmup, 1e-9)
+        return rate * (c.floor + (1 - c.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return rate * state.factor

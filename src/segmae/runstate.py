@@ -1,0 +1,195 @@
+"""A run's folder: whose it is, what was reached so far, and what it is resumed from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from segmae.checkpoint import ModelInfo, save_pretrained
+from segmae.config import Config, config_to_dict
+from segmae.data.dataset import Cache
+from segmae.data.splits import Split
+from segmae.errors import ConfigError
+from segmae.files import atomic_path, read_json, write_json
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class State:
+    """Everything that changes while a run goes on."""
+
+    model: Any  # the network as wrapped by Fabric
+    optimizer: torch.optim.Optimizer
+    averaged: nn.Module | None  # exponential moving average of the weights
+    epoch: int = 0  # epochs completed
+    step: int = 0  # optimiser steps completed in the current epoch (each runs all phases of the task)
+    best: float = -math.inf  # best validation score so far
+    waited: int = 0  # plateau: epochs since the score last rose
+    factor: float = 1.0  # plateau: product of the reductions so far
+    seconds: float = 0.0  # spent on completed epochs
+    images: int = 0  # seen in the current epoch
+    sums: dict[str, float] = field(default_factory=dict)  # of logged values in the current epoch, over images
+
+    COUNTERS = ("epoch", "step", "best", "waited", "factor", "seconds", "images", "sums")
+
+
+def claim(folder: Path, config: Config, cache: Cache) -> None:
+    """Start the run's folder, or check that it belongs to the same configuration and data."""
+    path = folder / "fingerprint.json"
+    harmless = ("threads", "compile", "resume", "tensorboard", "save_every", "output", "devices", "num_nodes")
+    mine = {key: value for key, value in config_to_dict(config).items() if key not in harmless}
+    mine["data"] = {**mine["data"], "root": "", "cache": "", "sha256": cache.digest}
+    del mine["data"]["resident"]
+    if config.resume == "never" and path.exists():
+        raise ConfigError(
+            f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it"
+        )
+    for left in folder.rglob(".writing-*"):  # by a process that was killed while it saved
+        left.unlink()
+    if not path.exists() or not any(folder.glob("state*.pt")):  # nothing to lose
+        write_json(folder / "config.json", config_to_dict(config))
+        write_json(path, mine)
+        write_json(folder / "cases.json", checksums(cache))
+        return
+    before = read_json(path)
+    changed = sorted(_differences(before, mine))
+    if before["data"]["sha256"] != cache.digest and (folder / "cases.json").exists():
+        changed = [changes(read_json(folder / "cases.json"), checksums(cache)), *changed]
+    if changed:
+        raise ConfigError(f"{folder}: was started with other settings or data ({'; '.join(changed[:4])}). "
+                          "Choose another name=, or restore what changed to go on")  # fmt: skip
+
+
+def checksums(cache: Cache) -> dict[str, int]:
+    """CRC-32 of each prepared case: its image, mask and label."""
+    return {
+        name: zlib.crc32(
+            label.encode(), zlib.crc32(cache.masks[row].data, zlib.crc32(cache.images[row].data))
+        )
+        for row, (name, label) in enumerate(zip(cache.ids, cache.labels, strict=True))
+    }
+
+
+def changes(before: dict[str, int], now: dict[str, int]) -> str:
+    """Which cases are gone, new or different, in words."""
+    found = {
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+        "changed": [name for name in before if name in now and before[name] != now[name]],
+    }
+    parts = [f"{len(names)} {kind}, e.g. {', '.join(names[:3])}" for kind, names in found.items() if names]
+    return f"images: {'; '.join(parts) or 'another order'}"
+
+
+def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {*before, *after}:
+            yield from _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+    elif before != after:
+        yield f"{key}: {before} -> {after}"
+
+
+def save_state(fabric: Fabric, folder: Path, state: State) -> None:
+    """Write state.pt whole or not at all, keeping the one before for the case that the disk spoils it."""
+    if fabric.global_rank == 0:
+        values = {
+            "counters": {name: getattr(state, name) for name in State.COUNTERS},
+            "model": state.model.module.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "averaged": None if state.averaged is None else state.averaged.state_dict(),
+            "precision": fabric.strategy.precision.state_dict(),  # the scale of 16-bit losses
+        }
+        path = folder / "state.pt"
+        with atomic_path(path) as temporary:
+            with temporary.open("wb") as file:  # given a path, torch hides that the disk is full
+                torch.save(values, file)
+            if path.exists():
+                os.replace(path, folder / "state.previous.pt")
+    fabric.barrier()
+
+
+def load_state(fabric: Fabric, folder: Path, state: State, tell: Listener) -> bool:
+    """Fill `state` from the newest readable state file; False if there is none.
+
+    Raises:
+        ConfigError: there are state files and not one can be read.
+    """
+    paths = [path for name in ("state.pt", "state.previous.pt") if (path := folder / name).exists()]
+    for path in paths:
+        try:
+            with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
+                if spoilt := archive.testzip():
+                    raise ValueError(spoilt)
+            values = torch.load(path, map_location=fabric.device, weights_only=True)
+        except Exception:  # a torn, spoilt or foreign file: torch raises many kinds
+            tell({"kind": "message", "text": f"{path}: is damaged; looking for the one before it"})
+            continue
+        state.model.module.load_state_dict(values["model"])
+        state.optimizer.load_state_dict(values["optimizer"])
+        fabric.strategy.precision.load_state_dict(values["precision"])
+        if state.averaged is not None:
+            state.averaged.load_state_dict(values["averaged"])
+        for key, value in values["counters"].items():
+            setattr(state, key, value)
+        return True
+    if paths:
+        raise ConfigError(
+            f"{folder}: no state file can be read ({', '.join(path.name for path in paths)}). Remove them to begin anew"
+        )
+    return False
+
+
+def forget_later_records(path: Path, state: State) -> None:
+    """Drop log lines of epochs that will be run again."""
+    if path.exists():
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # half a line, written when the run was killed
+            if record["epoch"] <= state.epoch:
+                kept.append(line)
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
+
+
+def describe_data(config: Config, split: Split, cache: Cache, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a model's config.json says about where it comes from."""
+    return {
+        "task": config.task,
+        "trained_on": {"dataset": split.dataset, "split": split.name, "sha256": split.sha256,
+                       "parts": ["train", "val"], "images": len(rows["train"]), "cache_sha256": cache.digest},
+        "train_ids": [cache.ids[row] for row in rows["train"]],
+        "seed": config.seed,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {config.device}",
+        "starts": {key: Path(value).name for key in ("start", "vit", "cnn", "encoder") if (value := getattr(config.model, key))},
+        "config": config_to_dict(config),
+    }  # fmt: skip
+
+
+def save_model(
+    fabric: Fabric, config: Config, state: State, folder: Path, provenance: dict[str, Any]
+) -> None:
+    """Write a model folder with the weights that were validated."""
+    if fabric.global_rank == 0:
+        model = state.averaged if state.averaged is not None else state.model.module
+        info = ModelInfo(
+            config.model.name, dict(config.model.options), config.preprocess, provenance=provenance
+        )
+        save_pretrained(folder, model, info)

@@ -1,0 +1,221 @@
+"""What is trained on: the cases of a split, their prepared images, and the batches of every step."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segmae.checkpoint import read_info, resolve
+from segmae.config import Config
+from segmae.data.augment import Augment, Share
+from segmae.data.catalog import Case, Dataset, find_data, open_dataset
+from segmae.data.dataset import Cache, prepare
+from segmae.data.splits import Split, group_leaks, load_split, met_ids, overlap, training_leaks
+from segmae.distill import soft_masks
+from segmae.errors import ConfigError, DataError
+from segmae.models import model_function
+from segmae.tasks import UNKNOWN, Batch
+
+WINDOW = 2  # stores of prepared images that are shuffled together
+Listener = Callable[[dict[str, Any]], None]
+
+
+def choose_cases(config: Config) -> tuple[Split, Dataset, dict[str, tuple[Case, ...]]]:
+    """The split, the dataset, and its cases in the parts train and val."""
+    if not config.data.root or not config.data.split:
+        raise ConfigError("data.root and data.split: name a dataset folder and a split, e.g. data.root=isic2018 "
+                          "data.split=isic2018/fold1")  # fmt: skip
+    split = load_split(config.data.split)
+    leaks = training_leaks(split)
+    if leaks and not config.data.allow_leaks:
+        raise DataError(
+            f"split {split.name}: {len(leaks)} ids are both trained and judged on, e.g. {', '.join(leaks[:3])}. "
+            "Mend the split, or set data.allow_leaks=true if you must"
+        )
+    dataset = open_dataset(find_data(config.data.root))
+    groups = group_leaks(split, dataset.cases)
+    if groups and not config.data.allow_leaks:
+        raise DataError(
+            f"split {split.name}: {len(groups)} lesions or patients have images in two parts, e.g. {', '.join(groups[:3])}. "
+            "Make it anew with `segmae data splits make`, or set data.allow_leaks=true if you must"
+        )
+    parts = {part: split.parts.get(part, ()) for part in ("train", "val")}
+    if not parts["train"]:
+        raise DataError(
+            f"split {split.name}: it has no train part. `segmae data splits list` shows those that do"
+        )
+    if config.data.subset and config.data.subset < len(parts["train"]):
+        chosen = np.random.default_rng(config.seed).permutation(len(parts["train"]))[: config.data.subset]
+        parts["train"] = tuple(parts["train"][i] for i in sorted(chosen))
+    cases = {part: dataset.select(ids) for part, ids in parts.items()}
+    if config.task != "pretrain":
+        without = [case.id for case in chain(*cases.values()) if case.mask is None]
+        if without:
+            raise DataError(f"{dataset.root}: {len(without)} cases have no mask, e.g. {', '.join(without[:3])}. "
+                            "Add the masks or take the cases out of the split")  # fmt: skip
+    return split, dataset, cases
+
+
+def prepare_cases(
+    config: Config, dataset: Dataset, parts: dict[str, tuple[Case, ...]], tell: Listener
+) -> tuple[Cache, dict[str, np.ndarray]]:
+    """The prepared images and the cache rows of each part."""
+    tell({"kind": "message", "text": f"preparing {len(dataset.cases)} images of {dataset.name}"})
+    place = Path(config.data.cache) if config.data.cache else None
+    # all of the dataset, as `segmae data prepare` does: one cache for any split
+    cache = prepare(dataset.cases, config.preprocess, folder=place)
+    used = {case.id for case in chain(*parts.values())}
+    if failures := [(name, reason) for name, reason in cache.failures if name in used]:
+        name, reason = failures[0]
+        raise DataError(f"{len(failures)} cases cannot be read, e.g. {name}: {reason}. "
+                        f"`segmae data check {dataset.root}` lists them; repair them or take them out of the split")  # fmt: skip
+    return cache, {part: cache.rows([case.id for case in cases]) for part, cases in parts.items()}
+
+
+def count_classes(config: Config, classes: Sequence[str], dataset: str, tell: Listener) -> Config:
+    """Set the option `classes` of a model with a classifier to the number of diagnoses in the training part; 0 for none."""
+    if "classes" not in inspect.signature(model_function(config.model.name)).parameters:
+        return config
+    if not classes:
+        text = f"no class labels in {dataset}: the classifier of {config.model.name} is not trained"
+        tell({"kind": "message", "text": text})
+    wanted = config.model.options.get("classes", len(classes))
+    if wanted and (not classes or (isinstance(wanted, int) and wanted < len(classes))):
+        raise ConfigError(
+            f"model.options.classes={wanted}: the training part names {len(classes)} diagnoses ({', '.join(classes)}). "
+            "Leave the option out, then they are counted; 0 leaves out the classifier"
+        )
+    return replace(config, model=replace(config.model, options={**config.model.options, "classes": wanted}))
+
+
+def refuse_seen_images(provenance: dict[str, Any], split: Split, config: Config, what: str) -> None:
+    """A start (say, of stage 1) or a teacher must not have seen the images that this split validates or tests on."""
+    trained, selected = met_ids(provenance)
+    judged = split.parts.get("val", ()), split.parts.get("test", ())
+    shared = sorted({*overlap(trained, [*judged[0], *judged[1]]), *overlap(selected, judged[1])})
+    if shared and not config.data.allow_leaks:
+        raise DataError(
+            f"{what} was trained on, or chosen by, {len(shared)} images that split {split.name} judges on, "
+            f"e.g. {', '.join(shared[:3])}. Train it on this split's own train part, or set data.allow_leaks=true"
+        )
+
+
+def soft_targets(
+    config: Config,
+    split: Split,
+    dataset: Dataset,
+    cache: Cache,
+    rows: np.ndarray,
+    folder: Path,
+    tell: Listener,
+) -> np.ndarray | None:
+    """The masks of the cache's rows mixed with what the teachers say of them, uint8 0 to 255; None without teachers."""
+    c = config.distillation
+    if not c.teachers:
+        return None
+    for teacher in c.teachers:
+        provenance = read_info(resolve(teacher)).provenance
+        refuse_seen_images(provenance, split, config, f"distillation.teachers: {teacher}")
+    ids, size = [cache.ids[row] for row in rows], config.preprocess.size
+    tell({"kind": "message", "text": f"soft masks of {len(ids)} images by {len(c.teachers)} teachers"})
+    place = Path(config.data.cache) if config.data.cache else None
+    soft = soft_masks(c.teachers, c.views, dataset.cases, ids, size, folder / "soft_masks.npy", place)
+    targets = np.zeros(cache.masks.shape, np.uint8)
+    for row, said in zip(rows, soft, strict=True):
+        targets[row] = np.rint(cache.masks[row] * (255 * (1 - c.weight)) + said * c.weight)
+    return targets
+
+
+def step_seed(config: Config, epoch: int, step: int) -> int:
+    """One seed for each step of a run; step -1 stands for the epoch's order of images."""
+    return int.from_bytes(hashlib.sha256(f"{config.seed} {epoch} {step}".encode()).digest()[:7], "big")
+
+
+def epoch_batches(
+    rows: np.ndarray, config: Config, epoch: int, processes: int = 1, starts: Sequence[int] = (0,)
+) -> list[np.ndarray]:
+    """The rows of each batch of an epoch, shuffled; what does not fill a last batch waits for another epoch.
+
+    Args:
+        rows: of the cache, to train on.
+        processes: that share every batch evenly.
+        starts: first row of each store of the cache. Of several, `WINDOW` at a time are shuffled together, others in each
+            epoch: what is read at a time fits into memory, and a disk is read from place to place.
+
+    Raises:
+        ConfigError: fewer images than processes.
+    """
+    draw, store = np.random.default_rng(step_seed(config, epoch, -1)), np.searchsorted(starts, rows, "right")
+    stores = np.unique(store) if len(starts) <= WINDOW else draw.permutation(np.unique(store))
+    windows = [stores[i : i + WINDOW] for i in range(0, len(stores), WINDOW)]
+    order = np.concatenate([draw.permutation(rows[np.isin(store, window)]) for window in windows])
+    size = min(config.batch_size, len(rows) - len(rows) % processes)
+    if not size:
+        raise ConfigError(f"{len(rows)} training images for {processes} processes. Start fewer of them")
+    return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+
+
+def load_batch(
+    cache: Cache, rows: np.ndarray, augment: Augment, device: torch.device, classes: Sequence[str],
+    targets: np.ndarray | None = None, share: Share | None = None,
+) -> Batch:  # fmt: skip
+    """Read prepared images, move them to the device and augment them there; a label becomes its place in `classes`.
+
+    Of a cache that `make_resident` gave, images are on the device already.
+
+    Args:
+        rows: of the joined batch.
+        targets: soft masks uint8 `[N,S,S]`, 0 to 255, one for each row of the cache, in place of its masks.
+        share: of the joined batch that is read; default: all of it.
+    """
+    share = share or Share(len(rows))
+    rows = share.of(rows)
+    images = _rows_of(cache.images, rows, device)
+    masks = _rows_of(cache.masks if targets is None else targets, rows, device)
+    if targets is not None:
+        masks = masks.float() / torch.tensor(
+            255.0, device=device
+        )  # by a number torch would multiply: 255 would not give 1
+    image, mask = augment(images, masks, share)
+    names = [cache.labels[row] for row in rows]
+    labels = torch.tensor(
+        [classes.index(name) if name in classes else UNKNOWN for name in names], dtype=torch.int64
+    )
+    return Batch(image, mask, [cache.ids[row] for row in rows], labels.to(device))
+
+
+def _rows_of(values: Any, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    if isinstance(values, torch.Tensor):
+        return values[torch.from_numpy(rows).to(values.device, non_blocking=True)]
+    return torch.from_numpy(values[rows]).to(device, non_blocking=True)
+
+
+def make_resident(
+    cache: Cache, rows: dict[str, np.ndarray], targets: Any, device: torch.device
+) -> tuple[Cache, dict[str, np.ndarray], Any]:
+    """The images that a run needs, kept as bytes in the device's memory: cache, rows and targets to go on with.
+
+    Args:
+        rows: of each part in the cache; the others are left out of what is returned.
+        targets: one for each row of the cache, or None.
+    """
+    used = np.unique(np.concatenate(list(rows.values())))
+
+    def kept(values: Any) -> Any:
+        return torch.from_numpy(values[used]).to(device)
+
+    ids, labels = (tuple(values[row] for row in used) for values in (cache.ids, cache.labels))
+    small = replace(
+        cache, images=kept(cache.images), masks=kept(cache.masks), ids=ids, labels=labels, sizes=cache.sizes[used],
+        starts=(0,),
+    )  # fmt: skip
+    moved = {part: np.searchsorted(used, chosen) for part, chosen in rows.items()}
+    return small, moved, None if targets is None else kept(targets)
