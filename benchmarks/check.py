@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
-from race import REPOSITORY, RESULTS
+from race import REPOSITORY, RESULTS, insist_on_quiet
 from segmae.files import read_json
 
 LOSS = 0.15
@@ -49,6 +49,8 @@ def main() -> int:
     path = RESULTS / "engines.json"
     if not path.exists():
         raise SystemExit(f"{path}: nothing to compare with. Run `make bench` and commit it")
+    if "--busy" not in sys.argv:
+        insist_on_quiet()
     committed = path.read_bytes()
     try:
         subprocess.run([sys.executable, str(REPOSITORY / "benchmarks" / "engines.py")], check=True)

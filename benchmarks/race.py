@@ -21,6 +21,7 @@ from segmae.files import write_json
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "results" / "bench"
 MODELS = REPOSITORY / ".cache" / "bench"
+QUIET = 0.2  # share of the cores that others may use while timings are taken
 
 
 def race(contenders: Mapping[str, dict[str, Any]], rounds: int = 8, seconds: float = 0.5) -> dict[str, Any]:
@@ -90,9 +91,42 @@ def best(work: Any, seconds: float = 2.0, least: int = 3) -> float:
 def save(name: str, values: dict[str, Any]) -> Path:
     """Write results/bench/NAME.json with the hardware and the versions."""
     path = RESULTS / f"{name}.json"
-    write_json(path, {**values, "machine": machine() | {"isa": isa()}, "versions": versions()})
+    write_json(
+        path,
+        {
+            **values,
+            "machine": machine() | {"isa": isa()},
+            "versions": versions(),
+            "load": [round(n, 1) for n in os.getloadavg()],
+        },
+    )
     print(path.relative_to(REPOSITORY))
     return path
+
+
+def busy_share(seconds: float = 1.0) -> float:
+    """The share of this machine's cores that others use now, in [0, 1]; 0 where it cannot be told."""
+
+    def counted() -> tuple[int, int]:
+        numbers = [int(number) for number in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+        return sum(numbers), numbers[3] + numbers[4]  # all, and idle or waiting for a disk
+
+    try:
+        before = counted()
+        time.sleep(seconds)
+        after = counted()
+    except OSError:
+        return 0.0
+    return 1 - (after[1] - before[1]) / max(1, after[0] - before[0])
+
+
+def insist_on_quiet() -> None:
+    """Exit where other work would spoil the ratios: threads that wait for each other suffer most, and engines differ in it."""
+    share = busy_share()
+    if share > QUIET:
+        raise SystemExit(
+            f"other work uses {share:.0%} of the cores: ratios measured now would be wrong. Stop it, or give --busy to measure all the same"
+        )
 
 
 def isa() -> list[str]:

@@ -1,6 +1,6 @@
 """All benchmarks of this folder in order, each in its own process, then the tables of docs/speed.md: `make bench`.
 
-python benchmarks/run.py [PART ...]
+python benchmarks/run.py [--busy] [PART ...]
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from race import insist_on_quiet
 
 HERE = Path(__file__).parent
 PARTS = {  # name -> commands, each within about three minutes where the models under .cache/bench are there
@@ -25,6 +27,9 @@ PARTS = {  # name -> commands, each within about three minutes where the models 
 
 
 def main(names: list[str]) -> int:
+    if "--busy" not in names:
+        insist_on_quiet()
+    names = [name for name in names if name != "--busy"]
     unknown = set(names) - set(PARTS)
     if unknown:
         raise SystemExit(f"{', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")

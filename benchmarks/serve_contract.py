@@ -1,4 +1,4 @@
-"""schemathesis against a running `segmae serve`: thousands of requests made from its OpenAPI, none of which may answer 5xx.
+"""schemathesis against a running `segmae serve`: requests made from its OpenAPI, none of which may answer 5xx.
 
     pip install schemathesis
     python benchmarks/serve_contract.py --json results/serve/contract.json
@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -46,7 +47,8 @@ def main() -> None:
         command = [tool, "run", f"{url}/openapi.json", "--url", url, "--checks", CHECKS, "--max-examples", str(given.examples),
                    "--seed", str(given.seed), "--phases", "examples,coverage,fuzzing", "--continue-on-failure", "--no-color"]  # fmt: skip
         before = counts(url)  # of the server's start: 503 while the model loads
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        with tempfile.TemporaryDirectory() as folder:  # where it leaves what it remembers
+            done = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=folder)
         print(done.stdout[-6000:], done.stderr[-2000:])
         after = counts(url)
     answers: dict[str, dict[str, int]] = {}

@@ -1,13 +1,13 @@
 """Load on a running `segmae serve`, from this machine to 127.0.0.1, beside the bare speed of its engine.
 
     python benchmarks/serve_load.py load --json results/serve/load.json
-    python benchmarks/serve_load.py memory --requests 10000 --json results/serve/memory.json
+    python benchmarks/serve_load.py memory --seconds 1000 --json results/serve/memory.json
 
 in several calls, where one would take too long, to a server that goes on between them:
 
     segmae serve --port 8123 --threads 1 &
-    python benchmarks/serve_load.py memory --requests 2000 --server 8123:$! --json memory.json
-    python benchmarks/serve_load.py memory --requests 10000 --server 8123:$! --json memory.json
+    python benchmarks/serve_load.py memory --seconds 150 --server 8123:$! --json memory.json
+    python benchmarks/serve_load.py memory --seconds 150 --server 8123:$! --json memory.json    # and so on
 
 `load`: in one run, first the engine alone in this process (the network in batches, and whole predictions one after the other), then
 1, 4 and 16 clients that each send the next photograph when they have their answer. `memory`: resident memory of the server after
@@ -202,24 +202,33 @@ def load(seconds: float, size: tuple[int, int], threads: int) -> dict[str, Any]:
 
 
 def memory(
-    place: tuple[int, int], requests: int, size: tuple[int, int], so_far: dict[str, Any]
+    place: tuple[int, int],
+    model: str,
+    requests: int,
+    size: tuple[int, int],
+    seconds: float,
+    so_far: dict[str, Any],
 ) -> dict[str, Any]:
-    """Ask until so many requests are done in all; an earlier call's figures of the same server go on."""
+    """Ask until so many requests are done in all, or the time is over; an earlier call's figures of the same server go on."""
     port, pid = place
-    images, predictor = drawn(IMAGES, size), segmae.load(threads=1)
+    images, predictor = drawn(IMAGES, size), segmae.load(model, threads=1)
     masks = [predictor(data).mask for data in images]
-    one = Load(port, images, {"include": "mask"})
-    done, marks = int(so_far.get("requests", 0)), dict(so_far.get("resident_mb", {}))
-    before = done
+    one, until = Load(port, images, {"include": "mask"}), time.perf_counter() + seconds
+    before, marks = int(so_far.get("requests", 0)), dict(so_far.get("resident_mb", {}))
     for mark in sorted({500, 1000, *range(2000, requests, 1000), requests}):
-        if before < mark <= requests:
-            one.run(4, time.perf_counter() + 3600, mark - done)
-            done = mark
+        done = before + len(one.seconds)
+        if done < mark <= requests:
+            one.run(4, until, mark - done)
+            if before + len(one.seconds) < mark:
+                break
             marks[str(mark)] = resident(pid)
-    return {
-        "requests": done, "lost": one.lost + so_far.get("lost", 0), "mixed_up": one.mixed_up(masks) + so_far.get("mixed_up", 0),
-        "resident_mb": marks, "growth_since_500": round(marks[str(done)] / marks["500"] - 1, 4),
+    found = {
+        "network_input": predictor.info.preprocess.size, "requests": before + len(one.seconds), "lost": one.lost + so_far.get("lost", 0),
+        "mixed_up": one.mixed_up(masks) + so_far.get("mixed_up", 0), "resident_mb": marks,
     }  # fmt: skip
+    if "500" in marks:
+        found["growth_since_500"] = round(list(marks.values())[-1] / marks["500"] - 1, 4)
+    return found
 
 
 def cpu_seconds(pid: int) -> float:
@@ -248,10 +257,13 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["load", "memory"])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--seconds", type=float, default=25, help="of each number of clients")
+    parser.add_argument(
+        "--seconds", type=float, default=25, help="of each number of clients; for `memory` of all"
+    )
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--size", type=int, nargs=2, default=(400, 300), help="of the drawn photographs")
     parser.add_argument("--threads", type=int, default=usable_cpus(), help="of the network")
+    parser.add_argument("--model", default="segmae-tiny", help="for `memory`")
     parser.add_argument("--server", help="PORT:PID of a server that runs already, for `memory`")
     given = parser.parse_args()
     size = (given.size[0], given.size[1])
@@ -264,9 +276,11 @@ def main() -> None:
                 port, pid = map(int, given.server.split(":"))
                 so_far = read_json(given.json) if given.json.is_file() else {}
             else:
-                port, pid = stack.enter_context(server("--threads", str(given.threads)))
+                port, pid = stack.enter_context(
+                    server("--threads", str(given.threads), "--model", given.model)
+                )
                 so_far = {}
-            found = memory((port, pid), given.requests, size, so_far)
+            found = memory((port, pid), given.model, given.requests, size, given.seconds, so_far)
         wrong = found["lost"] + found["mixed_up"]
     settings = {"size": size, "threads": given.threads, "batch": BATCH}
     found = {"hardware": hardware(), "settings": settings, **found}

@@ -26,7 +26,9 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 def hardware(report: dict[str, Any]) -> str:
     machine, versions = report["machine"], report["versions"]
     extras = ", ".join(machine["isa"]) or "no vector extensions known"
-    return f"{machine['processor']}, {machine['cpus']} cores ({extras}); torch {versions.get('torch', '-')}"
+    load = report["load"][0]
+    busy = f"; load average {load}: other work ran on these cores" if load > machine["cpus"] + 1 else ""
+    return f"{machine['processor']}, {machine['cpus']} cores ({extras}); torch {versions.get('torch', '-')}{busy}"
 
 
 def engines(report: dict[str, Any]) -> str:

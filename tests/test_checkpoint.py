@@ -269,7 +269,9 @@ def test_weights_of_another_network_are_named(saved: Path) -> None:
 def test_a_folder_for_onnxruntime_alone_says_so(saved: Path) -> None:
     pytest.importorskip("torch")
     (saved / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=r"has no model\.safetensors; only the engine onnxruntime"):
+    with pytest.raises(
+        CheckpointError, match=r"has no model\.safetensors; only the engines onnxruntime and openvino"
+    ):
         load_model(saved)
 
 

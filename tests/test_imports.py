@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"engines", "runlog"}),
     frozenset({"ensemble"}),
     frozenset({"predict"}),
-    frozenset({"scoring", "report", "dicom"}),
+    frozenset({"scoring", "report", "dicom", "cluster"}),
     frozenset({"evaluate"}),
     frozenset({"distill"}),
     frozenset({"train"}),
@@ -49,7 +49,7 @@ TORCH_FILES = {"losses.py", "tasks.py", "runlog.py", "train.py", "engines/torch.
 TORCH_FILES |= {"data/augment.py", "study/runner.py", "study/cost.py"}
 EXTRAS = {"torch", "torchvision", "kornia", "lightning_fabric", "safetensors", "omegaconf", "tensorboardX"}
 EXTRAS |= {"matplotlib", "onnx", "onnxscript", "monai", "pandas", "timm", "pydicom", "highdicom"}
-EXTRAS |= {"openvino", "nncf"}
+EXTRAS |= {"openvino", "nncf", "pyarrow", "ray", "fsspec"}
 EXTRAS |= {"fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"}
 
 

@@ -38,3 +38,15 @@ def test_a_loss_of_more_than_15_percent_is_told(monkeypatch: pytest.MonkeyPatch)
 def test_the_tables_of_the_page_are_those_of_the_files() -> None:
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "tables.py"), "--check"]
     assert subprocess.run(command, timeout=120).returncode == 0, "run: python benchmarks/tables.py"
+
+
+def test_a_busy_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import race
+
+    assert 0 <= race.busy_share(0.1) <= 1
+    monkeypatch.setattr(race, "busy_share", lambda: 0.5)
+    with pytest.raises(SystemExit, match="other work uses 50% of the cores"):
+        race.insist_on_quiet()
+    monkeypatch.setattr(race, "busy_share", lambda: 0.1)
+    race.insist_on_quiet()

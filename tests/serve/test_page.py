@@ -33,6 +33,7 @@ import segmae
 from browsing import axe_source, opened, violations
 from conftest import Start
 from segmae import contour
+from segmae.data.phantom import draw_lesion
 from segmae.serve.keys import new_key
 
 
@@ -407,6 +408,23 @@ def test_files_that_no_browser_shows_or_that_are_turned(
             assert page.locator("#file-facts").inner_text() == f"{size} px"
             shown = canvas(page)
             assert (shown[..., 3] > 0).mean() > 0.4 and cyan(shown) > 100
+
+
+@pytest.mark.slow
+def test_dicom_brings_its_scale_and_goes_out_as_seg(browser: Any, running: Running, tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    pytest.importorskip("highdicom", reason="the extra dicom is not installed")
+    from test_serve_dicom import photograph
+
+    (tmp_path / "a.dcm").write_bytes(photograph(draw_lesion(4, SIZE)[0][None]))
+    with opened(browser, running.url) as page:
+        show(page, tmp_path / "a.dcm")
+        page.locator("#working").wait_for(state="hidden")
+        assert cyan(canvas(page)) > 100
+        assert page.locator("#scale-said").inner_text() == "Scale: from the file."
+        assert "mm" in facts(page)["Longest diameter"]
+        seg = pydicom.dcmread(io.BytesIO(download(page, "seg")))
+        assert seg.Modality == "SEG" and (seg.Rows, seg.Columns) == SIZE[::-1]
 
 
 @pytest.mark.slow

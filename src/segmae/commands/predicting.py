@@ -9,15 +9,28 @@ from typing import Annotated, Any
 
 import typer
 
+from segmae.commands.cluster import (
+    Address,
+    EngineCluster,
+    Gpus,
+    Part,
+    ShardSize,
+    Workers,
+    run_batch,
+)
 from segmae.commands.options import Device, Engine, Json, Threads, given
 from segmae.commands.show import note, print_failures, print_json, print_table, progress, short
 
 
 def predict(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="FILE|FOLDER...", help="Photographs, or folders of them.")
+        list[str],
+        typer.Argument(
+            metavar="FILE|FOLDER...",
+            help="Photographs, or folders of them; with --engine-cluster also patterns, lists (csv, json, jsonl, txt) and s3:// or gs://.",
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the results.")],
     formats: Annotated[
         str | None,
         typer.Option(
@@ -59,12 +72,38 @@ def predict(
         bool | None,
         typer.Option("--include-identifiers", help="DICOM: the patient's data in results.jsonl too."),
     ] = None,
+    engine_cluster: EngineCluster = None,
+    address: Address = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
+    part: Part = None,
+    shard_size: ShardSize = None,
     as_json: Json = False,
 ) -> None:
     """Segment photographs: masks, overlays and results.jsonl, or the formats named. Goes on after a bad file.
 
-    DICOM files, and folders that hold any, give NAME_seg.dcm as well.
+    DICOM files, and folders that hold any, give NAME_seg.dcm as well. With --engine-cluster the results are Parquet shards.
     """
+    of_cluster = given(address=address, workers=workers, gpus=gpus, part=part, shard_size=shard_size)
+    if engine_cluster is not None:
+        of_others = given(
+            overlay_style=overlay_style,
+            resume=resume,
+            fractional=fractional,
+            include_identifiers=include_identifiers,
+        )
+        if of_others:
+            raise typer.BadParameter(f"{', '.join(of_others)}: not with --engine-cluster")
+        if formats not in (None, "mask"):
+            raise typer.BadParameter("with --engine-cluster, --format is 'mask' (PNG files too) or left out")
+        options = given(
+            model=model or None, engine=engine, device=device, threads=threads, views=views, batch_size=batch_size,
+            masks=formats and True, keep_largest=keep_largest, fill_holes=fill_holes, measure=measure,
+            mm_per_pixel=mm_per_pixel, **of_cluster,
+        )  # fmt: skip
+        run_batch(sources, out, engine_cluster, options, as_json)
+    if of_cluster:
+        raise typer.BadParameter(f"{', '.join(of_cluster)}: only with --engine-cluster")
     from segmae.dicom import holds_dicom, predict_dicom
     from segmae.predict import predict_files
 
@@ -76,13 +115,15 @@ def predict(
     of_pictures = given(batch_size=batch_size)
     of_dicom = given(fractional=fractional, include_identifiers=include_identifiers)
     done: Any
-    is_dicom = any(map(holds_dicom, sources))
+    is_dicom = any(holds_dicom(Path(source)) for source in sources)
     if foreign := of_pictures if is_dicom else of_dicom:
         what = "DICOM" if is_dicom else "photographs that are not DICOM"
         raise typer.BadParameter(f"{', '.join(foreign)}: not for {what}")
     with progress("photographs") as advance:
         if is_dicom:
-            done = predict_dicom(sources, out, **options, **of_dicom, progress=advance)
+            done = predict_dicom(
+                [Path(source) for source in sources], Path(out), **options, **of_dicom, progress=advance
+            )
         else:
             done = predict_files(sources, out, **options, **of_pictures, progress=advance)
     passed_over = getattr(done, "passed_over", [])

@@ -1,0 +1,128 @@
+"""Shards on a Ray cluster: actors that hold the model, fed by Ray Data, which starts them anew wherever they are lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from segmae.cluster.plan import Shard
+from segmae.cluster.shard import Worker
+from segmae.cluster.storage import Store
+from segmae.errors import ConfigError, SegmaeError, require
+from segmae.predict import Models, load
+
+BLOCKS = (
+    10_000  # tasks of a batch at most: a task of a larger batch is several shards, each committed by itself
+)
+
+
+@dataclass(frozen=True)
+class Team:
+    """Who computes: how a worker loads its model, and what it needs.
+
+    Attributes:
+        model, engine, device, views: see `segmae.predict.load`.
+        address: of a Ray cluster; None: the one that Ray's environment names, else one of this machine alone.
+        workers: actors; None: as many as the cluster has room for when the batch starts.
+        gpus: share of a GPU that each actor takes.
+    """
+
+    model: Models
+    engine: str
+    device: str | None
+    views: int
+    address: str | None
+    workers: int | None
+    gpus: float
+
+
+class Actor:
+    """A process of the cluster with the model in memory. Ray Data calls it with one shard after another."""
+
+    def __init__(self, place: str, plan: dict[str, Any], team: Team) -> None:
+        threads = plan["settings"]["threads"]
+        predictor = load(team.model, team.engine, threads, team.device, team.views)
+        self.worker = Worker(Store(place), plan, predictor)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self.worker.do(Shard(**row))
+
+
+def compute(
+    store: Store, plan: dict[str, Any], shards: Sequence[Shard], team: Team
+) -> Iterator[dict[str, Any]]:
+    """The manifests of the shards as they are done, in any order.
+
+    Only the numbers of shards and their manifests travel through Ray; photographs are read, and results written, by the actors. So
+    the memory of a worker is that of a few batches, and nothing piles up between producers and consumers: an actor
+    holds one shard and at most one more waits for it. A lost actor is started anew and its shard tried again, without a limit.
+
+    Raises:
+        ConfigError: no such cluster, or it has no room for one worker.
+        SegmaeError: a worker could not go on; what is done stays done.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    ray = require("ray", "cluster")
+    data = require("ray.data", "cluster")
+    pa = require("pyarrow", "cluster")
+    begun = not ray.is_initialized()
+    try:
+        ray.init(address=team.address, log_to_driver=False, logging_level="warning", ignore_reinit_error=True)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"Ray cluster {team.address}: cannot be reached ({error}). Check the address"
+        ) from error
+    try:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        cpus = plan["settings"]["threads"]
+        size = min(team.workers or _room(ray, cpus, team.gpus), len(shards))
+        count = min(len(shards), BLOCKS)
+        parts = [shards[len(shards) * i // count : len(shards) * (i + 1) // count] for i in range(count)]
+        blocks = [pa.Table.from_pylist([asdict(shard) for shard in part]) for part in parts]
+        manifests = data.from_arrow(blocks).map(
+            Actor,
+            fn_constructor_args=(store.place, plan, team),
+            compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+            num_cpus=cpus,
+            num_gpus=team.gpus or None,
+        )
+        yield from manifests.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise _told(error) from error
+    finally:
+        if begun:
+            ray.shutdown()
+
+
+def _room(ray: Any, cpus: float, gpus: float) -> int:
+    """How many workers fit into the cluster as it is now, node by node."""
+    room = 0
+    for node in ray.nodes():
+        has = node["Resources"] if node["Alive"] else {}
+        fit = int(has.get("CPU", 0) // cpus)
+        room += min(fit, int(has.get("GPU", 0) / gpus)) if gpus else fit
+    if not room:
+        needs = f"{cpus} CPUs" + (f" and {gpus} GPUs" if gpus else "")
+        raise ConfigError(
+            f"no node of the Ray cluster has {needs} for a worker. Start nodes that do, or ask for less"
+        )
+    return room
+
+
+def _told(error: BaseException) -> SegmaeError:
+    """What a worker said, without the stack of processes around it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SegmaeError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    last = str(error).strip().splitlines()[-1]
+    return SegmaeError(
+        f"a worker of the Ray cluster failed ({last}). What is done stays: call again to go on"
+    )

@@ -1,0 +1,143 @@
+"""Which photographs a batch means: folders, patterns and lists, on a disk or in a bucket, sorted, each once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from segmae.cluster.storage import file_system, is_remote, read_bytes
+from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING
+from segmae.errors import DataError
+from segmae.photographs import PICTURES
+
+LISTS = (".csv", ".json", ".jsonl", ".txt")
+COLUMNS = ("file", "path", "image", "uri")  # of a list: the first of these that it has
+
+
+def find_sources(sources: Sequence[str], out: str) -> list[str]:
+    """The photographs, sorted by their absolute paths or addresses, each once.
+
+    Args:
+        sources: folders (with all folders below them), patterns with `*`, lists (`LISTS`), and photographs, as paths or addresses
+            such as `s3://bucket/photos`. In a list relative paths count from the list's own folder.
+        out: the folder of the results: what lies there is no photograph.
+
+    Raises:
+        DataError: not one photograph, no such place, or a list that cannot be read.
+    """
+    results = _absolute(out).rstrip("/") + "/"
+    found = {name for source in sources for name in _of(_absolute(source)) if not name.startswith(results)}
+    if not found:
+        raise DataError("no photographs given. Name folders, patterns, lists or image files")
+    return sorted(found)
+
+
+def _absolute(source: str) -> str:
+    return source if is_remote(source) else os.path.abspath(source.removeprefix("file://"))
+
+
+def _of(source: str) -> Iterable[str]:
+    files = file_system(source)
+    try:
+        if not is_remote(source) and os.path.isfile(source):  # its name may hold a *
+            return read_list(source) if _is_list(source) else [source]
+        if "*" in source:
+            found = _named(source, files.glob(source))
+        elif _is_list(source):
+            return read_list(source)
+        elif files.isdir(source):
+            found = _named(source, files.find(source))
+        elif files.exists(source):
+            return [source]
+        else:
+            raise DataError(f"{source}: no such file or folder. Check the name")
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error}). Check the name and the keys") from error
+    top = source.split("*")[0].rsplit("/", 1)[0] if "*" in source else source
+    photographs = _without_masks([name for name in found if "/." not in name[len(top) :]])
+    if not photographs:
+        raise DataError(
+            f"{source}: no jpg, png, bmp or tif file found. Name a folder or a pattern that has some"
+        )
+    return photographs
+
+
+def _named(source: str, found: Iterable[str]) -> list[str]:
+    """Full addresses again: a bucket's file system leaves the protocol out."""
+    prefix = source.split("://", 1)[0] + "://" if is_remote(source) else ""
+    return [prefix + name for name in found]
+
+
+def _is_list(source: str) -> bool:
+    return source.lower().endswith(LISTS)
+
+
+def _without_masks(files: Sequence[str]) -> list[str]:
+    """Images, without masks and pictures that lie beside the photograph that they belong to."""
+    images = [name for name in files if _ending(name) in IMAGE_SUFFIXES]
+    stems = {os.path.splitext(name)[0] for name in images} | set(images)
+
+    def is_made_of_another(name: str) -> bool:
+        stem = os.path.splitext(name)[0]
+        ending = MASK_ENDING.search(stem)
+        return (
+            bool(ending and stem[: ending.start()] in stems)
+            or any(stem.endswith(end) and stem.removesuffix(end) in stems for end in PICTURES)
+            or stem.lower().endswith("_superpixels")
+        )
+
+    return [name for name in images if not is_made_of_another(name)]
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def read_list(place: str) -> list[str]:
+    """The photographs that a file lists: a path a line (`.txt`), a column (`.csv`), strings or objects (`.json`, `.jsonl`).
+
+    Raises:
+        DataError: it cannot be read, or has no column or key of `COLUMNS`.
+    """
+    try:
+        text = read_bytes(place).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: is not UTF-8 ({error}). Save it as UTF-8") from error
+    ending = _ending(place)
+    try:
+        if ending == ".csv":
+            entries: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
+        elif ending == ".json":
+            entries = json.loads(text)
+        elif ending == ".jsonl":
+            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            entries = [line for line in text.splitlines() if line.strip()]
+    except (json.JSONDecodeError, csv.Error) as error:
+        raise DataError(f"{place}: is damaged ({error}). Write the list again") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{place}: is no list. Give a list of paths, or of objects with '{COLUMNS[0]}'")
+    folder = place.rsplit("/", 1)[0] if is_remote(place) else os.path.dirname(place)
+    return [_in_folder(folder, _entry(place, number, entry)) for number, entry in enumerate(entries, 1)]
+
+
+def _entry(place: str, number: int, entry: Any) -> str:
+    if isinstance(entry, dict):
+        entry = next((entry[name] for name in COLUMNS if entry.get(name)), None)
+    if not isinstance(entry, str) or not entry:
+        raise DataError(
+            f"{place}: entry {number} names no file. Give a path, in a column or key named {' or '.join(COLUMNS)}"
+        )
+    return entry
+
+
+def _in_folder(folder: str, name: str) -> str:
+    if is_remote(name) or os.path.isabs(name):
+        return name
+    if is_remote(folder):
+        return f"{folder}/{name}"
+    return os.path.normpath(os.path.join(folder, name))

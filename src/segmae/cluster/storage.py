@@ -1,0 +1,236 @@
+"""Files on a disk or in a bucket: read, listed, and created so that no reader sees half of one and no writer replaces one."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from segmae.errors import ConfigError, MissingExtra, OutputError, require
+from segmae.files import make_folder
+
+EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
+AT_ONCE = 1000  # small files in memory together
+TRIES, PAUSE = (
+    4,
+    0.5,
+)  # of a read from a bucket, and seconds before the second one; each further pause is twice as long
+REFUSED = (
+    "PreconditionFailed",
+    "ConditionalRequestConflict",
+    "412",
+)  # how buckets say that the name is taken
+HALF = ".writing-"  # begins the names of files that are not whole yet
+
+
+def is_remote(place: str) -> bool:
+    """An address such as `s3://bucket/key`, not a path."""
+    return "://" in place and not place.startswith("file://")
+
+
+def file_system(place: str) -> Any:
+    """The fsspec file system of an address or a path. Keys and endpoints come from the environment, as each system documents.
+
+    Raises:
+        MissingExtra: its package is not installed.
+        ConfigError: there is no such kind of address.
+    """
+    fsspec = require("fsspec", "cluster")
+    if not is_remote(place):
+        return fsspec.filesystem("file")
+    protocol = place.split("://", 1)[0]
+    if protocol in EXTRAS and importlib.util.find_spec(EXTRAS[protocol][0]) is None:
+        package, extra = EXTRAS[protocol]
+        raise MissingExtra(
+            f"{place}: needs {package}. It comes with the extra '{extra}': pip install 'segmae[{extra}]'"
+        )
+    try:
+        return fsspec.filesystem(protocol)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            f"{place}: cannot be reached ({error}). Give a path, s3://... or gs://..."
+        ) from error
+
+
+def read_bytes(place: str) -> bytes:
+    """The content of a file. A bucket that does not answer is asked again.
+
+    Raises:
+        OSError: absent, forbidden, or the bucket went on not answering.
+    """
+    if not is_remote(place):
+        return Path(place).read_bytes()
+    files, pause = file_system(place), PAUSE
+    for attempt in range(1, TRIES + 1):
+        try:
+            return files.cat_file(place)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError:
+            if attempt == TRIES:
+                raise
+            time.sleep(pause)
+            pause *= 2
+    raise AssertionError("unreachable")
+
+
+class Store:
+    """A folder for results, on a disk or in a bucket. Names are relative to it, with `/`.
+
+    Args:
+        place: a path, or an address such as `s3://bucket/prefix`.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.remote = is_remote(place)
+        self.place = place.rstrip("/") if self.remote else os.path.abspath(place)
+        self.files = file_system(place)
+        if not self.remote:
+            make_folder(self.place)
+
+    def at(self, name: str) -> str:
+        """Where a file of the folder lies."""
+        return f"{self.place}/{name}"
+
+    def names(self, folder: str) -> set[str]:
+        """What lies directly in a folder of it; nothing where the folder is absent."""
+        if self.remote:
+            self.files.invalidate_cache()
+        try:
+            found = self.files.ls(self.at(folder), detail=False)
+        except FileNotFoundError:
+            return set()
+        return {name.rstrip("/").rsplit("/", 1)[-1] for name in found}
+
+    def exists(self, name: str) -> bool:
+        """A file is there now."""
+        if self.remote:
+            self.files.invalidate_cache(self.at(name))
+        return self.files.exists(self.at(name))
+
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """A file, or the bytes `start` to `end` of it.
+
+        Raises:
+            FileNotFoundError: it is absent.
+        """
+        return self.files.cat_file(self.at(name), start=start, end=end)
+
+    def read_all(self, names: Sequence[str]) -> Iterator[bytes]:
+        """Many small files, in the order of their names; from a bucket many at once."""
+        for first in range(0, len(names), AT_ONCE):
+            found = self.files.cat([self.at(name) for name in sorted(names)[first : first + AT_ONCE]])
+            yield from (found[place] for place in sorted(found))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a whole file unless it is there already; whether this call wrote it.
+
+        Of several processes that try at once, one succeeds: on a disk by a hard link, in a bucket by a conditional put.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if not self.remote:
+            with self._half(name) as temporary:
+                temporary.write_bytes(content)
+                return _link(temporary, Path(self.at(name)))
+        try:
+            self.files.pipe_file(self.at(name), content, mode="create")
+        except FileExistsError:
+            return False
+        except Exception as error:  # each file system has its own kinds
+            if any(sign in f"{error} {getattr(error, 'code', '')}" for sign in REFUSED):
+                return False
+            raise OutputError(
+                f"{self.at(name)}: cannot be written ({error}). Check the place and the keys"
+            ) from error
+        return True
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Write a whole file, over an old one where there is one.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with self.writing(name) as file:
+            file.write(content)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A file to write piece by piece; it appears, or replaces the old one, at the end.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self.remote:
+            try:
+                with self.files.open(self.at(name), "wb") as file:
+                    yield file
+            except OSError as error:
+                raise OutputError(
+                    f"{self.at(name)}: cannot be written ({error}). Check the place and the keys"
+                ) from error
+            return
+        with self._half(name) as temporary:
+            with temporary.open("wb") as file:
+                yield file
+            os.replace(temporary, self.at(name))
+
+    def tidy(self, folder: str) -> None:
+        """Remove what killed processes left half written; only when no other process writes there."""
+        if not self.remote:
+            for path in Path(self.at(folder)).rglob(f"{HALF}*"):
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _half(self, name: str) -> Iterator[Path]:
+        """A temporary file beside a local one, on the disk when the block ends, removed after it."""
+        place = Path(self.at(name))
+        make_folder(place.parent)
+        temporary = None
+        try:
+            handle, path = tempfile.mkstemp(prefix=HALF, dir=place.parent)
+            os.close(handle)
+            temporary = Path(path)
+            temporary.chmod(0o666 & ~_umask())
+            yield temporary
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
+            raise OutputError(
+                f"{place}: cannot be written ({reason}). Check the place, or choose another"
+            ) from error
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, place: Path) -> bool:
+    """Give a whole file its name, unless that is taken."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, place)
+    except FileExistsError:
+        return False
+    except (
+        OSError
+    ):  # a file system without hard links: a short moment remains in which another may come between
+        if place.exists():
+            return False
+        os.replace(temporary, place)
+    return True
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

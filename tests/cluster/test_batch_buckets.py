@@ -1,0 +1,131 @@
+"""Photographs and results in a bucket: an S3 server on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from PIL import Image
+
+from segmae.cluster import predict_batch
+from segmae.cluster.shard import Worker
+from segmae.cluster.storage import Store
+from segmae.data.phantom import draw_lesion
+from segmae.errors import DataError, OutputError
+
+moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+s3fs = pytest.importorskip("s3fs", reason="the extra 's3' is not installed")
+pyarrow = pytest.importorskip("pyarrow", reason="the extra 'cluster' is not installed")
+parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'cluster' is not installed")
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The file system of a server with the bucket `clinic`, which holds five lesions, their list, and a broken file."""
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    urlopen(
+        Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+    )  # what an earlier server of this process held
+    s3fs.S3FileSystem.clear_instance_cache()
+    files = s3fs.S3FileSystem()
+    files.mkdir("clinic")
+    yield files
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def photographs(bucket: Any, tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for index in range(5):
+        Image.fromarray(draw_lesion(index, (96, 64))[0]).save(folder / f"{index}.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    for path in folder.iterdir():
+        bucket.pipe_file(f"clinic/photographs/{path.name}", path.read_bytes())
+    names = [f"{index}.png" for index in range(5)] + ["absent.png"]
+    bucket.pipe_file("clinic/photographs/list.json", json.dumps(names).encode())
+    return folder
+
+
+def rows_in(bucket: Any, place: str) -> list[dict[str, Any]]:
+    files = [pyarrow.BufferReader(bucket.cat_file(name)) for name in sorted(bucket.glob(f"{place}/shards/*"))]
+    return [row for file in files for row in parquet.read_table(file).to_pylist()]
+
+
+def test_from_a_bucket_into_a_bucket_as_from_a_disk(bucket: Any, photographs: Path, tmp_path: Path) -> None:
+    done = predict_batch(
+        ["s3://clinic/photographs"], "s3://clinic/out", shard_size=2, masks=True, measure=True
+    )
+    predict_batch([str(photographs)], str(tmp_path / "out"), shard_size=2, masks=True, measure=True)
+    assert (done.done, done.errors, done.complete) == (6, 1, True)
+    names = sorted(name.removeprefix("clinic/out/") for name in bucket.find("clinic/out"))
+    assert names == sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
+    here = [
+        row
+        for file in sorted((tmp_path / "out").glob("shards/*"))
+        for row in parquet.read_table(file).to_pylist()
+    ]
+    for there, row in zip(rows_in(bucket, "clinic/out"), here, strict=True):
+        assert there.pop("file") == f"s3://clinic/photographs/{Path(row.pop('file')).name}"
+        assert bool(there.pop("error")) == bool(row.pop("error"))
+        assert there == row
+    for name in names:
+        if name.startswith("masks/"):
+            assert bucket.cat_file(f"clinic/out/{name}") == (tmp_path / "out" / name).read_bytes()
+
+
+def test_stopped_and_called_again_it_does_what_is_missing(
+    bucket: Any, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[str] = []
+    compute = Worker._rows
+
+    def noted(worker: Worker, shard: Any) -> Any:
+        if len(computed) == 2:
+            computed.clear()
+            raise KeyboardInterrupt
+        computed.append(shard.name)
+        return compute(worker, shard)
+
+    source = "s3://clinic/photographs/list.json"
+    predict_batch([source], "s3://clinic/whole", shard_size=2)
+    computed.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_rows", noted)
+        with pytest.raises(KeyboardInterrupt):
+            predict_batch([source], "s3://clinic/out", shard_size=2)
+        bucket.rm("clinic/out/manifests/000000001.json")  # as if stopped between a shard and its manifest
+        done = predict_batch([source], "s3://clinic/out", shard_size=2)
+    assert computed == ["000000002"] and (done.earlier, done.complete, done.errors) == (1, True, 1)
+    error = rows_in(bucket, "clinic/out")[-1]["error"]
+    assert (
+        error
+        == "s3://clinic/photographs/absent.png: cannot be read (absent or forbidden). Check the name and the permissions"
+    )
+    for name in bucket.find("clinic/whole"):
+        assert bucket.cat_file(name) == bucket.cat_file(name.replace("whole", "out", 1))
+    with pytest.raises(DataError, match=r"settings\.shard_size: 2 there, 3 now"):
+        predict_batch([source], "s3://clinic/out", shard_size=3)
+
+
+def test_a_store_in_a_bucket_creates_once(bucket: Any) -> None:
+    store = Store("s3://clinic/out/")
+    assert store.names("a") == set() and not store.exists("a/b")
+    assert store.create("a/b", b"one") and not store.create("a/b", b"two") and store.read("a/b") == b"one"
+    assert store.exists("a/b") and store.names("a") == {"b"} and store.read("a/b", 1, 3) == b"ne"
+    store.replace("a/c", b"two")
+    assert list(store.read_all(["a/c", "a/b"])) == [b"one", b"two"]
+    with pytest.raises(OutputError, match="s3://nowhere/a: cannot be written"):
+        Store("s3://nowhere").create("a", b"one")

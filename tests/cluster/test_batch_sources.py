@@ -1,0 +1,118 @@
+"""Which photographs a batch means."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmae.cluster import storage
+from segmae.cluster.sources import find_sources
+from segmae.errors import ConfigError, DataError, MissingExtra
+
+pytest.importorskip("fsspec", reason="the extra 'cluster' is not installed")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    names = "b.jpg a.PNG deep/er/c.tif deep/c2.bmp deep/c2_segmentation.png a_overlay.png x_superpixels.png notes.txt other.gif"
+    for name in (*names.split(), ".hidden/d.jpg", "deep/.e.jpg", "lone_mask.png", "out/masks/f.png"):
+        path = tmp_path / ".place" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path / ".place"
+
+
+def found(folder: Path, *sources: Any) -> list[str]:
+    names = find_sources([str(source) for source in sources], str(folder / "out"))
+    assert names == sorted(set(names))
+    return [str(Path(name).relative_to(folder)) for name in names]
+
+
+def test_a_folder_means_the_photographs_at_any_depth(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ["a.PNG", "b.jpg", "deep/c2.bmp", "deep/er/c.tif", "lone_mask.png"]
+    assert found(folder, folder) == whole
+    monkeypatch.chdir(folder.parent)
+    assert found(folder, ".place/", folder / "b.jpg", folder / "*" / "*.bmp") == whole
+
+
+def test_patterns_and_single_files(folder: Path) -> None:
+    assert found(folder, folder / "*.jpg") == ["b.jpg"]
+    assert found(folder, folder / "**" / "c*") == ["deep/c2.bmp", "deep/er/c.tif"]
+    assert found(folder, folder / "other.gif") == ["other.gif"]  # named itself: it is tried
+    (folder / "odd*.jpg").write_bytes(b"x")
+    assert found(folder, folder / "odd*.jpg") == ["odd*.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.txt", "b.jpg\n\n{folder}/a.PNG\ndeep/../b.jpg\n"),
+        ("list.csv", '\ufeffid,file\r\n1,b.jpg\r\n2,"{folder}/a.PNG"\r\n'),
+        ("list.json", '["b.jpg", {{"path": "a.PNG"}}]'),
+        ("list.jsonl", '{{"image": "b.jpg", "age": 3}}\n"a.PNG"\n'),
+    ],
+)
+def test_lists(name: str, text: str, folder: Path) -> None:
+    (folder / name).write_text(text.format(folder=folder), encoding="utf-8")
+    assert found(folder, folder / name) == ["a.PNG", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("list.csv", b"id,name\n1,b.jpg\n", "entry 1 names no file.*file or path or image or uri"),
+        ("list.json", b'{"file": "b.jpg"}', "is no list"),
+        ("list.jsonl", b'"b.jpg"\n{"fil', "is damaged"),
+        ("list.txt", b"\xff\xfe", "is not UTF-8"),
+        ("list.json", b"[3]", "entry 1 names no file"),
+        ("empty.txt", b"\n", "no photographs given"),
+    ],
+)
+def test_lists_that_cannot_be_read(name: str, content: bytes, told: str, folder: Path) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=told):
+        found(folder, folder / name)
+
+
+def test_places_without_photographs(folder: Path) -> None:
+    (folder / "none").mkdir()
+    with pytest.raises(DataError, match="none: no jpg, png, bmp or tif file found"):
+        found(folder, folder / "none")
+    with pytest.raises(DataError, match=r"absent: no such file or folder"):
+        found(folder, folder / "absent")
+    with pytest.raises(DataError, match=r"absent\.txt: cannot be read"):
+        found(folder, folder / "absent.txt")
+    with pytest.raises(ConfigError, match="gopher://x/y: cannot be reached"):
+        found(folder, "gopher://x/y")
+
+
+def test_a_bucket_without_its_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"pip install 'segmae\[gcs\]'"):
+        found(folder, "gs://bucket/photographs")
+
+
+class Unsteady:
+    """A bucket that answers from the n-th time on."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def cat_file(self, place: str) -> bytes:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise TimeoutError("no answer")
+        return json.dumps(place).encode()
+
+
+def test_a_bucket_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PAUSE", 0)
+    bucket = Unsteady(3)
+    monkeypatch.setattr(storage, "file_system", lambda place: bucket)
+    assert storage.read_bytes("s3://bucket/a.jpg") == b'"s3://bucket/a.jpg"'
+    bucket.failures = 4
+    with pytest.raises(TimeoutError):
+        storage.read_bytes("s3://bucket/a.jpg")
