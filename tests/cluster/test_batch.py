@@ -29,8 +29,8 @@ from segmae.errors import ConfigError, DataError, OutputError
 from segmae.exchange import run_lengths
 from segmae.predict import Predictor, load
 
-pyarrow = pytest.importorskip("pyarrow", reason="the extra 'cluster' is not installed")
-parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'cluster' is not installed")
+pyarrow = pytest.importorskip("pyarrow", reason="the extra 'batch' is not installed")
+parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'batch' is not installed")
 
 
 class Darkness:

@@ -19,8 +19,8 @@ from segmae.errors import DataError, OutputError
 
 moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
 s3fs = pytest.importorskip("s3fs", reason="the extra 's3' is not installed")
-pyarrow = pytest.importorskip("pyarrow", reason="the extra 'cluster' is not installed")
-parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'cluster' is not installed")
+pyarrow = pytest.importorskip("pyarrow", reason="the extra 'batch' is not installed")
+parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'batch' is not installed")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from PIL import Image
 
 from segmae.cluster import predict_batch
 from segmae.data.phantom import draw_lesion
-from segmae.errors import ConfigError
+from segmae.errors import ConfigError, DataError
 
 pytest.importorskip("ray.data", reason="the extra 'cluster' is not installed")
 psutil = pytest.importorskip("psutil", reason="psutil is not installed")
@@ -108,9 +109,16 @@ def wait(happened: Callable[[], Any]) -> None:
 
 
 def actors(node: Any) -> list[Any]:
-    """The processes of a node that hold a model: below its raylet, the longest name of Ray's own after them being `ray::IDLE`."""
+    """The processes of a node that hold a model: Ray names them by the operator that they run."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    return [one for one in raylet.children(recursive=True) if "MapWorker" in " ".join(one.cmdline())]
+    return [one for one in raylet.children(recursive=True) if "MapWorker" in _name(one)]
+
+
+def _name(process: Any) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended just now
+        return ""
 
 
 def stamps(out: Path) -> dict[str, int]:
@@ -167,6 +175,17 @@ def test_a_node_lost_in_the_middle(
 def test_what_a_worker_cannot_do_is_told_in_one_line(cluster: Any, photographs: Path, tmp_path: Path) -> None:
     ask: dict[str, Any] = {"cluster": "ray", "address": cluster.address}
     with pytest.raises(ConfigError, match=r"no node of the Ray cluster has 1 CPUs and 1\.0 GPUs"):
-        predict_batch([str(photographs)], str(tmp_path / "out"), gpus=1.0, **ask)
+        predict_batch([str(photographs)], str(tmp_path / "out"), shard_size=IN_SHARD, gpus=1.0, **ask)
     with pytest.raises(ConfigError, match=r"Ray cluster 127\.0\.0\.1:9: cannot be reached"):
-        predict_batch([str(photographs)], str(tmp_path / "out"), cluster="ray", address="127.0.0.1:9")
+        predict_batch(
+            [str(photographs)],
+            str(tmp_path / "out"),
+            shard_size=IN_SHARD,
+            cluster="ray",
+            address="127.0.0.1:9",
+        )
+    predict_batch([str(photographs)], str(tmp_path / "out"), part=(1, 24), shard_size=IN_SHARD)
+    for number in range(1, SHARDS):
+        shutil.copy(tmp_path / "out/shards/000000000.parquet", tmp_path / f"out/shards/{number:09d}.parquet")
+    with pytest.raises(DataError, match=r"^[^\n]*out/shards/0000000\d\d\.parquet: belongs to another batch"):
+        predict_batch([str(photographs)], str(tmp_path / "out"), shard_size=IN_SHARD, **ask)

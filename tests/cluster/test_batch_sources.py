@@ -12,7 +12,7 @@ from segmae.cluster import storage
 from segmae.cluster.sources import find_sources
 from segmae.errors import ConfigError, DataError, MissingExtra
 
-pytest.importorskip("fsspec", reason="the extra 'cluster' is not installed")
+pytest.importorskip("fsspec", reason="the extra 'batch' is not installed")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,9 +70,11 @@ def compute(
     data = require("ray.data", "cluster")
     pa = require("pyarrow", "cluster")
     begun = not ray.is_initialized()
+    if begun:
+        _knock(team.address)
     try:
         ray.init(address=team.address, log_to_driver=False, logging_level="warning", ignore_reinit_error=True)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise ConfigError(
             f"Ray cluster {team.address}: cannot be reached ({error}). Check the address"
         ) from error
@@ -98,6 +101,17 @@ def compute(
     finally:
         if begun:
             ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Refuse an address at which nobody listens; Ray itself asks for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(f"Ray cluster {address}: cannot be reached ({error}). Check the address") from error
 
 
 def _room(ray: Any, cpus: float, gpus: float) -> int:

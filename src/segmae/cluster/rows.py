@@ -29,7 +29,7 @@ def schema() -> Any:
     `frames`, `lesion_share`, `uncertainty`, `expected_dice`, `warnings`, `rle` (the mask as COCO's compressed run lengths, `size` and
     `counts`), `mask` (the PNG file, where asked for) and `measurements` (see `segmae.measure.Measurements`, where asked for).
     """
-    pa = require("pyarrow", "cluster")
+    pa = require("pyarrow", "batch")
     rle = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
     return pa.schema(
         [
@@ -69,8 +69,8 @@ def to_parquet(rows: Sequence[Row], mark: Mapping[str, Any]) -> bytes:
         rows: values by column; what is absent is null.
         mark: kept in the file's metadata, see `read_mark`.
     """
-    pa = require("pyarrow", "cluster")
-    parquet = require("pyarrow.parquet", "cluster")
+    pa = require("pyarrow", "batch")
+    parquet = require("pyarrow.parquet", "batch")
     said = schema().with_metadata({MARK: json.dumps(mark, sort_keys=True).encode()})
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.Table.from_pylist(list(rows), schema=said), sink, compression="zstd")
@@ -79,8 +79,8 @@ def to_parquet(rows: Sequence[Row], mark: Mapping[str, Any]) -> bytes:
 
 def read_mark(content: bytes) -> tuple[dict[str, Any], int, int]:
     """Of a shard's file: its mark, its rows, and how many of them are errors."""
-    pa = require("pyarrow", "cluster")
-    parquet = require("pyarrow.parquet", "cluster")
+    pa = require("pyarrow", "batch")
+    parquet = require("pyarrow.parquet", "batch")
     table = parquet.read_table(pa.BufferReader(content), columns=["error"])
     mark = json.loads((table.schema.metadata or {}).get(MARK, b"{}"))
     return mark, table.num_rows, table.num_rows - table["error"].null_count

@@ -41,7 +41,7 @@ def file_system(place: str) -> Any:
         MissingExtra: its package is not installed.
         ConfigError: there is no such kind of address.
     """
-    fsspec = require("fsspec", "cluster")
+    fsspec = require("fsspec", "batch")
     if not is_remote(place):
         return fsspec.filesystem("file")
     protocol = place.split("://", 1)[0]
