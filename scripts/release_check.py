@@ -42,26 +42,36 @@ def main() -> None:
         DIST.mkdir()
         for file in first:
             shutil.copy2(file, DIST)
-            print(f"dist/{file.name}  {file.stat().st_size / 1e6:.2f} MB  sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}")
+            print(
+                f"dist/{file.name}  {file.stat().st_size / 1e6:.2f} MB  sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+            )
     print("two builds have the same bytes; the demo runs from the wheel")
 
 
 def citation(place: Path) -> None:
     """CITATION.cff against its schema, by cffconvert in an environment of its own: it needs an old jsonschema."""
     text = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
-    package = re.search(r'__version__ = "(.+)"', (REPOSITORY / "src/segmae/__init__.py").read_text(encoding="utf-8"))
+    package = re.search(
+        r'__version__ = "(.+)"', (REPOSITORY / "src/segmae/__init__.py").read_text(encoding="utf-8")
+    )
     cited = re.search(r"^version: (.+)$", text, re.MULTILINE)
     if not package or not cited or package[1] != cited[1]:
         raise SystemExit("error: CITATION.cff: its version is not the package's. Make them equal")
     python = environment(place / "cff", ["cffconvert"], {})
-    print(output(str(Path(python).with_name("cffconvert")), "--validate", "-i", str(REPOSITORY / "CITATION.cff")))
+    print(
+        output(
+            str(Path(python).with_name("cffconvert")), "--validate", "-i", str(REPOSITORY / "CITATION.cff")
+        )
+    )
 
 
 def build(folder: Path, epoch: int) -> tuple[Path, Path]:
     """sdist and wheel of the committed files, built in `folder`; the wheel is built from the sdist."""
     source, out = folder / "source", folder / "dist"
     source.mkdir(parents=True)
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True).stdout
+    archive = subprocess.run(
+        ["git", "archive", "HEAD"], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True
+    ).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(source, filter="data")
     output(sys.executable, "-m", "build", "--outdir", str(out), str(source), SOURCE_DATE_EPOCH=str(epoch))
@@ -78,7 +88,12 @@ def same_times(sdist: Path, epoch: int) -> None:
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for member, content in members:
             plain = tarfile.TarInfo(member.name)
-            plain.type, plain.mode, plain.mtime, plain.size = member.type, member.mode & 0o755, epoch, len(content)
+            plain.type, plain.mode, plain.mtime, plain.size = (
+                member.type,
+                member.mode & 0o755,
+                epoch,
+                len(content),
+            )
             tar.addfile(plain, io.BytesIO(content))
     sdist.write_bytes(gzip.compress(packed.getvalue(), mtime=epoch))
 
@@ -90,7 +105,9 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def try_wheel(place: Path, wheel: Path) -> None:
     """The demo from the wheel: in an empty folder, without PYTHONPATH, with the constrained versions."""
-    python = environment(place / "clean", [str(wheel)], {"PIP_CONSTRAINT": str(REPOSITORY / "constraints.txt")})
+    python = environment(
+        place / "clean", [str(wheel)], {"PIP_CONSTRAINT": str(REPOSITORY / "constraints.txt")}
+    )
     empty = place / "empty"
     empty.mkdir()
     print(output(python, "-m", "segmae", "demo", cwd=empty))
@@ -111,7 +128,9 @@ def environment(folder: Path, packages: list[str], variables: dict[str, str]) ->
 
 def output(*command: str, cwd: Path = REPOSITORY, **variables: str) -> str:
     """What a command prints; a failing one ends everything with what it said."""
-    inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PIP_CONSTRAINT")}
+    inherited = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PIP_CONSTRAINT")
+    }
     done = subprocess.run(command, cwd=cwd, env=inherited | variables, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"error: {' '.join(command)}\n{done.stdout}{done.stderr}")
