@@ -25,7 +25,8 @@ def main(images: int) -> int:
     ids = sorted(load_split("isic2018/fold1").parts["test"])[:images]
     cases = open_dataset(find_data("isic2018")).select(ids)
     predictors = {
-        name: load("segmae-tiny", engine=name, device="cpu") for name in ("torch", "onnxruntime", "openvino")
+        name: load("segmae-tiny", engine=name, device="cpu", threads=1)
+        for name in ("torch", "onnxruntime", "openvino")
     }
     same, pixels, worst = dict.fromkeys(predictors, 0), 0, dict.fromkeys(predictors, 1.0)
     for case in cases:

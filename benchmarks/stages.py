@@ -69,7 +69,7 @@ def operations(network: nn.Module) -> dict[str, float]:
     with (
         torch.inference_mode(),
         sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(network, display=False, depth=9) as counter,
+        FlopCounterMode(display=False, depth=9) as counter,
     ):
         network(torch.randn(1, 3, SIZE, SIZE))
     names = {module: name for name, module in network.named_modules()}
