@@ -283,7 +283,7 @@ def test_every_verb_is_there() -> None:
     data = {"data check", "data prepare", "data download"}
     splits = {f"data splits {verb}" for verb in ("list", "show", "make", "verify")}
     rest = {"models", "pretrain", "train", "finetune", "evaluate", "calibrate", "predict", "compare", "rank"}
-    rest |= {"export", "demo", "doctor", "ensemble", "publish", "fetch"}
+    rest |= {"export", "demo", "doctor", "ensemble", "publish", "fetch", "serve"}
     study = {f"study {verb}" for verb in ("run", "status", "report", "sheets", "list")}
     assert set(COMMANDS) == data | splits | study | rest
 
@@ -320,7 +320,8 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     from segmae.study.sheets import write_sheets
 
     printing = {"as_json", "help"}
-    of_dicom = {"fractional", "include_identifiers"}  # `predict` has two functions behind it
+    of_dicom = {"fractional", "include_identifiers"}  # `predict` has three functions behind it
+    of_cluster = {"engine_cluster", "address", "workers", "gpus", "shard_size", "part"}
     assert of_dicom <= set(inspect.signature(predict_dicom).parameters)
     for verb, function, renamed in (
         ("evaluate", evaluate_checkpoint, {"data_folder": "data"}),
@@ -342,7 +343,9 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
         ("data download", download, {}),
         ("data prepare", prepare, {"folder": "cases", "cache": "folder", "size": "preprocess", "gray_world": "preprocess"}),
     ):  # fmt: skip
-        names = {renamed.get(p.name, p.name) for p in COMMANDS[verb].params} - printing - of_dicom
+        names = (
+            {renamed.get(p.name, p.name) for p in COMMANDS[verb].params} - printing - of_dicom - of_cluster
+        )
         assert names <= set(inspect.signature(function).parameters), verb
 
 

@@ -54,7 +54,9 @@ def extras() -> dict[str, dict[str, Any]]:
     installed = _version("segmae")  # not where it is run from a source tree
     for line in (importlib.metadata.requires("segmae") or []) if installed else []:
         name, extra = re.match(r"[\w.-]+", line), re.search(r"extra\s*==\s*['\"]([\w-]+)", line)
-        if name and extra and extra[1] not in ("dev", "twins"):  # which the tests alone need
+        if (
+            name and extra and extra[1] not in ("dev", "twins", "docs", "release")
+        ):  # which only working on segmae needs
             wanted.setdefault(extra[1], []).append(name[0])
     return {extra: _extra(extra, packages) for extra, packages in wanted.items()}
 

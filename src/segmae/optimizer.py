@@ -29,10 +29,12 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         scale = c.layer_decay ** blocks_above(name, depth)
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "scale": scale})
         group["params"].append(parameter)
-    fused = config.precision != "16-mixed"  # there a fused step hides the gradients' scale from clipping
     if c.name == "adamw":
+        fused = config.precision != "16-mixed"  # there a fused step hides the gradients' scale from clipping
         return torch.optim.AdamW(groups.values(), lr=c.lr, betas=c.betas, fused=fused)
-    return torch.optim.SGD(groups.values(), lr=c.lr, momentum=c.momentum, fused=fused)
+    return torch.optim.SGD(
+        groups.values(), lr=c.lr, momentum=c.momentum
+    )  # not fused: a phase moves only some
 
 
 def blocks_above(name: str, depth: int) -> int:

@@ -33,7 +33,7 @@ def serve(
         bool | None, typer.Option("--open-without-keys", help="Listen beyond this machine without API keys.")
     ] = None,
     new_key: Annotated[bool, typer.Option("--new-key", help="Make an API key, print it, and end.")] = False,
-    note_of_key: Annotated[str, typer.Option("--note", help="With --new-key: whose it is.")] = "",
+    note_of_key: Annotated[str | None, typer.Option("--note", help="With --new-key: whose it is.")] = None,
 ) -> None:
     """Serve the model over HTTP, with a web page, until Ctrl-C. docs/serve.md has the interface and the limits."""
     from segmae.errors import require
@@ -49,7 +49,7 @@ def serve(
                 batch=batch, waiting=waiting, rate=rate, keep_hours=keep_hours, open_without_keys=open_without_keys)
     )  # fmt: skip
     if new_key:
-        print(make_key(settings.state, note_of_key))
+        print(make_key(settings.state, note_of_key or ""))
         note(
             "Keep it: it is stored as a hash and cannot be shown again. A running server knows it after a restart."
         )
