@@ -94,6 +94,8 @@ def test_training(folder: Path) -> None:
         picture, mask = draw_lesion(seed, (96, 72))
         Image.fromarray(picture).save(images / f"{name}.jpg")
         Image.fromarray(mask * 255).save(masks / f"{name}_segmentation.png")
+    lines = [f"{name},{part}" for part in ("train", "val", "test") for name in parts[part] if name in ids]
+    (folder / "mini.csv").write_text("\n".join(["id,part", *lines]) + "\n", encoding="utf-8")
     for command in TRAINING:
         small = SMALL if command[1] in ("pretrain", "train") else []
         run(
