@@ -46,7 +46,7 @@ class DataConfig:
     root: str = ""  # dataset folder; a relative one is also looked for under $SEGMAE_DATA
     split: str = ""  # a name that `segmae data splits list` shows, or a CSV file with the columns id,part
     cache: str = ""  # where prepared images are kept; default: the user's cache folder
-    resident: bool = False  # keep the prepared images as bytes in the device's memory, a CPU's in RAM
+    resident: bool = False  # keep prepared images, as bytes, in the memory of the device
     subset: int = 0  # train on this many cases only (seeded choice); 0 = all
     allow_leaks: bool = False  # train although the split shares images with data it is judged on
 
