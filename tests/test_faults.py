@@ -1,6 +1,6 @@
 """Faults that long runs meet, each really caused here: what is lost, what is said, and that the run ends as if nothing had been.
 
-docs/faults.md tells the outcomes. Kills between steps are in test_train.py, of one process of several in test_devices.py,
+Kills between steps are in test_train.py, of one process of several in test_devices.py,
 of preparing in data/test_dataset.py and data/test_stores.py.
 """
 

@@ -96,7 +96,8 @@ def test_a_budget_stops_inside_an_epoch_and_the_next_call_goes_on(
         assert counted(status(path, **folders(tmp_path))[1]) in ({"open": 1}, {"begun": 1})
         assert calls < 10
     assert steps == [(1, 1), (1, 2), (2, 1), (2, 2)], "no step is done twice"
-    assert calls == 5 and done.finished == ["plain_drawn_s0"]
+    # the clock is read before the listener moves it: two steps a call, the last for the test alone
+    assert calls == 3 and done.finished == ["plain_drawn_s0"]
     name = "drawn/plain_drawn_s0.csv"
     assert (tmp_path / "results" / name).read_bytes() == (whole / "results" / name).read_bytes()
 
