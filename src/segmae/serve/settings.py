@@ -25,7 +25,8 @@ class Settings:
     """How the service runs.
 
     Attributes:
-        model, engine, threads, device: see `segmae.load`.
+        model, engine, device: see `segmae.load`.
+        threads: of the network; by default all cores but one, which decodes, draws outlines and answers meanwhile.
         host, port: where it listens; port 0 takes a free one.
         state: folder of keys and jobs.
         open_without_keys: listen beyond this machine although there is no key.
@@ -45,7 +46,7 @@ class Settings:
 
     model: str | Path = DEFAULT_MODEL
     engine: str = "auto"
-    threads: int | None = None
+    threads: int = field(default_factory=lambda: max(1, usable_cpus() - 1))
     device: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
