@@ -81,8 +81,10 @@ def python(code: str, scope: dict[str, Any], name: str) -> str:
 
 
 def tidy(output: str) -> str:
-    """Without colours and trailing spaces, and without the temporary folder's name."""
-    lines = [line.rstrip() for line in COLOURS.sub("", output).replace(f"{Path.cwd()}/", "").splitlines()]
+    """Without colours and trailing spaces, and without the names of this machine's folders."""
+    for place in (Path.cwd(), REPOSITORY):
+        output = output.replace(f"{place}/", "")
+    lines = [line.rstrip() for line in COLOURS.sub("", output).splitlines()]
     return "\n".join(lines).strip("\n")
 
 
