@@ -83,7 +83,18 @@ def test_a_model_that_is_absent_or_damaged_is_reported(small_model: Path, tmp_pa
 
 
 def test_extras_are_those_of_the_package_and_their_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(extras()) == {"train", "export", "openvino", "serve", "dicom", "cluster", "s3", "gcs", "study"}
+    assert set(extras()) == {
+        "train",
+        "export",
+        "openvino",
+        "serve",
+        "dicom",
+        "batch",
+        "cluster",
+        "s3",
+        "gcs",
+        "study",
+    }
     known = {"numpy": "2.0", "torch": "2.6", "segmae": "1"}
 
     def version(name: str) -> str:

@@ -84,11 +84,12 @@ def serve() -> Iterator[Callable[[], Host]]:
                     end = start + host.drops.pop(0) if host.drops else len(content)
                     for place in range(start, min(end, len(content)), 4096):
                         chunk = content[place : min(place + 4096, end)]
+                        host.sent += len(chunk)  # before: who has it all may look at once
                         try:
                             self.wfile.write(chunk)
                         except ConnectionError:
+                            host.sent -= len(chunk)
                             return
-                        host.sent += len(chunk)
                         time.sleep(host.slow)
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
