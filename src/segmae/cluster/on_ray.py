@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from segmae import errors
 from segmae.cluster.plan import Shard
 from segmae.cluster.shard import Worker
 from segmae.cluster.storage import Store
@@ -44,12 +46,22 @@ class Actor:
     """A process of the cluster with the model in memory. Ray Data calls it with one shard after another."""
 
     def __init__(self, place: str, plan: dict[str, Any], team: Team) -> None:
-        threads = plan["settings"]["threads"]
-        predictor = load(team.model, team.engine, threads, team.device, team.views)
-        self.worker = Worker(Store(place), plan, predictor)
+        self.place, self.plan, self.team = place, plan, team
+        self.worker: Worker | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return self.worker.do(Shard(**row))
+        # A failure travels as a row: Ray strips an exception of its cause and wraps it in advice of its own.
+        try:
+            return {"manifest": json.dumps(self._worker().do(Shard(**row))), "failure": "", "told": ""}
+        except SegmaeError as error:
+            return {"manifest": "", "failure": type(error).__name__, "told": str(error)}
+
+    def _worker(self) -> Worker:
+        if self.worker is None:
+            team, threads = self.team, self.plan["settings"]["threads"]
+            predictor = load(team.model, team.engine, threads, team.device, team.views)
+            self.worker = Worker(Store(self.place), self.plan, predictor)
+        return self.worker
 
 
 def compute(
@@ -95,7 +107,10 @@ def compute(
             num_cpus=cpus,
             num_gpus=team.gpus or None,
         )
-        yield from manifests.iter_rows()
+        for row in manifests.iter_rows():
+            if row["failure"]:
+                raise getattr(errors, row["failure"])(row["told"])
+            yield json.loads(row["manifest"])
     except ray.exceptions.RayError as error:
         raise _told(error) from error
     finally:
@@ -130,12 +145,7 @@ def _room(ray: Any, cpus: float, gpus: float) -> int:
 
 
 def _told(error: BaseException) -> SegmaeError:
-    """What a worker said, without the stack of processes around it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, SegmaeError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
+    """What Ray itself says of a worker that it could not keep alive, without the stack of processes around it."""
     last = str(error).strip().splitlines()[-1]
     return SegmaeError(
         f"a worker of the Ray cluster failed ({last}). What is done stays: call again to go on"
