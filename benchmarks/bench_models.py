@@ -9,12 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from contender import torch_network
 from race import MODELS
 from segmae.engines import quantize
 from segmae.engines.convert import _to_openvino
 from segmae.engines.export import export_onnx
+
+
+def _export_as_users_do(model: torch.nn.Module, file: Path, size: int) -> None:
+    """torch's exporter at one size; for what it cannot follow (MONAI's ResNet), the older one."""
+    image = (torch.zeros(1, 3, size, size),)
+    try:
+        torch.onnx.export(model, image, file, dynamo=True, verbose=False)
+    except (TypeError, RuntimeError):
+        torch.onnx.export(model, image, file, dynamo=False)
 
 
 def exported(network: str, size: int, engine: str, precision: str = "fp32") -> Path:
@@ -28,7 +38,10 @@ def exported(network: str, size: int, engine: str, precision: str = "fp32") -> P
     if not onnx.exists() and precision == "bf16":
         export_onnx(torch_network(network), onnx, size, "bf16")
     elif precision == "fp32" and not onnx.exists():
-        export_onnx(torch_network(network), onnx, size)
+        if network.startswith("segmae"):
+            export_onnx(torch_network(network), onnx, size)
+        else:
+            _export_as_users_do(torch_network(network), onnx, size)
     if precision == "int8":
         noise = np.random.default_rng(0).normal(size=(4, 1, 3, size, size)).astype(np.float32)
         source = exported(network, size, engine)

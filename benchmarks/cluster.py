@@ -93,6 +93,28 @@ def planning(number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def cost(measured: dict[str, Any], rate: float, size: float) -> dict[str, Any]:
+    """What large batches need, in proportion to a measured one: arithmetic, not a measurement.
+
+    Args:
+        rate: photographs per second of a process on one core.
+        size: bytes of a photograph.
+    """
+    row = {
+        "name": measured["name"],
+        "per_second_and_core": round(rate, 2),
+        "megabytes_each": round(size / 1e6, 3),
+    }
+    for name, number in (("1 million", 1e6), ("100 million", 1e8)):
+        row[name] = {
+            "core_hours": round(number / rate / 3600, 1),
+            "terabytes_read": round(number * size / 1e12, 3),
+            "gigabytes_written": round(number * measured["bytes"] / measured["photographs"] / 1e9, 1),
+            "megabytes_per_second_and_core": round(rate * size / 1e6, 2),
+        }  # fmt: skip
+    return row
+
+
 def enlarge(files: Sequence[Path], folder: Path) -> Path:
     """A folder with copies of photographs of 12 megapixels."""
     folder.mkdir()
@@ -141,7 +163,11 @@ def main() -> None:
         "ratio_steady": round(on_ray["steady"] / two["steady"], 3),
         "ratio_whole_command": round(two["seconds"] / on_ray["seconds"], 3),
         "planning": planning(LISTED),
-    }
+        "cost": [
+            cost(two, two["steady"] / 2, sum(path.stat().st_size for path in arguments.photos.iterdir()) / two["photographs"]),
+            *(cost(one, one["steady"], megabytes * 1e6 / one["photographs"]) for one in runs[2:]),
+        ],
+    }  # fmt: skip
     print(json.dumps(report, indent=1))
     if arguments.json:
         write_json(arguments.json, report)

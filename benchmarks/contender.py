@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from race import peak_mb
 
 
 def torch_network(name: str) -> Any:
@@ -106,8 +107,7 @@ def main() -> None:
             before = time.perf_counter()
             run(images)
             times.append(1000 * (time.perf_counter() - before))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"ms": times, "peak_mb": round(peak)}), flush=True)
+        print(json.dumps({"ms": times, "peak_mb": peak_mb()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from race import best, save
+from race import best, peak_mb, save
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.splits import load_split
 
@@ -104,7 +103,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         kind, *numbers = sys.argv[1], *map(int, sys.argv[2:])
         row = folder_of(*numbers) if kind == "folder" else network_at(*numbers)
-        print(json.dumps(row | {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}))
+        print(json.dumps(row | {"peak_mb": peak_mb()}))
         return
     save(
         "predict",

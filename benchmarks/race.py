@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -102,6 +104,17 @@ def save(name: str, values: dict[str, Any]) -> Path:
     )
     print(path.relative_to(REPOSITORY))
     return path
+
+
+def peak_mb() -> int:
+    """The most memory that this process has held; `ru_maxrss` would begin with that of the process that started it."""
+    try:
+        kilobytes = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    except OSError:
+        kilobytes = None
+    return round(
+        int(kilobytes[1]) / 1024 if kilobytes else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    )
 
 
 def busy_share(seconds: float = 1.0) -> float:
