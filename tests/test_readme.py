@@ -26,6 +26,7 @@ INSTALLING = [c for c in COMMANDS if c[0] in ("make", "pip")]
 SMALL = [
     "epochs=1",
     "preprocess.size=64",
+    "data.split=mini.csv",
     "data.subset=8",
     "batch_size=4",
     "model.options.depth=1",
