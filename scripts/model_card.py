@@ -77,19 +77,31 @@ The network sees {size} x {size} px. Files: {weights}.
 
 
 def training(config: dict[str, Any]) -> str:
-    p = config["provenance"]
-    hours, data, run = p["seconds"] / 3600, p["trained_on"], p["config"]
+    """What it took, of the run that made it and of those that it started from."""
+    runs = [config["provenance"]]
+    while earlier := runs[-1].get("started_from"):
+        runs.append(earlier)
+    runs.reverse()
+    last, data = runs[-1], runs[-1]["trained_on"]
+    hours = sum(one["seconds"] for one in runs) / 3600
+    steps = "; then ".join(
+        f"{one['task']} at {one['config']['preprocess']['size']} px, {one['config']['optimizer']['name']}, at most {one['config']['epochs']} "
+        f"epochs of which {one['epochs']} were run to the saved one, seed {one['seed']}, {one['config']['precision']}"
+        for one in runs
+    )
     rows = [
         ("network", f"`{config['architecture']}`, {_parameters(config['architecture']):.1f} M parameters"),
-        ("started from", ", ".join(f"{key}: {value}" for key, value in p.get("starts", {}).items()) or "random weights"),
+        ("started from", ", ".join(f"{key}: {value}" for key, value in runs[0].get("starts", {}).items()) or "random weights"),
         ("data", f"{data['images']} images: train part of `{data['split']}` (sha256 {data['sha256'][:12]}); "
                  "its val part chose the epoch; its test part was never seen"),
-        ("task", f"{p['task']}, {run['optimizer']['name']}, at most {run['epochs']} epochs of which {p['epochs']} were run to the saved one, seed {p['seed']}"),
-        ("settings", "[run_config.json](results/default_model/run_config.json), every epoch: [training.jsonl](results/default_model/training.jsonl)"),
-        ("time", f"{hours * 60:.0f} minutes on {p['machine']}"),
+        ("task", steps),
+        ("settings", "[run_config.json](results/default_model/run_config.json), every epoch: [training.jsonl](results/default_model/training.jsonl)"
+                     + ("; of the run before: [start-run_config.json](results/default_model/start-run_config.json), "
+                        "[start-training.jsonl](results/default_model/start-training.jsonl)" if len(runs) > 1 else "")),
+        ("time", f"{hours * 60:.0f} minutes on {last['machine']}, which did other work as well"),
         ("energy", f"about {hours * WATTS / 1000:.2f} kWh: that time at {WATTS:.0f} W, an **assumption** for the whole machine; nothing was metered, "
                    "and runs that led to the recipe are not counted"),
-        ("licence", "; ".join(p.get("licence", ["see the card beside the weights"]))),
+        ("licence", "; ".join(last.get("licence", ["see the card beside the weights"]))),
     ]  # fmt: skip
     return "\n".join(
         ["## Training", "", "| | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in rows), ""]

@@ -2,6 +2,8 @@
 
     python scripts/ship_model.py runs/tiny-fold1-160px
 
+For a run that started from another one, put that one's metrics.jsonl and config.json beside as start-training.jsonl and start-run_config.json.
+
 Writes src/segmae/assets/segmae-tiny/ (half-precision weights, ONNX, card) and, for the shipped files themselves,
 results/default_model/{isic2018-fold1-test,ph2-all-test}.{json,csv}. The datasets are looked for under $SEGMAE_DATA.
 """
@@ -30,7 +32,7 @@ LICENCE = (
 LIMITS = (
     "dermoscopic photographs of one lesion; clinical photographs, several lesions and other organs were never seen",
     "the training photographs come from few clinics and hold few dark skin tones; expect more errors elsewhere",
-    "most training photographs passed through a JPEG of 256 px; outlines are no finer than the 160 px that the network sees",
+    "most training photographs passed through a JPEG of 256 px; outlines are no finer than the {size} px that the network sees",
     "not validated for any clinical use; do not decide on a patient by it",
 )
 
@@ -39,9 +41,14 @@ def main(run: Path, name: str = "segmae-tiny") -> None:
     model, info = load_model(run)
     lists = {"train_ids", "started_from"}  # ids are named by the split and its checksum
     provenance: dict[str, Any] = {key: value for key, value in info.provenance.items() if key not in lists}
-    provenance |= {"licence": list(LICENCE), "limits": list(LIMITS)}
+    limits = [text.format(size=info.preprocess.size) for text in LIMITS]
+    provenance |= {"licence": list(LICENCE), "limits": limits}
     if earlier := info.provenance.get("started_from"):
         provenance["started_from"] = {key: value for key, value in earlier.items() if key not in lists}
+        took = f"{earlier['epochs']} epochs at {earlier['config']['preprocess']['size']} px, {earlier['seconds'] / 60:.0f} minutes"
+        provenance["starts"] = {"start": f"run {earlier['config']['name']} ({took})"} | earlier.get(
+            "starts", {}
+        )
     info = replace(info, provenance=provenance)
     folder = save_pretrained(ASSETS / name, model, info, onnx=True, half=True)
 
