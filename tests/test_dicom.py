@@ -332,7 +332,7 @@ def test_spacing_is_width_then_height_and_may_stand_in_functional_groups(tmp_pat
     ds.PerFrameFunctionalGroupsSequence = [measures(["1", "2"]), measures(["3", "4"])]
     assert spacings(ds) == [(2, 1), (4, 3)]
     bare = photograph()
-    for useless in (None, ["0", "0"], ["-1", "1"], "1"):
+    for useless in (None, ["0", "0"], ["-1", "1"], ["1e-300", "1e-300"], "1"):
         bare.PixelSpacing = useless
         assert spacings(bare) == [None]
     del bare.PixelSpacing

@@ -186,7 +186,7 @@ def test_pixels_that_are_not_square() -> None:
     assert abs(y2 - y1) == pytest.approx(160, abs=1.5) and abs(x2 - x1) < 20
 
 
-@pytest.mark.parametrize("scale", [0, -1.0, math.nan, math.inf, (0.1, 0), (0.1, 0.1, 0.1)])
+@pytest.mark.parametrize("scale", [0, -1.0, 1e-320, 1e300, math.nan, math.inf, (0.1, 0), (0.1, 0.1, 0.1)])
 def test_scale_that_is_none_is_refused(scale: Any) -> None:
     with pytest.raises(ValueError, match="mm_per_pixel"):
         measured(disc(50, 10), mm_per_pixel=scale)

@@ -29,6 +29,10 @@ from scipy import ndimage
 from segmae.contour import FloatArray, Polygon, as_mask, block_means, length, signed_area, smooth_outlines
 
 Point = tuple[float, float]  # (x, y)
+PIXEL_MM = (
+    1e-6,
+    1e3,
+)  # a pixel's smallest and largest side in mm: far beyond photographs, within what squares can hold
 
 # Chosen from the sources before the measures met PH2's labels; nothing here was fitted to data.
 SHAPE_THRESHOLD = 0.10  # asymmetric where less than 90 % overlaps (Pellacani, Grana, Seidenari)
@@ -193,13 +197,20 @@ _XYZ_OF_RGB = np.array(
 )
 
 
+def is_scale(sides: Sequence[float | None]) -> bool:
+    """Whether these can be the width and height of a pixel in mm: two numbers within `PIXEL_MM`."""
+    low, high = PIXEL_MM
+    return len(sides) == 2 and all(side is not None and low <= side <= high for side in sides)
+
+
 def _scale(mm_per_pixel: float | tuple[float, float] | None) -> tuple[float, float] | None:
     if mm_per_pixel is None:
         return None
     pair = mm_per_pixel if isinstance(mm_per_pixel, tuple | list) else (mm_per_pixel, mm_per_pixel)
-    if len(pair) != 2 or not all(math.isfinite(side) and side > 0 for side in pair):
+    if not is_scale(pair):
         raise ValueError(
-            f"mm_per_pixel is {mm_per_pixel}: give one positive number, or (width, height) of a pixel"
+            f"mm_per_pixel is {mm_per_pixel}: give one positive number, or (width, height) of a pixel, "
+            f"from {PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm"
         )
     return float(pair[0]), float(pair[1])
 

@@ -25,7 +25,7 @@ from segmae.contour import Polygon
 from segmae.data.preprocess import read_mask, restored_strips
 from segmae.errors import ConfigError, ImageError
 from segmae.files import atomic_path, atomic_write, read_json
-from segmae.measure import Measurements, measure
+from segmae.measure import PIXEL_MM, Measurements, is_scale, measure
 from segmae.overlay import STYLES, overlay_strips
 from segmae.photographs import FILES
 from segmae.png import write_png
@@ -94,8 +94,11 @@ def wanted(
         raise ConfigError(f"overlay style '{overlay_style}': choose of {', '.join(STYLES)}")
     pair = mm_per_pixel if isinstance(mm_per_pixel, tuple | list) else (mm_per_pixel, mm_per_pixel)
     scale = None if mm_per_pixel is None else tuple(pair)
-    if scale is not None and (len(scale) != 2 or not all(side and 0 < side < float("inf") for side in scale)):
-        raise ConfigError(f"mm_per_pixel is {mm_per_pixel}: give one positive number, or width and height")
+    if scale is not None and not is_scale(scale):
+        raise ConfigError(
+            f"mm_per_pixel is {mm_per_pixel}: give one positive number, or width and height, "
+            f"from {PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm"
+        )
     needed = {kind for name in formats for kind in NEEDS.get(name, ())}
     return Wanted(
         frozenset(formats) | needed,

@@ -28,6 +28,15 @@ def unpacked(data: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in names}
 
 
+def test_names_of_uploads_are_for_the_owner_of_the_state_alone(running: Running) -> None:
+    running.client.wait(running.client.submit([drawn()]))
+    state = running.service.settings.state
+    files = list(state.glob("jobs*"))
+    assert {"jobs", "jobs.sqlite", "jobs.sqlite-wal"} <= {path.name for path in files}
+    for path in files:
+        assert not path.stat().st_mode & 0o077, path.name
+
+
 def rows_of(files: dict[str, bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in files["results.jsonl"].splitlines()]
 

@@ -33,7 +33,8 @@ def test_each_way_to_ask_wrongly_has_its_status(running: Running) -> None:
     for field, value in {"output": "gif", "include": "all", "views": "3", "mm_per_pixel": "-1", "keep_largest": "maybe", "overlay_style": "red"}.items():  # fmt: skip
         answer = post(SEGMENT, image, **{field: value})
         assert answer.status == 422 and field.split("_")[0] in answer.json["error"]["message"], field
-    assert post(SEGMENT, image, mm_per_pixel="nan").status == 422
+    for scale in ("nan", "inf", "0", "1e-320", "1e300"):  # squares of the last two are no numbers
+        assert post(SEGMENT, image, mm_per_pixel=scale, include="measurements").status == 422, scale
     assert post(SEGMENT, image, output="seg").code == "not_dicom"
     assert post("/v1/measure", image).status == 422  # no mask
 
@@ -159,6 +160,9 @@ def test_a_network_that_fails_on_one_image_serves_the_others_of_its_batch(start:
         _join(threads + more)
         assert [a.status for a in (*first, *answers)] == [200, 200, 500, 200]
         assert "no number" not in answers[1].body.decode(), "messages of faults stay in the log"
+        assert answers[1].code == "internal_error"
+        assert answers[1].headers["x-request-id"] == answers[1].json["error"]["request_id"]
+        assert HEADERS.items() <= {name: answers[1].headers[name.lower()] for name in HEADERS}.items()
         gate.close()
 
 

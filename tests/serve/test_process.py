@@ -6,6 +6,7 @@ import io
 import json
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -137,9 +138,12 @@ def test_a_signal_lets_requests_finish_and_keeps_jobs(tmp_path: Path) -> None:
     assert len(answers) == 2 and all(answer["width"] == 200 for answer in answers)
     before = done_images(state)
     again = Process(state)
+    assert _refused(again.client.url).startswith(b"HTTP/1.1 400")
     assert again.client.wait(job)["done"] == 6
     assert before.items() <= done_images(state).items()
     assert again.stop() == 0
+    events = [json.loads(entry)["event"] for entry in again.log.read_text().splitlines()]
+    assert {"ready", "request", "job", "server"} == set(events), "all lines are JSON, uvicorn's own too"
 
 
 def test_the_command_makes_keys_and_refuses_to_be_open_without_one(tmp_path: Path) -> None:
@@ -168,6 +172,14 @@ def _ready(client: Client) -> bool:
         return bool(client.models())
     except ServiceError:
         return False
+
+
+def _refused(url: str) -> bytes:
+    """What the server says to what is no HTTP."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), PATIENCE) as wire:
+        wire.sendall(b"no request\r\n\r\n")
+        return wire.recv(4096)
 
 
 def _metric(client: Client, name: str) -> float:

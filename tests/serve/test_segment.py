@@ -13,6 +13,7 @@ from serving import PATIENCE, Running, drawn, encoded, opened, until
 
 import segmae
 from segmae import contour
+from segmae.client import multipart
 from segmae.data.preprocess import restore
 from segmae.measure import measure
 from segmae.trust import entropy
@@ -45,6 +46,14 @@ def test_every_kind_of_file_gives_the_bits_of_the_direct_prediction(
         "threshold": result.threshold,
     }
     assert set(found["timing_ms"]) == {"decode", "queue", "network", "finish"}
+
+
+def test_a_list_may_be_several_fields_of_one_name(running: Running) -> None:
+    body, kind = multipart({"image": [drawn(3)]}, {"include": "mask"})
+    boundary = kind.partition("boundary=")[2].encode()
+    body = b'--%s\r\nContent-Disposition: form-data; name="include"\r\n\r\nmeasurements\r\n' % boundary + body
+    found = running.ask("POST", "/v1/segment", body, Content_Type=kind).json
+    assert {"mask", "measurements"} <= set(found) and "probability" not in found
 
 
 def test_the_files_it_gives_hold_the_direct_prediction(running: Running, predictor: segmae.Predictor) -> None:

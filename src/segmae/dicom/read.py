@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from PIL import Image
 from segmae.data.preprocess import MAX_PIXELS, SCALE_IT
 from segmae.dicom.quiet import COPY_AGAIN, guarded, require_pydicom
 from segmae.errors import ImageError
+from segmae.measure import is_scale
 
 PHOTOGRAPHS = {
     "1.2.840.10008.5.1.4.1.1.77.1.7": "Dermoscopic Photography",
@@ -326,7 +326,7 @@ def pixel_size(dataset: Any, index: int) -> tuple[float, float] | None:
             height, width = (float(value) for value in find())
         except Exception:  # absent or malformed: no scale from here
             continue
-        if 0 < width < math.inf and 0 < height < math.inf:
+        if is_scale((width, height)):
             return width, height
     return None
 

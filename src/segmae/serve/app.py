@@ -49,7 +49,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(Gone, _gone)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _failure)
     add_routes(app, service)
     app.openapi()["components"] = {"securitySchemes": SECURITY}
     return app
@@ -66,13 +65,11 @@ async def _gone(request: Request, error: Any) -> Response:
 async def _http(request: Request, error: Any) -> Response:
     """What the router refuses: no such path, or not with this method."""
     code = CODES.get(error.status_code, "refused")
-    message = {404: "there is nothing at this address", 405: "this address does not take this method"}
+    message = {
+        404: "there is nothing at this address. /openapi.json describes the service",
+        405: "this address does not take this method",
+    }
     return problem_response(
         error.status_code, code, message.get(error.status_code, "the request is refused"),
         request.state.request_id, error.headers,
     )  # fmt: skip
-
-
-async def _failure(request: Request, error: Exception) -> Response:
-    message = "the service failed at this request; its log has the details under this request's id"
-    return problem_response(500, CODES[500], message, request.state.request_id)

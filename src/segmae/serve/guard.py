@@ -88,8 +88,13 @@ class Guard:
             await self.app(scope, counted, answered)
         except Problem as problem:
             await problem.response(request_id)(scope, receive, answered)
-        except Exception as error:  # the app has answered 500 already, or the server closes the connection
+        except Exception as error:
             log_error(request_id, error)
+            if not status:  # else an answer has begun: the server closes the connection
+                message = (
+                    "the service failed at this request; its log has the details under this request's id"
+                )
+                await Problem(500, message).response(request_id)(scope, receive, answered)
         finally:
             route = getattr(scope.get("route"), "path", "-")
             seconds = time.perf_counter() - started
@@ -119,7 +124,7 @@ class Guard:
             if wait := self.rate.wait_s(key.id):
                 raise Problem(
                     429,
-                    f"more than {self.rate.per_minute} requests a minute with this key",
+                    f"more than {self.rate.per_minute} requests a minute with this key. Send it again later",
                     wait,
                     "rate_limit",
                 )

@@ -58,7 +58,6 @@ class Jobs:
         self.folder = make_folder(settings.state / "jobs")
         self.folder.chmod(0o700)
         self.store = Store(settings.state / "jobs.sqlite")
-        (settings.state / "jobs.sqlite").chmod(0o600)
         known = set(self.store.ids())
         for (
             path

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from segmae.checkpoint import read_info
 from segmae.errors import ConfigError
 from segmae.serve.app import create_app
+from segmae.serve.guard import line
 from segmae.serve.keys import FILE, read_keys
 from segmae.serve.settings import Settings
 
@@ -49,6 +50,10 @@ def serve(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
+    servers = logging.StreamHandler(sys.stderr)
+    servers.setLevel(logging.WARNING)
+    servers.setFormatter(_ServersLine())
+    logging.getLogger("uvicorn.error").addHandler(servers)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     listening = bound(settings.host, settings.port)
@@ -78,8 +83,16 @@ def serve(
         for number, action in before.items():
             signal.signal(number, action)
         logger.removeHandler(handler)
+        logging.getLogger("uvicorn.error").removeHandler(servers)
         listening.close()
     return int(app.state.service.failed)
+
+
+class _ServersLine(logging.Formatter):
+    """What uvicorn itself has to say, in the form of the other lines and without the values, which may be addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return line("server", level=record.levelname.lower(), message=str(record.msg))
 
 
 def uvicorn_config(app: FastAPI, settings: Settings, tls: tuple[Path, Path] | None = None) -> uvicorn.Config:

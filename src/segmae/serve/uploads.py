@@ -120,7 +120,11 @@ def _text(form: FormData, name: str) -> str:
 
 
 def _list(form: FormData, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(part.strip() for part in _text(form, name).split(",") if part.strip()) or default
+    """Values of a field with commas between them, or of several fields of that name."""
+    values: list[Any] = form.getlist(name)
+    if any(isinstance(value, UploadFile) for value in values):
+        raise Problem(422, f"{name}: send text, not a file")
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip()) or default
 
 
 def _one_of(form: FormData, name: str, choices: Iterable[str]) -> str:
