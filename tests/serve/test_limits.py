@@ -35,6 +35,7 @@ def test_each_way_to_ask_wrongly_has_its_status(running: Running) -> None:
         assert answer.status == 422 and field.split("_")[0] in answer.json["error"]["message"], field
     for scale in ("nan", "inf", "0", "1e-320", "1e300"):  # squares of the last two are no numbers
         assert post(SEGMENT, image, mm_per_pixel=scale, include="measurements").status == 422, scale
+    assert "Did you mean 'output'?" in post(SEGMENT, image, outptu="mask").json["error"]["message"]
     assert post(SEGMENT, image, output="seg").code == "not_dicom"
     assert post("/v1/measure", image).status == 422  # no mask
 
@@ -240,18 +241,19 @@ def test_logs_hold_nothing_of_what_was_sent(running: Running, caplog: pytest.Log
     """Names of files, paths, fields and headers stay out; the id of the answer is in."""
     monkeypatch.setattr(logging.getLogger("segmae.serve"), "propagate", True)
     secret = "Jane-Doe-1970"
-    body = (f'--x\r\nContent-Disposition: form-data; name="{secret}"\r\n\r\n{secret}\r\n--x\r\n'
-            f'Content-Disposition: form-data; name="image"; filename="{secret}.png"\r\n\r\n').encode()  # fmt: skip
+    body = f'--x\r\nContent-Disposition: form-data; name="image"; filename="{secret}.png"\r\n\r\n'.encode()
+    field = f'--x\r\nContent-Disposition: form-data; name="{secret}"\r\n\r\n{secret}\r\n'.encode()
     kind = "multipart/form-data; boundary=x"
     with caplog.at_level(0):
         good = running.ask(
             "POST", f"{SEGMENT}?{secret}", body + drawn() + b"\r\n--x--\r\n", Content_Type=kind, X_Name=secret
         )
         bad = running.ask("POST", SEGMENT, body + drawn()[:300] + b"\r\n--x--\r\n", Content_Type=kind)
+        other = running.ask("POST", SEGMENT, field + body + drawn() + b"\r\n--x--\r\n", Content_Type=kind)
         running.ask("GET", f"/v1/jobs/{secret}")
         running.ask("GET", f"/{secret}")
-    assert (good.status, bad.status) == (200, 422)
-    assert secret.encode() not in bad.body
+    assert (good.status, bad.status, other.status) == (200, 422, 422)
+    assert secret.encode() not in bad.body + other.body
     lines = [r.getMessage() for r in caplog.records if r.name == "segmae.serve"]
     said = [json.loads(line) for line in lines]
     assert good.headers["x-request-id"] in [line.get("request") for line in said]

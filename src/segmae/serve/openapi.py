@@ -181,7 +181,9 @@ def _route(summary: str, content: Json, errors: Iterable[int], text: str = "", s
 def _multipart(properties: Json, required: Iterable[str]) -> Json:
     return {
         "required": True,
-        "content": {"multipart/form-data": {"schema": _object(properties, required)}},
+        "content": {
+            "multipart/form-data": {"schema": _object(properties, required) | {"additionalProperties": False}}
+        },
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
@@ -19,6 +20,7 @@ MEASURED = ("json", "coco", "overlay")
 PARTS = ("mask", "probability", "uncertainty", "measurements")
 VIEWS = (1, 8)
 FIELD = 4096  # bytes of a form field that is no file
+KNOWN = ("image", "images", "mask", "output", "include", "views", "mm_per_pixel", "formats", "overlay_style", "keep_largest", "fill_holes")  # fmt: skip
 SPOOL = 1 << 20  # bytes of a job's photograph above which it waits on disk
 
 
@@ -89,8 +91,12 @@ def options_of(form: FormData, outputs: Iterable[str] = OUTPUTS, formats: str = 
     """The fields that are no files.
 
     Raises:
-        Problem: 422 for a value that cannot be used, naming the field.
+        Problem: 422 for a field that does not exist or a value that cannot be used, naming it.
     """
+    for name in form:
+        if name not in KNOWN:  # and is not repeated: what was sent stays out of answers
+            near = "".join(f" Did you mean '{one}'?" for one in get_close_matches(name, KNOWN, n=1))
+            raise Problem(422, f"there is no field of the name of one that was sent.{near} /openapi.json lists them")
     output = _one_of(form, "output", outputs)
     include = _list(form, "include", ())
     for part in include:

@@ -1,6 +1,6 @@
 // Brush and eraser: strokes on the mask of the photograph that is open.
 
-import { $, say } from "./dom.js";
+import { $, say, toast } from "./dom.js";
 
 /** Brush or eraser; `mask()` gives the Mask, or null while it is not there yet. */
 export class Brush {
@@ -15,7 +15,10 @@ export class Brush {
 
   start(point) {
     this.painted = this.mask();
-    if (!this.painted) return;
+    if (!this.painted) {
+      toast("The mask is not ready yet: draw that line again.");
+      return;
+    }
     this.painted.begin(this.name === "brush" ? 1 : 0, this.radius);
     this.last = point;
     this.move(point);
