@@ -88,6 +88,13 @@ def test_a_model_is_fetched_once_and_predicts_the_same(hub: Hub, small_model: Pa
     assert from_pretrained(small_model) == small_model  # and a folder before it
 
 
+def test_a_copy_that_lost_a_file_is_fetched_anew(hub: Hub) -> None:
+    folder = from_pretrained(ID)
+    there = names(folder)
+    (folder / "config.json").unlink()
+    assert from_pretrained(ID) == folder and names(folder) == there
+
+
 def test_a_dropped_download_goes_on_where_it_stopped(hub: Hub) -> None:
     weights = hub.path("model.safetensors")
     half = len(hub.host.files[weights]) // 2
