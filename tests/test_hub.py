@@ -227,6 +227,8 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
         "train_ids": ["Mrs-Smith-1"], "task": "supervised", "seed": 0, "epochs": 3, "seconds": 60, "machine": "x",
         "trained_on": {"dataset": "mine", "split": "/home/anna/split.csv", "images": 12},
         "started_from": {"train_ids": ["Mr-Jones-2"]},
+        "config": {"name": "mine", "output": "../Jones/runs", "model": {"start": "~/Jones/a"}, "distillation": {"teachers": ["Jones/b"]},
+                   "data": {"root": "Mrs-Smith/photos", "cache": "Smith/cache", "split": "Smith/split.csv"}},
     }  # fmt: skip
     (model / "config.json").write_text(json.dumps(values))
     write_dataset(tmp_path / "data", 6, seed=2)
@@ -237,6 +239,8 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
     for path in found.iterdir():
         content = path.read_bytes()
         assert b"Smith" not in content and b"Jones" not in content and b"/home/anna" not in content, path
+    settings = json.loads((found / "config.json").read_text())["provenance"]["config"]
+    assert settings["model"]["start"] == "a" and settings["data"]["split"] == "split.csv"
     text = (found / "README.md").read_text()
     _, header, body = text.split("---\n", 2)
     card = yaml.safe_load(header)
