@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from segmae.errors import OutputError
-from segmae.files import atomic_path, atomic_write, write_json
+from segmae.errors import InUse, OutputError
+from segmae.files import atomic_path, atomic_write, locked, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -79,3 +80,18 @@ def test_rights_are_those_of_the_umask_which_no_thread_ever_changes(
 def test_names_that_are_no_valid_text_are_escaped(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", "latin \udce9")
     assert json.loads((tmp_path / "a.json").read_text()) == "latin \udce9"
+
+
+def test_a_disk_without_locks_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with locked(tmp_path / "lock"), pytest.raises(InUse), locked(tmp_path / "lock"):
+        pass
+
+    def no_locks(*given: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OutputError, match=r"cannot be locked \(No locks"), locked(tmp_path / "lock"):
+        pass

@@ -264,6 +264,16 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
         publish(model, tmp_path / "b", results=[model / "config.json"])
 
 
+def test_an_export_for_openvino_alone_is_not_published(small_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "int8"
+    model.mkdir()
+    shutil.copy(small_model / "config.json", model)
+    (model / "model.xml").write_text("<net/>")
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor model\.onnx"):
+        publish(model, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
+
+
 def test_the_command_line_publishes_and_fetches(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

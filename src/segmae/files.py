@@ -110,6 +110,7 @@ def locked(path: str | Path) -> Iterator[None]:
 
     Raises:
         InUse: another holds it.
+        OutputError: its file system knows no locks.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -124,6 +125,9 @@ def locked(path: str | Path) -> Iterator[None]:
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                reason = f"cannot be locked ({error.strerror})"
+                raise OutputError(f"{path}: {reason}. Choose a place on a disk that knows locks") from error
             raise InUse(f"{path}: another process is at work here. Wait for it, or stop it") from error
         yield
 

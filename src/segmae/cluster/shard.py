@@ -181,10 +181,13 @@ def note(store: Store, shard: Shard, mark: dict[str, Any], content: bytes) -> di
     """Write the manifest of a shard whose file is there, if it is not noted yet; what it says.
 
     Raises:
-        DataError: the file belongs to another plan, or is not the one that was noted.
+        DataError: the file is damaged, belongs to another plan, or is not the one that was noted.
     """
-    found, rows, errors = read_mark(content)
     where = store.at(shard_file(shard))
+    try:
+        found, rows, errors = read_mark(content)
+    except (KeyError, OSError, ValueError) as error:  # pyarrow's own kinds are among these
+        raise DataError(f"{where}: is damaged ({error}). Remove it and call again") from error
     if found != mark:
         raise DataError(f"{where}: belongs to another batch. Choose an empty folder")
     manifest = {
