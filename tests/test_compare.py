@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,18 @@ def test_figures_by_hand(two: tuple[Path, Path], tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out" / "per_image.csv").open()))
     assert [row["image"] for row in rows] == ["missed", "moved", "none", "same"]
     assert rows[0]["area_ratio"] == ""
+
+
+def test_names_that_are_no_valid_text(tmp_path: Path) -> None:
+    name = os.fsdecode(b"latin \xe9")
+    for reader in "ab":
+        write(tmp_path / reader, {"one": square(20)})
+        (tmp_path / reader / "one.png").rename(tmp_path / reader / f"{name}.png")
+    write(tmp_path / "c", {"other": square(20)})
+    found = compare([tmp_path / reader for reader in "abc"], out=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["missing"]["c"] == [name]
+    assert "latin \\udce9" in (tmp_path / "out" / "per_image.csv").read_text()
+    assert found.rows[0].image == name
 
 
 def test_exchanged_readers_change_nothing_but_direction(tmp_path: Path) -> None:

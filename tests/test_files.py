@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from segmae.errors import OutputError
-from segmae.files import atomic_path, atomic_write
+from segmae.errors import InUse, OutputError
+from segmae.files import atomic_path, atomic_write, locked, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -45,3 +47,51 @@ def test_a_place_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file.*Choose another"):
         atomic_write(tmp_path / "file" / "a.txt", "new")
+
+
+def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(disk)], check=False).returncode
+    ):
+        pytest.skip("no right to mount a disk here")
+    try:
+        with pytest.raises(OutputError, match=r"a\.txt: cannot be written \(Read-only"):
+            atomic_write(disk / "a.txt", "new")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_rights_are_those_of_the_umask_which_no_thread_ever_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda mask: pytest.fail("other threads would write with it"))
+            atomic_write(tmp_path / "a.txt", "text")
+        assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+
+
+def test_names_that_are_no_valid_text_are_escaped(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", "latin \udce9")
+    assert json.loads((tmp_path / "a.json").read_text()) == "latin \udce9"
+
+
+def test_a_disk_without_locks_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with locked(tmp_path / "lock"), pytest.raises(InUse), locked(tmp_path / "lock"):
+        pass
+
+    def no_locks(*given: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OutputError, match=r"cannot be locked \(No locks"), locked(tmp_path / "lock"):
+        pass

@@ -88,6 +88,13 @@ def test_a_model_is_fetched_once_and_predicts_the_same(hub: Hub, small_model: Pa
     assert from_pretrained(small_model) == small_model  # and a folder before it
 
 
+def test_a_copy_that_lost_a_file_is_fetched_anew(hub: Hub) -> None:
+    folder = from_pretrained(ID)
+    there = names(folder)
+    (folder / "config.json").unlink()
+    assert from_pretrained(ID) == folder and names(folder) == there
+
+
 def test_a_dropped_download_goes_on_where_it_stopped(hub: Hub) -> None:
     weights = hub.path("model.safetensors")
     half = len(hub.host.files[weights]) // 2
@@ -220,6 +227,8 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
         "train_ids": ["Mrs-Smith-1"], "task": "supervised", "seed": 0, "epochs": 3, "seconds": 60, "machine": "x",
         "trained_on": {"dataset": "mine", "split": "/home/anna/split.csv", "images": 12},
         "started_from": {"train_ids": ["Mr-Jones-2"]},
+        "config": {"name": "mine", "output": "../Jones/runs", "model": {"start": "~/Jones/a"}, "distillation": {"teachers": ["Jones/b"]},
+                   "data": {"root": "Mrs-Smith/photos", "cache": "Smith/cache", "split": "Smith/split.csv"}},
     }  # fmt: skip
     (model / "config.json").write_text(json.dumps(values))
     write_dataset(tmp_path / "data", 6, seed=2)
@@ -230,6 +239,8 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
     for path in found.iterdir():
         content = path.read_bytes()
         assert b"Smith" not in content and b"Jones" not in content and b"/home/anna" not in content, path
+    settings = json.loads((found / "config.json").read_text())["provenance"]["config"]
+    assert settings["model"]["start"] == "a" and settings["data"]["split"] == "split.csv"
     text = (found / "README.md").read_text()
     _, header, body = text.split("---\n", 2)
     card = yaml.safe_load(header)
@@ -251,6 +262,16 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
         publish(model, tmp_path / "b", results=[tmp_path / "other.json"])
     with pytest.raises(ConfigError, match="is no summary"):
         publish(model, tmp_path / "b", results=[model / "config.json"])
+
+
+def test_an_export_for_openvino_alone_is_not_published(small_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "int8"
+    model.mkdir()
+    shutil.copy(small_model / "config.json", model)
+    (model / "model.xml").write_text("<net/>")
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor model\.onnx"):
+        publish(model, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
 
 
 def test_the_command_line_publishes_and_fetches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,16 @@ def test_the_rest_goes_on_after_a_broken_file(
     assert "drawn_0003.jpg" in err
     report = json.loads(out)
     assert (len(report["rows"]), report["photographs"]) == (4, 7)
+
+
+def test_a_name_that_is_no_valid_text_is_written_escaped(
+    photographs: Path, small_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    shutil.copy(photographs / "drawn_0000.jpg", os.fsencode(folder) + b"/latin \xe9.jpg")
+    rank(folder, small_model, out=tmp_path / "first.csv")
+    assert "latin \\udce9.jpg" in (tmp_path / "first.csv").read_text(encoding="utf-8")
 
 
 def test_nothing_to_rank_is_an_error(tmp_path: Path, small_model: Path) -> None:

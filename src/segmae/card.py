@@ -39,7 +39,7 @@ def publish(
         results: `summary.json` files of `segmae evaluate`, for the card; those of a run's evaluations are found without it.
 
     Raises:
-        CheckpointError: no usable model, an ensemble, or a network that is a Python file of one's own.
+        CheckpointError: no usable model, an ensemble, an export for OpenVINO alone, or a network that is a Python file of one's own.
         ConfigError: the folder holds something already, or results that are those of another model.
     """
     source, folder = resolve(model), Path(folder)
@@ -52,6 +52,10 @@ def publish(
         )
     if info.architecture.endswith(".py"):
         raise CheckpointError(f"{source}: its network is a Python file of your own, which nobody else has")
+    if not any((source / name).is_file() for name in (WEIGHTS, ONNX)):
+        raise CheckpointError(
+            f"{source}: has neither {WEIGHTS} nor {ONNX}. Publish the model that it was exported from"
+        )
     summaries = _summaries(source, [Path(path) for path in results])
     make_folder(folder)
     for name in (WEIGHTS, ONNX, CALIBRATION):

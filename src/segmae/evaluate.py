@@ -29,6 +29,17 @@ from segmae.scoring import CONVENTION, Progress, Score, aggregate, measure, to_c
 if TYPE_CHECKING:
     from segmae.predict import Predictor
 
+PLACES = (
+    "root",
+    "cache",
+    "output",
+    "start",
+    "vit",
+    "cnn",
+    "encoder",
+    "teachers",
+)  # settings that name folders and files
+
 
 def evaluate(
     predictor: Predictor,
@@ -103,7 +114,7 @@ def evaluate(
         },
         "data": {
             "name": data,
-            "split": portable(split.name) if split else None,
+            "split": portable(split.name, "split") if split else None,
             "split_sha256": split.sha256 if split else None,
             "part": part,
             "evaluated": len(scores),
@@ -241,13 +252,20 @@ def _check_leaks(provenance: Mapping[str, Any], ids: Sequence[str], allow_leaks:
     return warnings
 
 
-def portable(value: Any) -> Any:
-    """Provenance for a summary that is published: without lists of ids and folders of this machine."""
+def portable(value: Any, key: str = "") -> Any:
+    """Provenance for a summary that is published: without lists of ids and folders of this machine.
+
+    Args:
+        key: the setting that has this value; of those in `PLACES` only the last part is kept of a relative path too.
+    """
     if isinstance(value, Mapping):
-        return {key: portable(item) for key, item in value.items() if key != "train_ids"}
+        return {name: portable(item, name) for name, item in value.items() if name != "train_ids"}
     if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        return [portable(item, key) for item in value]
+    if not isinstance(value, str):
+        return value
+    is_place = Path(value).is_absolute() or key in PLACES or (key == "split" and value.endswith(".csv"))
+    return Path(value).name if is_place else value
 
 
 def _run_of(model: Path) -> Path | None:

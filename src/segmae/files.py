@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from segmae.errors import InUse, OutputError
+
+HALF = ".writing-"  # begins the names of files that are not whole yet
 
 
 @contextmanager
@@ -23,26 +25,35 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     make_folder(path.parent)
-    temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        with half_file(path.parent, path.suffix) as temporary:
+            yield temporary
+            flush(temporary)
+            temporary.replace(path)
     except Exception as error:
-        places = (None, str(path), str(path.parent), str(temporary))
-        if _is_full(error) or (isinstance(error, OSError) and error.filename in places):
+        if _is_full(error) or (isinstance(error, OSError) and _is_about(error, path)):
             raise _not_written(path, error) from error
         raise
+
+
+@contextmanager
+def half_file(folder: Path, ending: str = "") -> Iterator[Path]:
+    """A new, empty file with the rights that the umask leaves; removed at the end, where it still has its name.
+
+    The system applies the umask: to read it, a process has to set it, for all of its threads.
+    """
+    temporary = folder / f"{HALF}{secrets.token_hex(8)}{ending}"
+    os.close(os.open(str(temporary), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        yield temporary
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have a file on the disk before it gets its name."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def append(path: str | Path, text: str) -> None:
@@ -61,6 +72,13 @@ def append(path: str | Path, text: str) -> None:
 def _is_full(error: Exception) -> bool:
     full = getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
     return full or "No space left" in str(error)  # some wrap it
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """It names no file, or one of those that writing `path` touches."""
+    name = str(error.filename)
+    places = (str(path), str(path.parent))
+    return error.filename is None or name in places or name.startswith(str(path.parent / HALF))
 
 
 def _not_written(path: str | Path, error: Exception) -> OutputError:
@@ -92,6 +110,7 @@ def locked(path: str | Path) -> Iterator[None]:
 
     Raises:
         InUse: another holds it.
+        OutputError: its file system knows no locks.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -106,13 +125,19 @@ def locked(path: str | Path) -> Iterator[None]:
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                reason = f"cannot be locked ({error.strerror})"
+                raise OutputError(f"{path}: {reason}. Choose a place on a disk that knows locks") from error
             raise InUse(f"{path}: another process is at work here. Wait for it, or stop it") from error
         yield
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:
-    """Write bytes or UTF-8 text so that a reader sees the old file or the whole new one."""
-    data = content.encode() if isinstance(content, str) else content
+    """Write bytes or UTF-8 text so that a reader sees the old file or the whole new one.
+
+    What of a file's name is no valid Unicode is escaped, in the way that JSON reads.
+    """
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 

@@ -212,6 +212,8 @@ def _download(
                                       "Try again, or ask its owner")  # fmt: skip
         before += file.size
     read_info(unfinished)
+    if folder.exists():  # a copy that lost a file since
+        shutil.rmtree(folder)
     unfinished.replace(folder)
 
 

@@ -28,7 +28,8 @@ class Team:
 
     Attributes:
         model, engine, device, views: see `segmae.predict.load`.
-        address: of a Ray cluster; None: the one that Ray's environment names, else one of this machine alone.
+        address: of a Ray cluster; None: the one that Ray's environment names, else the one that was started last on this machine, else a new one of
+            this machine alone.
         workers: actors; None: as many as the cluster has room for when the batch starts.
         gpus: share of a GPU that each actor takes.
     """

@@ -1,7 +1,8 @@
 """What a batch is to compute: the sorted photographs cut into shards, the model and the options, fixed in the folder of the results.
 
-`plan/plan.json` holds the settings and `plan/sources.jsonl` the photographs, one JSON string a line. The first call writes them; every
-later one, and every worker, must agree with them. A worker gets the number of a shard and reads its lines from there.
+`plan/plan.json` holds the settings and `plan/sources-DIGEST.jsonl` the photographs, one JSON string a line. The first call writes them; every
+later one, and every worker, must agree with them. A worker gets the number of a shard and reads its lines from there. Of two first calls with
+other photographs each writes a list of its own, so that the plan of the one that wins never names that of the other.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from segmae.cluster.storage import Store
 from segmae.errors import ConfigError, DataError
 from segmae.predict import Predictor
 
-FORM = 1  # of the shards and of the plan
-PLAN, SOURCES = "plan/plan.json", "plan/sources.jsonl"
+FORM = 2  # of the shards and of the plan
+PLAN = "plan/plan.json"
 SHARDS, MANIFESTS, MASKS, DONE = "shards", "manifests", "masks", "done.json"
+RUNTIMES = ("onnxruntime", "openvino", "torch")  # an ensemble names those of all its members
 PACKAGES = ("numpy", "pillow", "scipy", "pyarrow")  # beside the engine: what the bytes of a shard depend on
 
 
@@ -56,7 +58,7 @@ class Shard:
     Attributes:
         number: from 0.
         first: index of its first photograph among all.
-        start, end: where its lines are in `plan/sources.jsonl`, in bytes.
+        start, end: where its lines are in the list of photographs, in bytes.
     """
 
     number: int
@@ -69,9 +71,9 @@ class Shard:
         """By which its files are named: they sort by it up to a billion photographs of single shards."""
         return f"{self.number:09d}"
 
-    def photographs(self, store: Store) -> list[str]:
+    def photographs(self, store: Store, plan: dict[str, Any]) -> list[str]:
         """Its photographs, as the plan lists them."""
-        lines = store.read(SOURCES, self.start, self.end).splitlines()
+        lines = store.read(sources_of(plan), self.start, self.end).splitlines()
         return [json.loads(line) for line in lines]
 
 
@@ -79,8 +81,7 @@ def made_by(predictor: Predictor) -> dict[str, Any]:
     """The model and all software that the bytes of a shard depend on; workers that differ in any of it refuse to start."""
     from segmae import __version__
 
-    engine = {"onnxruntime": "onnxruntime", "torch": "torch"}.get(predictor.engine.name)
-    packages = [*PACKAGES, *([engine] if engine else [])]
+    packages = [*PACKAGES, *(name for name in RUNTIMES if name in predictor.engine.name)]
     return {
         "weights": predictor.digest,
         "threshold": predictor.info.threshold,
@@ -112,6 +113,11 @@ def make_plan(photographs: Sequence[str], settings: Settings, predictor: Predict
     }
 
 
+def sources_of(plan: dict[str, Any]) -> str:
+    """The file that lists the photographs of a plan."""
+    return f"plan/sources-{plan['photographs']['sha256'][:16]}.jsonl"
+
+
 def settle(store: Store, plan: dict[str, Any], photographs: Sequence[str]) -> None:
     """Write the plan into a new folder, or see that the folder's is the same.
 
@@ -123,7 +129,7 @@ def settle(store: Store, plan: dict[str, Any], photographs: Sequence[str]) -> No
     except FileNotFoundError:
         if not store.remote and store.names(".") - {"plan"}:
             raise DataError(f"{store.place}: holds files already. Choose an empty folder") from None
-        with store.writing(SOURCES) as file:
+        with store.writing(sources_of(plan)) as file:
             for photograph in photographs:
                 file.write(_line(photograph))
         if store.create(PLAN, to_json(plan)):
@@ -136,7 +142,7 @@ def settle(store: Store, plan: dict[str, Any], photographs: Sequence[str]) -> No
         f"{key}: {old} there, {new} now" for key, old, new in _differences(said, plan) if "sha256" not in key
     ]
     if said.get("photographs") != plan["photographs"]:
-        told.append(_first_other(store, photographs))
+        told.append(_first_other(store, said, photographs))
     remedy = "Give what it was begun with, or choose another folder"
     raise DataError(f"{store.place}: was begun with another plan ({'; '.join(told)}). {remedy}")
 
@@ -190,8 +196,11 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, 
         yield key, old, new
 
 
-def _first_other(store: Store, photographs: Sequence[str]) -> str:
-    lines = store.read(SOURCES).splitlines()
+def _first_other(store: Store, plan: dict[str, Any], photographs: Sequence[str]) -> str:
+    try:
+        lines = store.read(sources_of(plan)).splitlines()
+    except FileNotFoundError:
+        return "the list of photographs is absent"
     for old, new in zip_longest((json.loads(line) for line in lines), photographs):
         if old != new:
             gone, come = (one if one is not None else "the end" for one in (old, new))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from segmae.checkpoint import embedded_models
 from segmae.cluster.plan import DONE, MANIFESTS, SHARDS, Settings, Shard, cut, make_plan, settle, to_json
 from segmae.cluster.shard import Worker
 from segmae.cluster.sources import find_sources
@@ -100,9 +103,7 @@ def predict_batch(
     plan = make_plan(photographs, settings, predictor)
     store = Store(out)
     settle(store, plan, photographs)
-    noted = {name.removesuffix(".json") for name in store.names(MANIFESTS)} & {
-        name.removesuffix(".parquet") for name in store.names(SHARDS)
-    }
+    noted = _noted(store)
     shards = list(cut(photographs, shard_size))
     missing = [shard for shard in shards if shard.name not in noted]
     mine = [shard for shard in missing if shard.number % part[1] == part[0] - 1]
@@ -117,7 +118,7 @@ def predict_batch(
 
         on_gpu = not predictor.engine.device.startswith("cpu")
         team = Team(
-            model,
+            _from_anywhere(model),
             predictor.engine.name,
             device,
             views,
@@ -142,7 +143,8 @@ def _number(shard: Shard, photographs: Sequence[str], settings: Settings) -> int
 
 def _finish(store: Store, shards: Sequence[Shard], earlier: int, total: int) -> Batch:
     """Count what is there; when nothing is missing, write `done.json`."""
-    manifests = list(_manifests(store))
+    names = [f"{MANIFESTS}/{name}.json" for name in _noted(store)]
+    manifests = [json.loads(content) for content in store.read_all(names)]
     done, errors = (sum(manifest[key] for manifest in manifests) for key in ("rows", "errors"))
     if len(manifests) == len(shards):
         digest = hashlib.sha256("".join(manifest["sha256"] for manifest in manifests).encode())
@@ -155,9 +157,17 @@ def _finish(store: Store, shards: Sequence[Shard], earlier: int, total: int) -> 
     return Batch(store.place, total, done, errors, len(shards), earlier)
 
 
-def _manifests(store: Store) -> Iterator[dict[str, Any]]:
-    names = [f"{MANIFESTS}/{name}" for name in store.names(MANIFESTS) if name.endswith(".json")]
-    return map(json.loads, store.read_all(names))
+def _noted(store: Store) -> set[str]:
+    """Names of the shards whose file and manifest are there."""
+    manifests = {name.removesuffix(".json") for name in store.names(MANIFESTS)}
+    return manifests & {name.removesuffix(".parquet") for name in store.names(SHARDS)}
+
+
+def _from_anywhere(model: Models) -> list[str]:
+    """Models by names that mean the same in a process that was started in another folder."""
+    named = [model] if isinstance(model, str | Path) else model
+    embedded = embedded_models()
+    return [str(one) if str(one) in embedded else os.path.abspath(Path(one).expanduser()) for one in named]
 
 
 def _check(

@@ -26,7 +26,7 @@ from segmae.exchange import run_lengths
 from segmae.measure import measure
 from segmae.outputs import summary_row, wanted
 from segmae.photographs import safe_name
-from segmae.predict import TOO_LARGE, Predictor
+from segmae.predict import KEPT, TOO_LARGE, Predictor
 
 READERS = 4  # threads that fetch and decode while the network computes: a bucket answers late
 
@@ -48,7 +48,7 @@ class Worker:
         settings = dict(plan["settings"])
         scale = settings.pop("mm_per_pixel")
         self.settings = Settings(**settings, mm_per_pixel=scale and (scale[0], scale[1]))
-        self.store, self.predictor = store, predictor
+        self.store, self.plan, self.predictor = store, plan, predictor
         self.digest = digest_of(plan)
         self.want = wanted(
             ["mask"], "contour", self.settings.keep_largest, self.settings.fill_holes, self.settings.measure,
@@ -78,7 +78,7 @@ class Worker:
         photograph then never depends on the others.
         """
         size = self.settings.batch_size
-        items = list(enumerate(shard.photographs(self.store), shard.first))
+        items = list(enumerate(shard.photographs(self.store, self.plan), shard.first))
         black = np.zeros((self.predictor.info.preprocess.size,) * 2 + (3,), np.uint8)
         with ThreadPoolExecutor(READERS) as pool:
             read = ahead(pool, lambda item: self._read(*item), items, 2 * size)
@@ -100,7 +100,8 @@ class Worker:
             with self.room.taken(width * height):
                 photo = self.predictor.read(content)
                 prepared = prepare_image(photo.pixels, self.predictor.info.preprocess)
-            if photo.pixels.shape[:2] != (photo.height, photo.width) or not self.settings.measure:
+            whole = photo.pixels.shape[:2] == (photo.height, photo.width)
+            if not (self.want.measure and whole and photo.width * photo.height <= KEPT):
                 photo = replace(photo, pixels=np.empty((0, 0, 3), np.uint8))
             return _Photograph(index, place, content, photo, prepared)
         except ImageError as error:
@@ -180,10 +181,13 @@ def note(store: Store, shard: Shard, mark: dict[str, Any], content: bytes) -> di
     """Write the manifest of a shard whose file is there, if it is not noted yet; what it says.
 
     Raises:
-        DataError: the file belongs to another plan, or is not the one that was noted.
+        DataError: the file is damaged, belongs to another plan, or is not the one that was noted.
     """
-    found, rows, errors = read_mark(content)
     where = store.at(shard_file(shard))
+    try:
+        found, rows, errors = read_mark(content)
+    except (KeyError, OSError, ValueError) as error:  # pyarrow's own kinds are among these
+        raise DataError(f"{where}: is damaged ({error}). Remove it and call again") from error
     if found != mark:
         raise DataError(f"{where}: belongs to another batch. Choose an empty folder")
     manifest = {

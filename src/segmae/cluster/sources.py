@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from segmae.cluster.storage import file_system, is_remote, read_bytes
+from segmae.cluster.storage import file_system, is_remote, local, read_bytes
 from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING
 from segmae.errors import DataError
 from segmae.photographs import PICTURES
@@ -37,7 +37,7 @@ def find_sources(sources: Sequence[str], out: str) -> list[str]:
 
 
 def _absolute(source: str) -> str:
-    return source if is_remote(source) else os.path.abspath(source.removeprefix("file://"))
+    return source if is_remote(source) else os.path.abspath(local(source))
 
 
 def _of(source: str) -> Iterable[str]:
@@ -136,7 +136,7 @@ def _entry(place: str, number: int, entry: Any) -> str:
 
 
 def _in_folder(folder: str, name: str) -> str:
-    if is_remote(name) or os.path.isabs(name):
+    if is_remote(name) or os.path.isabs(name := local(name)):
         return name
     if is_remote(folder):
         return f"{folder}/{name}"

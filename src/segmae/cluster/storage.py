@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
-import tempfile
+import stat
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from segmae.errors import ConfigError, MissingExtra, OutputError, require
-from segmae.files import make_folder
+from segmae.files import HALF, flush, half_file, make_folder
 
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
 AT_ONCE = 1000  # small files in memory together
@@ -26,12 +27,18 @@ REFUSED = (
     "ConditionalRequestConflict",
     "412",
 )  # how buckets say that the name is taken
-HALF = ".writing-"  # begins the names of files that are not whole yet
 
 
 def is_remote(place: str) -> bool:
     """An address such as `s3://bucket/key`, not a path."""
     return "://" in place and not place.startswith("file://")
+
+
+def local(place: str) -> str:
+    """The path of a place that is not remote, which may be given as `file:///...`."""
+    return (
+        urllib.request.url2pathname(place.removeprefix("file://")) if place.startswith("file://") else place
+    )
 
 
 def file_system(place: str) -> Any:
@@ -62,10 +69,10 @@ def read_bytes(place: str) -> bytes:
     """The content of a file. A bucket that does not answer is asked again.
 
     Raises:
-        OSError: absent, forbidden, or the bucket went on not answering.
+        OSError: absent, forbidden, no file but a folder, a pipe or a device, or the bucket went on not answering.
     """
     if not is_remote(place):
-        return Path(place).read_bytes()
+        return _read_file(Path(place))
     files, pause = file_system(place), PAUSE
     for attempt in range(1, TRIES + 1):
         try:
@@ -80,6 +87,16 @@ def read_bytes(place: str) -> bytes:
     raise AssertionError("unreachable")
 
 
+def _read_file(path: Path) -> bytes:
+    try:
+        kind = path.stat().st_mode
+    except ValueError as error:
+        raise FileNotFoundError(errno.ENOENT, "no file can have this name") from error
+    if not stat.S_ISREG(kind):  # opening a pipe waits for whom writes into it, and some devices never end
+        raise OSError(errno.EINVAL, "no file but a folder, a pipe or a device")
+    return path.read_bytes()
+
+
 class Store:
     """A folder for results, on a disk or in a bucket. Names are relative to it, with `/`.
 
@@ -92,7 +109,7 @@ class Store:
 
     def __init__(self, place: str) -> None:
         self.remote = is_remote(place)
-        self.place = place.rstrip("/") if self.remote else os.path.abspath(place)
+        self.place = place.rstrip("/") if self.remote else os.path.abspath(local(place))
         self.files = file_system(place)
         if not self.remote:
             make_folder(self.place)
@@ -183,6 +200,7 @@ class Store:
         with self._half(name) as temporary:
             with temporary.open("wb") as file:
                 yield file
+            flush(temporary)
             os.replace(temporary, self.at(name))
 
     def tidy(self, folder: str) -> None:
@@ -193,30 +211,22 @@ class Store:
 
     @contextmanager
     def _half(self, name: str) -> Iterator[Path]:
-        """A temporary file beside a local one, on the disk when the block ends, removed after it."""
+        """A temporary file beside a local one, removed after the block."""
         place = Path(self.at(name))
         make_folder(place.parent)
-        temporary = None
         try:
-            handle, path = tempfile.mkstemp(prefix=HALF, dir=place.parent)
-            os.close(handle)
-            temporary = Path(path)
-            temporary.chmod(0o666 & ~_umask())
-            yield temporary
+            with half_file(place.parent) as temporary:
+                yield temporary
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or error
             raise OutputError(
                 f"{place}: cannot be written ({reason}). Check the place, or choose another"
             ) from error
-        finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
 
 
 def _link(temporary: Path, place: Path) -> bool:
     """Give a whole file its name, unless that is taken."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    flush(temporary)
     try:
         os.link(temporary, place)
     except FileExistsError:
@@ -228,9 +238,3 @@ def _link(temporary: Path, place: Path) -> bool:
             return False
         os.replace(temporary, place)
     return True
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
