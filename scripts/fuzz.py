@@ -7,7 +7,7 @@
     python scripts/fuzz.py image finding-1234               # a file that it kept, once more
 
 A reader may give a result or raise an error meant for users (`SegmaeError`), and nothing else: no other error, no warning, no more than
-20 seconds, no more than 2 GB. An input that breaks this is kept as `crash-...`, `timeout-...` or `oom-...` in the current folder.
+20 seconds, no allocation of more than 2 GB. An input that breaks this is kept as `crash-...`, `timeout-...` or `oom-...` in the current folder.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ def main() -> None:
         sys.argv[0],
         f"-max_total_time={given.seconds}",
         "-timeout=20",
-        "-rss_limit_mb=2048",
+        "-rss_limit_mb=4096",  # of the whole run, which keeps more than the input under test
+        "-malloc_limit_mb=2048",
         "-max_len=20000",
     ]
     atheris.Setup([*options, given.finding or str(corpus)], read)
