@@ -97,7 +97,7 @@ audit: licences
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later found. Install one, or: make PYTHON=/path/to/python3"; exit 1; }
 	test -x $*/bin/python || $(PYTHON) -m venv $*
 	if [ "$(LOCKED)" = 1 ] && [ $* = .venv ]; then \
-		PIP_CONSTRAINT= $*/bin/python -m pip install --quiet --require-hashes -r requirements.lock && \
-		$*/bin/python -m pip install --quiet --no-deps -e .; \
+		PIP_CONSTRAINT= $*/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock && \
+		$*/bin/python -m pip install --quiet --no-deps -e . && $*/bin/python -m pip check; \
 	else $*/bin/python -m pip install --quiet -e ".$(EXTRAS)"; fi
 	touch $@

@@ -51,7 +51,7 @@ def main() -> None:
         fits = LOCK.is_file() and LOCK.read_text(encoding="utf-8").splitlines()[0].endswith(here())
         sys.exit(0 if fits else 1)
     lines = [f"# Made by `make lock` for {here()}",
-             f"# Install: pip install --require-hashes -r {LOCK.name} && pip install --no-deps -e ."]  # fmt: skip
+             f"# Install: pip install --no-deps --require-hashes -r {LOCK.name} && pip install --no-deps -e ."]  # fmt: skip
     lines += [f"{name}=={version} --hash=sha256:{digest}" for name, version, digest in resolved()]
     LOCK.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{LOCK.name}: {len(lines) - 2} packages")
