@@ -151,7 +151,7 @@ def main() -> None:
         sys.argv[0],
         f"-max_total_time={given.seconds}",
         "-timeout=20",
-        "-rss_limit_mb=4096",  # of the whole run, which keeps more than the input under test
+        "-rss_limit_mb=6144",  # of the whole run, which keeps more than the input under test
         "-malloc_limit_mb=2048",
         "-max_len=20000",
     ]

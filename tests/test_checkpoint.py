@@ -20,6 +20,7 @@ from segmae.checkpoint import (
     ModelInfo,
     embedded_models,
     load_model,
+    members,
     model_card,
     read_info,
     resolve,
@@ -68,6 +69,15 @@ def test_a_folder_a_run_or_a_file_is_found(tmp_path: Path) -> None:
     best = folder_with(tmp_path / "run" / "best", WEIGHTS)
     assert resolve(tmp_path / "run") == best
     assert resolve(model / WEIGHTS) == model / WEIGHTS
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "~nobody-of-this-name/model"])
+def test_a_name_that_no_folder_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match="Check the name"):
+        resolve(name)
+    (tmp_path / "ensemble.json").write_text(json.dumps({"members": [{"model": name, "weights": {}}]}))
+    with pytest.raises(CheckpointError):  # what fuzzing found: a member of such a name
+        members(tmp_path)
 
 
 def test_half_a_model_is_none(tmp_path: Path) -> None:

@@ -68,9 +68,17 @@ def resolve(model: str | Path) -> Path:
     `.safetensors` file, or an ensemble's folder.
 
     Raises:
-        CheckpointError: nothing there, or a pickled file.
+        CheckpointError: nothing there, a place that cannot be looked at, or a pickled file.
     """
-    path = Path(model).expanduser()
+    try:
+        path = Path(model).expanduser()
+        (path / CONFIG).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, no possible name, no such user
+        raise CheckpointError(
+            f"{str(model)[:200]!r}: cannot be looked at ({getattr(error, 'strerror', None) or error}). Check the name and the permissions"
+        ) from error
     if path.suffix in PICKLES:
         raise CheckpointError(
             f"{path}: pickled checkpoints can run code and are never loaded. Save the model with segmae.save_pretrained"

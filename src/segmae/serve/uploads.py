@@ -96,7 +96,9 @@ def options_of(form: FormData, outputs: Iterable[str] = OUTPUTS, formats: str = 
     for name in form:
         if name not in KNOWN:  # and is not repeated: what was sent stays out of answers
             near = "".join(f" Did you mean '{one}'?" for one in get_close_matches(name, KNOWN, n=1))
-            raise Problem(422, f"there is no field of the name of one that was sent.{near} /openapi.json lists them")
+            raise Problem(
+                422, f"there is no field of the name of one that was sent.{near} /openapi.json lists them"
+            )
     output = _one_of(form, "output", outputs)
     include = _list(form, "include", ())
     for part in include:
