@@ -226,7 +226,7 @@ def test_torchrun_starts_again_what_was_killed_and_the_run_goes_on(data: Path, t
     script.write_text(WORKER.replace('"null"))', '"null"))\nif int(os.environ["TORCHELASTIC_RESTART_COUNT"]): kill = None'))  # fmt: skip
     kill = {"rank": 1, "step": 2, "signal": signal.SIGKILL}
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3", script, recipe],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", script, recipe],
         env=os.environ | {"KILL": json.dumps(kill), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
