@@ -160,7 +160,7 @@ def measure(
         raise ValueError(f"pixels have shape {pixels.shape} and type {pixels.dtype}, not uint8 [H,W,3]")
     if inside.shape != pixels.shape[:2]:
         raise ValueError(f"mask {inside.shape} and pixels {pixels.shape[:2]} differ in size")
-    scale = _scale(mm_per_pixel)
+    scale = pixel_scale(mm_per_pixel)
     area = int(np.count_nonzero(inside))
     if not area:
         nothing = None if scale is None else 0.0
@@ -203,7 +203,12 @@ def is_scale(sides: Sequence[float | None]) -> bool:
     return len(sides) == 2 and all(side is not None and low <= side <= high for side in sides)
 
 
-def _scale(mm_per_pixel: float | tuple[float, float] | None) -> tuple[float, float] | None:
+def pixel_scale(mm_per_pixel: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    """Width and height of a pixel in mm, given as one number or two; None for None.
+
+    Raises:
+        ValueError: see `is_scale`.
+    """
     if mm_per_pixel is None:
         return None
     pair = mm_per_pixel if isinstance(mm_per_pixel, tuple | list) else (mm_per_pixel, mm_per_pixel)

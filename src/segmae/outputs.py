@@ -25,7 +25,7 @@ from segmae.contour import Polygon
 from segmae.data.preprocess import read_mask, restored_strips
 from segmae.errors import ConfigError, ImageError
 from segmae.files import atomic_path, atomic_write, read_json
-from segmae.measure import PIXEL_MM, Measurements, is_scale, measure
+from segmae.measure import Measurements, measure, pixel_scale
 from segmae.overlay import STYLES, overlay_strips
 from segmae.photographs import FILES
 from segmae.png import write_png
@@ -92,13 +92,10 @@ def wanted(
         raise ConfigError(f"no format given: choose of {', '.join(FORMATS)}")
     if overlay_style not in STYLES:
         raise ConfigError(f"overlay style '{overlay_style}': choose of {', '.join(STYLES)}")
-    pair = mm_per_pixel if isinstance(mm_per_pixel, tuple | list) else (mm_per_pixel, mm_per_pixel)
-    scale = None if mm_per_pixel is None else tuple(pair)
-    if scale is not None and not is_scale(scale):
-        raise ConfigError(
-            f"mm_per_pixel is {mm_per_pixel}: give one positive number, or width and height, "
-            f"from {PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm"
-        )
+    try:
+        scale = pixel_scale(mm_per_pixel)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     needed = {kind for name in formats for kind in NEEDS.get(name, ())}
     return Wanted(
         frozenset(formats) | needed,
@@ -106,7 +103,7 @@ def wanted(
         keep_largest,
         fill_holes,
         measure or scale is not None or "csv" in formats,
-        scale,  # type: ignore[arg-type]
+        scale,
     )
 
 
