@@ -38,6 +38,7 @@ MADE_PAGES = {
 LINK = re.compile(r"(!?\[(?:[^\]\[]|\[[^\]]*\])*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 MATHS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 COPIES = "files"  # folder of the site with copies of the repository's other files
+SHIM = "https://unpkg.com/iframe-worker/shim"  # what the theme would load from elsewhere
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -103,7 +104,12 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     """The search of a page that was opened from a folder needs a stand-in for workers: ours, not one from elsewhere."""
     up = "../" * (len(PurePosixPath(page.file.src_uri).parts) - 1)
-    return output.replace("https://unpkg.com/iframe-worker/shim", f"{up}search-worker.js")
+    return output.replace(SHIM, f"{up}search-worker.js")
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
+    """The same for the page of a wrong address, which is no page of ours: its other files are at the site's root too."""
+    return output_content.replace(SHIM, "/search-worker.js")
 
 
 def _without_code(markdown: str) -> str:
