@@ -46,16 +46,6 @@ def serve(
         )
     read_info(settings.model)
     app = create_app(settings)
-    logger = logging.getLogger("segmae.serve")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
-    servers = logging.StreamHandler(sys.stderr)
-    servers.setLevel(logging.WARNING)
-    servers.setFormatter(_ServersLine())
-    logging.getLogger("uvicorn.error").addHandler(servers)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
     listening = bound(settings.host, settings.port)
     config = uvicorn_config(app, settings, tls)
     try:
@@ -72,6 +62,16 @@ def serve(
         server.should_exit = True
 
     app.state.service.on_failure = leave
+    logger = logging.getLogger("segmae.serve")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    servers = logging.StreamHandler(sys.stderr)
+    servers.setLevel(logging.WARNING)
+    servers.setFormatter(_ServersLine())
+    logging.getLogger("uvicorn.error").addHandler(servers)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     # uvicorn has handlers of its own while it runs, and at its end raises the signal again for those that were there before
     before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     host, port = listening.getsockname()[:2]
