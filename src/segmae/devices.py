@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from segmae.config import Config
@@ -30,6 +31,7 @@ from segmae.stopping import TrainingStopped
 PATIENCE = timedelta(hours=2)  # that a process waits for another: the first one prepares the images
 ENDED = ("closed by peer", "reset by peer", "timed out", "broken pipe", "not all ranks", "remote process",
          "connection refused", "read error", "nccl")  # fmt: skip
+_left: Any = None  # the group of processes that this one left last
 
 
 def count_processes(config: Config) -> tuple[int, int]:
@@ -91,8 +93,28 @@ def start(config: Config) -> Fabric:
         strategy=strategy,
         precision=config.precision,  # type: ignore[arg-type]
     )
+    if fabric.world_size > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _join_this_attempt("nccl" if fabric.device.type == "cuda" else "gloo")
     fabric.launch()
     return fabric
+
+
+def _join_this_attempt(backend: str) -> None:
+    """Join the group that torchrun started, by names that no earlier attempt used.
+
+    torchrun keeps its store over restarts (seen in torch 2.13), and with it the addresses of processes that it killed; who
+    comes first reads those, and is refused.
+    """
+    store = TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=PATIENCE
+    )
+    distributed.init_process_group(
+        backend,
+        store=PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=PATIENCE,
+    )
 
 
 @contextmanager
@@ -113,6 +135,10 @@ def ends_with_the_others() -> Iterator[None]:
         ) from error
     finally:
         if distributed.is_initialized():
+            # Kept until no DDP network is left: where one of these ends last, it waits for gloo's threads with Python's lock held,
+            # and they wait for the lock (seen in torch 2.13).
+            global _left
+            _left = distributed.group.WORLD
             distributed.destroy_process_group()
 
 
