@@ -86,6 +86,27 @@ def collect(sources: Sequence[str | Path]) -> tuple[list[Path], Ignored]:
     return list(dict.fromkeys(files)), ignored
 
 
+def photographs_among(names: Sequence[str]) -> list[str]:
+    """Paths or addresses of images, without those of masks and pictures that were made of another one among them.
+
+    A mask is told by its name (`ISIC_0000000_segmentation`, `IMD002_lesion`, `photo_mask`), in whatever folder it lies: datasets
+    keep masks apart.
+    """
+    stems = {
+        part for name in names for part in (os.path.basename(name), _stem(name))
+    }  # results are named by either
+
+    def is_made_of_another(stem: str) -> bool:
+        ending = MASK_ENDING.search(stem)
+        return (
+            bool(ending and stem[: ending.start()] in stems)
+            or any(stem.endswith(end) and stem.removesuffix(end) in stems for end in PICTURES)
+            or stem.lower().endswith("_superpixels")
+        )
+
+    return [name for name in names if not is_made_of_another(_stem(name))]
+
+
 def name_results(files: Iterable[Path]) -> dict[str, Path]:
     """Files by the name that their results get: the file's without ending, see `safe_name`.
 
@@ -134,6 +155,10 @@ def earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def _stem(name: str) -> str:
+    return os.path.splitext(os.path.basename(name))[0]
+
+
 def _key(name: str) -> str:
     return safe_name(name).casefold()
 
@@ -144,15 +169,7 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
     files = [path for path in image_files(folder) if path.name not in written]
     if written:
         files = [path for path in files if not SHEET.fullmatch(path.name)]
-    stems = {path.stem for path in files} | {path.name for path in files}  # results are named by either
-
-    def made_of_another(path: Path) -> bool:
-        ending = MASK_ENDING.search(path.stem)
-        return bool(ending and path.stem[: ending.start()] in stems) or any(
-            path.stem.endswith(end) and path.stem.removesuffix(end) in stems for end in PICTURES
-        )
-
-    files = [p for p in files if not (made_of_another(p) or p.stem.lower().endswith("_superpixels"))]
+    files = [Path(name) for name in photographs_among([str(path) for path in files])]
     ignored.files += [str(path) for path in inside if _is_other_image(path)]
     if files:
         ignored.folders += [str(p) for p in inside if p.is_dir() and not (p / RESULTS).is_file()]

@@ -17,7 +17,7 @@ pytest.importorskip("fsspec", reason="the extra 'batch' is not installed")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    names = "b.jpg a.PNG deep/er/c.tif deep/c2.bmp deep/c2_segmentation.png a_overlay.png x_superpixels.png notes.txt other.gif"
+    names = "b.jpg a.PNG deep/er/c.tif deep/c2.bmp deep/c2_segmentation.png truth/b_segmentation.png a_overlay.png x_superpixels.png notes.txt other.gif"
     for name in (*names.split(), ".hidden/d.jpg", "deep/.e.jpg", "lone_mask.png", "out/masks/f.png"):
         path = tmp_path / ".place" / name
         path.parent.mkdir(parents=True, exist_ok=True)

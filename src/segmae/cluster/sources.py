@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from segmae.cluster.storage import file_system, is_remote, local, read_bytes
-from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING
+from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.errors import DataError
-from segmae.photographs import PICTURES
+from segmae.photographs import photographs_among
 
 LISTS = (".csv", ".json", ".jsonl", ".txt")
 COLUMNS = ("file", "path", "image", "uri")  # of a list: the first of these that it has
@@ -58,7 +58,8 @@ def _of(source: str) -> Iterable[str]:
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error}). Check the name and the keys") from error
     top = source.split("*")[0].rsplit("/", 1)[0] if "*" in source else source
-    photographs = _without_masks([name for name in found if "/." not in name[len(top) :]])
+    images = [name for name in found if "/." not in name[len(top) :] and _ending(name) in IMAGE_SUFFIXES]
+    photographs = photographs_among(images)
     if not photographs:
         raise DataError(
             f"{source}: no jpg, png, bmp or tif file found. Name a folder or a pattern that has some"
@@ -74,23 +75,6 @@ def _named(source: str, found: Iterable[str]) -> list[str]:
 
 def _is_list(source: str) -> bool:
     return source.lower().endswith(LISTS)
-
-
-def _without_masks(files: Sequence[str]) -> list[str]:
-    """Images, without masks and pictures that lie beside the photograph that they belong to."""
-    images = [name for name in files if _ending(name) in IMAGE_SUFFIXES]
-    stems = {os.path.splitext(name)[0] for name in images} | set(images)
-
-    def is_made_of_another(name: str) -> bool:
-        stem = os.path.splitext(name)[0]
-        ending = MASK_ENDING.search(stem)
-        return (
-            bool(ending and stem[: ending.start()] in stems)
-            or any(stem.endswith(end) and stem.removesuffix(end) in stems for end in PICTURES)
-            or stem.lower().endswith("_superpixels")
-        )
-
-    return [name for name in images if not is_made_of_another(name)]
 
 
 def _ending(name: str) -> str:
