@@ -17,7 +17,7 @@ from segmae.data.splits import load_split
 from segmae.engines.convert import export_model
 from segmae.errors import CheckpointError
 from segmae.files import read_json
-from segmae.predict import load
+from segmae.predictor import load
 from segmae.scoring import aggregate, measure
 
 SPLIT, MODEL = "isic2018/fold1", "segmae-tiny"

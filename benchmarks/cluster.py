@@ -36,7 +36,7 @@ from segmae.cluster.plan import Settings, cut, make_plan
 from segmae.data.preprocess import read_image
 from segmae.evaluate import machine, versions
 from segmae.files import write_json
-from segmae.predict import load
+from segmae.predictor import load
 
 ENLARGED = 12_000_000  # pixels
 LISTED = 1_000_000  # photographs of the plan whose time and memory are measured

@@ -28,7 +28,7 @@ from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.phantom import draw_lesion
 from segmae.data.preprocess import prepare_image, read_image, read_mask, read_prepared, resize_mask
 from segmae.data.splits import load_split
-from segmae.predict import load
+from segmae.predictor import load
 
 PREPROCESS = Preprocess(size=160)  # as the shipped model
 LARGE = (6000, 4000)  # 24 megapixels

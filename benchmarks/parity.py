@@ -16,7 +16,7 @@ from race import save
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.preprocess import prepare_image
 from segmae.data.splits import load_split
-from segmae.predict import load
+from segmae.predictor import load
 
 LEAST = 0.9995
 

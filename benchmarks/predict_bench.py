@@ -36,7 +36,8 @@ def photographs(count: int) -> list[Path]:
 def folder_of(count: int) -> dict[str, Any]:
     """Seconds, images a second and the share of reading."""
     from segmae.data.preprocess import read_prepared
-    from segmae.predict import load, predict_files
+    from segmae.predict import predict_files
+    from segmae.predictor import load
 
     paths, preprocess = photographs(count), load().info.preprocess
     with TemporaryDirectory() as out:

@@ -29,7 +29,8 @@ from segmae.data.preprocess import read_image
 from segmae.evaluate import machine, versions
 from segmae.files import write_json
 from segmae.photographs import find_photographs
-from segmae.predict import DEFAULT_MODEL, predict_files
+from segmae.predict import predict_files
+from segmae.predictor import DEFAULT_MODEL
 
 ENLARGED = 12_000_000  # pixels
 FORMATS = (("mask",), ("mask", "overlay"), ("mask", "overlay", "probability", "geojson", "csv"))

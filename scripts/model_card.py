@@ -20,7 +20,7 @@ from segmae.checkpoint import ASSETS
 from segmae.data.phantom import draw_lesion
 from segmae.files import atomic_write, read_json
 from segmae.overlay import overlay
-from segmae.predict import DEFAULT_MODEL
+from segmae.predictor import DEFAULT_MODEL
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results" / "default_model"

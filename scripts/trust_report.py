@@ -19,7 +19,7 @@ from segmae.calibrate import measure
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.splits import load_split
 from segmae.files import atomic_path, atomic_write, write_json
-from segmae.predict import Predictor, load
+from segmae.predictor import Predictor, load
 from segmae.views import VIEWS
 
 REPOSITORY = Path(__file__).parents[1]

@@ -34,7 +34,7 @@ from segmae.dicom import Algorithm, open_object, predict_dicom, read_frames, seg
 from segmae.errors import DataError, ImageError, MissingExtra, OutputError, SegmaeError
 from segmae.outputs import FORMATS
 from segmae.photographs import FILES
-from segmae.predict import Predictor
+from segmae.predictor import Predictor
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 hd = pytest.importorskip("highdicom", reason="the extra dicom is not installed")

@@ -19,7 +19,7 @@ from segmae.data.splits import load_split, make_split, save_split
 from segmae.distill import soft_masks
 from segmae.errors import DataError
 from segmae.files import read_json, write_json
-from segmae.predict import load
+from segmae.predictor import load
 from segmae.train import run
 from segmae.trainset import soft_targets
 

@@ -56,7 +56,7 @@ def test_the_self_test_measures_a_drawn_lesion(small_model: Path, monkeypatch: p
             assert np.array_equal(image, drawn)
             return type("Result", (), {"mask": mask > 0})
 
-    monkeypatch.setattr("segmae.predict.load", lambda model: Perfect())
+    monkeypatch.setattr("segmae.predictor.load", lambda model: Perfect())
     assert self_test("any")["dice"] == 1.0
 
 

@@ -19,7 +19,8 @@ from segmae.data.splits import met_ids
 from segmae.ensemble import EnsembleEngine, combined, save_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
 from segmae.evaluate import evaluate_checkpoint
-from segmae.predict import Predictor, load, predict_files
+from segmae.predict import predict_files
+from segmae.predictor import Predictor, load
 from segmae.trust import entropy
 
 

@@ -36,7 +36,8 @@ from segmae.data.phantom import draw_lesion
 from segmae.data.preprocess import read_image, read_mask
 from segmae.data.quiet import silence_libtiff
 from segmae.errors import ImageError, OutputError
-from segmae.predict import Predictor, predict_files
+from segmae.predict import predict_files
+from segmae.predictor import Predictor
 
 unix = pytest.mark.skipif(os.name == "nt", reason="pipes, sockets and devices are files on Unix alone")
 Run = Callable[..., tuple[int, list[str], list[str]]]

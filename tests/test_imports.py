@@ -28,6 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"tasks", "checkpoint"}),
     frozenset({"engines", "runlog"}),
     frozenset({"ensemble"}),
+    frozenset({"predictor"}),
     frozenset({"predict"}),
     frozenset({"scoring", "report", "dicom", "cluster"}),
     frozenset({"evaluate"}),

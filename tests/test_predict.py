@@ -23,7 +23,8 @@ from segmae.data.phantom import draw_lesion, write_dataset
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError, OutputError
 from segmae.exchange import from_geojson
 from segmae.photographs import find_photographs, safe_name
-from segmae.predict import Predictor, load, predict_files
+from segmae.predict import predict_files
+from segmae.predictor import Predictor, load
 from segmae.result import uncertainty
 
 

@@ -15,7 +15,7 @@ from segmae.calibrate import THRESHOLDS, Measured, _curve, _fit, calibrate, tune
 from segmae.checkpoint import load_model, read_info, save_threshold
 from segmae.data.phantom import write_dataset
 from segmae.errors import CheckpointError, DataError
-from segmae.predict import load
+from segmae.predictor import load
 
 
 def test_the_uncertainty_map_is_entropy_in_bits() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from segmae.errors import SegmaeError
     from segmae.hub import from_pretrained
     from segmae.models import create_model, list_models
-    from segmae.predict import Predictor, load
+    from segmae.predictor import Predictor, load
     from segmae.result import Result
 
 __version__ = "0.1.0"
@@ -33,8 +33,8 @@ _HOMES = {
     "save_pretrained": "segmae.checkpoint",
     "from_pretrained": "segmae.hub",
     "publish": "segmae.card",
-    "load": "segmae.predict",
-    "Predictor": "segmae.predict",
+    "load": "segmae.predictor",
+    "Predictor": "segmae.predictor",
     "Result": "segmae.result",
 }
 

@@ -18,7 +18,8 @@ from segmae.data.preprocess import prepare_image, read_mask, resize_mask
 from segmae.data.splits import load_split, met_ids, overlap
 from segmae.errors import DataError
 from segmae.files import write_json
-from segmae.predict import Predictor, Progress, load
+from segmae.predict import Progress
+from segmae.predictor import Predictor, load
 from segmae.statistics import mean_interval
 from segmae.trust import (
     BLURRED,

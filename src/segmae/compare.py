@@ -28,7 +28,8 @@ from segmae.errors import CheckpointError, DataError, ImageError
 from segmae.files import atomic_write, write_json
 from segmae.metrics import Counts
 from segmae.photographs import find_photographs
-from segmae.predict import Predictor, Progress, load
+from segmae.predict import Progress
+from segmae.predictor import Predictor, load
 from segmae.statistics import mean_interval
 
 LOW_DICE = 0.7

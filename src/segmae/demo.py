@@ -21,7 +21,8 @@ from segmae.errors import DataError
 from segmae.files import atomic_path, atomic_write
 from segmae.overlay import overlay
 from segmae.photographs import RESULTS
-from segmae.predict import DEFAULT_MODEL, Progress, predict_files
+from segmae.predict import Progress, predict_files
+from segmae.predictor import DEFAULT_MODEL
 
 Pixels = NDArray[np.uint8]
 

@@ -15,7 +15,7 @@ from segmae.data.catalog import Case
 from segmae.data.dataset import prepare
 from segmae.data.preprocess import restore
 from segmae.files import atomic_path
-from segmae.predict import load
+from segmae.predictor import load
 
 BATCH = 16
 

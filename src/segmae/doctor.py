@@ -123,7 +123,7 @@ def self_test(model: str) -> dict[str, Any]:
     """Load a model and segment one drawn lesion: Dice against the drawing, and seconds for each part."""
     from segmae import metrics
     from segmae.data.phantom import draw_lesion
-    from segmae.predict import load
+    from segmae.predictor import load
 
     image, mask = draw_lesion(seed=0)
     started = time.perf_counter()

@@ -27,7 +27,7 @@ from segmae.report import write_report
 from segmae.scoring import CONVENTION, Progress, Score, aggregate, measure, to_csv
 
 if TYPE_CHECKING:
-    from segmae.predict import Predictor
+    from segmae.predictor import Predictor
 
 PLACES = (
     "root",
@@ -184,7 +184,7 @@ def evaluate_checkpoint(
         DataError: unusable data or split, or images that the model was trained on.
         CheckpointError: no usable model.
     """
-    from segmae.predict import load
+    from segmae.predictor import load
 
     if part and split is None:
         raise DataError(

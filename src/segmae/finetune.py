@@ -26,7 +26,8 @@ from segmae.data.splits import Split, load_split, make_split, met_ids, save_spli
 from segmae.errors import CheckpointError, ConfigError, DataError, MissingExtra, require
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import write_json
-from segmae.predict import DEFAULT_MODEL, Progress
+from segmae.predict import Progress
+from segmae.predictor import DEFAULT_MODEL
 from segmae.statistics import mean_interval
 
 Listener = Callable[[dict[str, Any]], None]

@@ -1,44 +1,20 @@
-"""From photographs to masks at the photographs' own size: in Python, and for files and folders.
-
-Preprocessing and threshold come from the model; nothing is guessed here.
-"""
+"""Files and folders of photographs: masks and the other formats written, and one row for each."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import Room, ahead, usable_cpus
-from segmae.checkpoint import (
-    CONFIG,
-    ENSEMBLE,
-    ONNX,
-    OPENVINO,
-    WEIGHTS,
-    ModelInfo,
-    members,
-    read_info,
-    resolve,
-)
-from segmae.data.preprocess import (
-    PIXELS_AT_ONCE,
-    Photo,
-    image_size,
-    normalize,
-    prepare_image,
-    read_image,
-)
-from segmae.engines import Engine, create_engine
-from segmae.ensemble import open_ensemble, tuned_threshold
-from segmae.errors import CheckpointError, ConfigError, DataError, ImageError
+from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image, read_image
+from segmae.errors import DataError, ImageError
 from segmae.files import append, atomic_write, make_folder
 from segmae.outputs import (
     DEFAULT_FORMATS,
@@ -52,142 +28,12 @@ from segmae.outputs import (
     write_files,
 )
 from segmae.photographs import FILES, RESULTS, Ignored, collect, earlier_rows, file_stamp, name_results
-from segmae.result import Result, find_mask
-from segmae.trust import FILE as CALIBRATION
-from segmae.trust import Trust, load_trust, soft_dice
-from segmae.views import VIEWS, turn, turn_back
+from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
-DEFAULT_MODEL = "segmae-tiny"
 TOO_LARGE = "does not fit into memory. Scale it down"
 KEPT = 2_000_000  # pixels of a decoded photograph that waits for the network; a larger one is decoded again for its overlay
 
-Models = str | Path | Sequence[str | Path]  # one model, or several of which the mean is taken
 Progress = Callable[[int, int], None]  # files done, files in all
-
-
-class Predictor:
-    """A model in memory: call it with a photograph or several. See `load`.
-
-    Attributes:
-        info: what the model is, see `segmae.checkpoint.ModelInfo`.
-        engine: what computes, see `segmae.engines.Engine`.
-        views: how many of the eight ways to lay a picture are averaged, see `segmae.views`.
-        trust: what the model's calibration knows, see `segmae.trust.Trust`; None without one.
-        digest: SHA-256 of weights and settings, shortened, by which results name the model.
-    """
-
-    def __init__(
-        self, info: ModelInfo, engine: Engine, views: int = 1, trust: Trust | None = None, digest: str = ""
-    ) -> None:
-        self.info, self.engine, self.views, self.trust, self.digest = info, engine, views, trust, digest
-
-    @overload
-    def __call__(self, source: list[Any] | tuple[Any, ...]) -> list[Result]: ...
-    @overload
-    def __call__(self, source: Any) -> Result: ...
-    def __call__(self, source: Any) -> Any:
-        """Segment one photograph, or each of a list of them.
-
-        Args:
-            source: a path, bytes, a PIL image or an array, see `segmae.data.preprocess.read_image`; or a list of these.
-
-        Returns:
-            A `Result`, or a list of them in the same order.
-
-        Raises:
-            ImageError: a photograph cannot be read. For a batch that goes on after it, see `predict_files`.
-        """
-        sources = list(source) if isinstance(source, list | tuple) else [source]
-        found = []
-        for one in sources:
-            photo = self.read(one)
-            prepared = prepare_image(photo.pixels, self.info.preprocess)
-            found.append(self.result(self.network_probability(prepared[None])[0], prepared, photo, one))
-        return found if isinstance(source, list | tuple) else found[0]
-
-    def read(self, source: Any) -> Photo:
-        """Decode a photograph, at reduced scale where the network sees no more of it."""
-        return read_image(source, at_least=self.info.preprocess.size)
-
-    def network_probability(self, images: NDArray[np.uint8], views: int | None = None) -> NDArray[np.float32]:
-        """Probability of lesion as the network gives it.
-
-        Args:
-            images: prepared, uint8 `[B,S,S,3]` (`segmae.data.preprocess.prepare_image`).
-            views: the mean over so many of the eight ways to lay a picture (`segmae.views`); default: the predictor's.
-
-        Returns:
-            float32 `[B,S,S]` in [0, 1].
-
-        Raises:
-            CheckpointError: the network's output is not a number.
-        """
-        found = [turn_back(self._one_view(turn(images, view)), view) for view in range(views or self.views)]
-        return found[0] if len(found) == 1 else np.mean(found, 0, dtype=np.float32)
-
-    def _one_view(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits = self.engine(normalize(images, self.info.preprocess))[:, 0]
-        if not np.isfinite(logits).all():
-            raise CheckpointError(
-                "the network's output is not a number: its weights are damaged or training diverged"
-            )
-        # the logistic function, without overflow
-        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits), np.float32)
-
-    def result(
-        self, probability: NDArray[np.float32], prepared: NDArray[np.uint8], photo: Photo, source: Any
-    ) -> Result:
-        """The network's probability `[S,S]` for a prepared image `[S,S,3]`, at the photograph's size."""
-        threshold, expected, warnings = self.info.threshold, None, []
-        if self.trust is not None:
-            expected = self.trust.expected_dice(soft_dice(probability, threshold), self.views)
-            warnings = self.trust.photo_warnings(prepared, probability > threshold)
-        mask = find_mask(probability, threshold, (photo.width, photo.height))
-        return Result(mask, probability, threshold, source, photo.orientation, expected, tuple(warnings))
-
-
-def load(
-    model: Models = DEFAULT_MODEL,
-    engine: str = "auto",
-    threads: int | None = None,
-    device: str | None = None,
-    views: int = 1,
-) -> Predictor:
-    """Load a model once, to predict with it many times.
-
-    Args:
-        model: an embedded model's name, a model folder, a run's folder, a `.safetensors` file or an ensemble's folder; or a list of
-            these, of whose probabilities the mean is taken. Such a list has no calibration; an ensemble's folder may have one.
-        engine, threads, device: see `segmae.engines.create_engine`.
-        views: 1, or 8 for test-time augmentation: the mean over quarter turns and mirror images, at eight times the cost.
-
-    Raises:
-        CheckpointError: no such model, one named twice, or it is damaged.
-        ConfigError: a number of views that there is not.
-        MissingExtra: the model has no model.onnx and torch is not installed.
-    """
-    if not 1 <= views <= VIEWS:
-        raise ConfigError(f"views={views}: choose 1 to {VIEWS}")
-    named: list[str | Path] = [model] if isinstance(model, str | Path) else list(model)
-    if not named:
-        raise ConfigError("no model named: give at least one")
-    singles = [single for one in named for single in members(one)]
-    for single in singles:
-        if singles.count(single) > 1:
-            raise CheckpointError(f"{single}: is named twice. Its mean with itself changes nothing")
-        if read_info(single).provenance.get("task") == "pretrain":
-            raise CheckpointError(
-                f"{single}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={single}"
-            )
-    place = resolve(named[0]) if len(named) == 1 else None
-    if len(singles) == 1:
-        info, network = read_info(singles[0]), create_engine(singles[0], engine, threads, device)
-    else:
-        info, network = open_ensemble(
-            singles, tuned_threshold(place) if place else None, engine, threads, device
-        )
-    trust = load_trust(place) if place else None
-    return Predictor(info, network, views, trust, model_digest(singles, place, views, network.name))
 
 
 @dataclass
@@ -419,24 +265,3 @@ def _place(path: Path) -> str:
 def is_current(row: dict[str, Any], digest: str, stamp: list[int] | None) -> bool:
     """An earlier call did it with this model, and the photograph has not changed."""
     return row.get("weights") == digest and row.get("stamp") == stamp
-
-
-def model_digest(singles: Sequence[Path], place: Path | None, views: int, engine: str) -> str:
-    """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened.
-
-    torch and onnxruntime count as one; files of OpenVINO may hold other weights (bf16, int8).
-
-    Args:
-        place: the model's or the ensemble's folder, where its calibration lies; None for models named one by one.
-    """
-    files = []
-    for model in singles:
-        weights = [model / ONNX, model / WEIGHTS, model]
-        if "openvino" in engine:  # an ensemble names the engines of all its members
-            weights.insert(0, model / OPENVINO[1])
-        files += [next(path for path in weights if path.is_file()), model / CONFIG]
-    files += [place / ENSEMBLE, place / CALIBRATION] if place else []
-    content = [path.read_bytes() for path in files if path.is_file()]
-    if views > 1:
-        content.append(f"{views} views".encode())
-    return hashlib.sha256(b"".join(content)).hexdigest()[:16]

@@ -18,7 +18,8 @@ from segmae.data.preprocess import prepare_image
 from segmae.errors import DataError, ImageError
 from segmae.files import atomic_write
 from segmae.photographs import find_photographs
-from segmae.predict import DEFAULT_MODEL, Predictor, Progress, load
+from segmae.predict import Progress
+from segmae.predictor import DEFAULT_MODEL, Predictor, load
 from segmae.result import uncertainty
 from segmae.trust import appearance, soft_dice
 

@@ -20,7 +20,7 @@ from segmae.gallery import fit_text, font, shrink
 from segmae.overlay import PREDICTION, REFERENCE, overlay
 
 if TYPE_CHECKING:
-    from segmae.predict import Predictor
+    from segmae.predictor import Predictor
 
 TILE = (384, 288)  # pixels, width x height: the box a photograph is fitted into
 COLUMNS = 4

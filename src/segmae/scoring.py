@@ -21,7 +21,7 @@ from segmae.errors import CheckpointError, SegmaeError
 from segmae.metrics import Counts, Reliability
 
 if TYPE_CHECKING:
-    from segmae.predict import Predictor
+    from segmae.predictor import Predictor
 
 Progress = Callable[[int, int], None]  # images done, images in all
 

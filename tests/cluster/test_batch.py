@@ -28,7 +28,7 @@ from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion
 from segmae.errors import ConfigError, DataError, OutputError
 from segmae.exchange import run_lengths
-from segmae.predict import Predictor, load
+from segmae.predictor import Predictor, load
 
 pyarrow = pytest.importorskip("pyarrow", reason="the extra 'batch' is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'batch' is not installed")

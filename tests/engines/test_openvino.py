@@ -16,7 +16,7 @@ from segmae.checkpoint import ONNX, OPENVINO, WEIGHTS, resolve
 from segmae.engines import create_engine
 from segmae.engines.convert import _to_openvino
 from segmae.errors import CheckpointError, ConfigError, MissingExtra
-from segmae.predict import load
+from segmae.predictor import load
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from segmae.cluster.plan import Shard
 from segmae.cluster.shard import Worker
 from segmae.cluster.storage import Store
 from segmae.errors import ConfigError, SegmaeError, require
-from segmae.predict import Models, load
+from segmae.predictor import Models, load
 
 BLOCKS = (
     10_000  # tasks of a batch at most: a task of a larger batch is several shards, each committed by itself
@@ -27,7 +27,7 @@ class Team:
     """Who computes: how a worker loads its model, and what it needs.
 
     Attributes:
-        model, engine, device, views: see `segmae.predict.load`.
+        model, engine, device, views: see `segmae.predictor.load`.
         address: of a Ray cluster; None: the one that Ray's environment names, else the one that was started last on this machine, else a new one of
             this machine alone.
         workers: actors; None: as many as the cluster has room for when the batch starts.

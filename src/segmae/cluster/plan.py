@@ -18,7 +18,7 @@ from typing import Any
 
 from segmae.cluster.storage import Store
 from segmae.errors import ConfigError, DataError
-from segmae.predict import Predictor
+from segmae.predictor import Predictor
 
 FORM = 2  # of the shards and of the plan
 PLAN = "plan/plan.json"

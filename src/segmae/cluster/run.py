@@ -17,7 +17,7 @@ from segmae.cluster.sources import find_sources
 from segmae.cluster.storage import Store
 from segmae.errors import ConfigError
 from segmae.outputs import Scale, wanted
-from segmae.predict import DEFAULT_MODEL, Models, load
+from segmae.predictor import DEFAULT_MODEL, Models, load
 
 ENGINES = ("local", "ray")
 Progress = Callable[[int, int], None]  # photographs done, photographs in all
@@ -80,7 +80,7 @@ def predict_batch(
         sources: folders, patterns, lists, photographs, see `segmae.cluster.sources.find_sources`.
         out: folder or address of the results: `shards/*.parquet` (see `segmae.cluster.rows.schema`), `manifests/*.json`, and
             `done.json` when all are there.
-        model, engine, device, views: see `segmae.predict.load`.
+        model, engine, device, views: see `segmae.predictor.load`.
         cluster: `local`, this process, or `ray`, actors on all nodes of a Ray cluster.
         address, workers, gpus: for `ray`, see `segmae.cluster.on_ray.Team`; `gpus` is 1 by default where the device is a GPU, else 0.
         part: for `local`: (i, n) does every n-th shard, beginning with the i-th, so that n processes share a batch.

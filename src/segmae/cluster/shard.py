@@ -26,7 +26,8 @@ from segmae.exchange import run_lengths
 from segmae.measure import measure
 from segmae.outputs import summary_row, wanted
 from segmae.photographs import safe_name
-from segmae.predict import KEPT, TOO_LARGE, Predictor
+from segmae.predict import KEPT, TOO_LARGE
+from segmae.predictor import Predictor
 
 READERS = 4  # threads that fetch and decode while the network computes: a bucket answers late
 

@@ -18,7 +18,7 @@ from segmae.dicom.quiet import guarded, quiet
 from segmae.dicom.read import DicomObject, open_object, patient_orientation_of, pixel_size, whole_number
 from segmae.errors import OutputError, require
 from segmae.files import atomic_write
-from segmae.predict import Predictor
+from segmae.predictor import Predictor
 
 SERIES_NUMBER = 7001  # of the new series: beyond what a camera counts to
 

@@ -32,7 +32,8 @@ from segmae.outputs import (
     write_files,
 )
 from segmae.photographs import FILES, RESULTS, earlier_rows, file_stamp
-from segmae.predict import DEFAULT_MODEL, TOO_LARGE, Models, Predictions, Predictor, Progress, load, merged
+from segmae.predict import TOO_LARGE, Predictions, Progress, merged
+from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 DIRECTORY = "1.2.840.10008.1.3.10"  # of a DICOMDIR

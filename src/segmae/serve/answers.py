@@ -19,7 +19,7 @@ from segmae.dicom import DicomObject
 from segmae.dicom.seg import algorithm_of, segmentation_bytes
 from segmae.measure import measure
 from segmae.outputs import Wanted
-from segmae.predict import Predictor
+from segmae.predictor import Predictor
 from segmae.result import Result
 from segmae.serve.uploads import Options
 from segmae.serve.work import Prepared, Timing

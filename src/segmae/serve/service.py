@@ -16,7 +16,7 @@ from starlette.requests import Request
 from segmae.checkpoint import members, resolve
 from segmae.errors import InUse, SegmaeError
 from segmae.files import locked
-from segmae.predict import Predictor, load, model_digest
+from segmae.predictor import Predictor, load, model_digest
 from segmae.serve.engine import Engine
 from segmae.serve.guard import line, log_error
 from segmae.serve.jobs import Jobs

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segmae.background import usable_cpus
-from segmae.predict import DEFAULT_MODEL
+from segmae.predictor import DEFAULT_MODEL
 
 MB = 1 << 20
 LOCAL_NAMES = ("localhost",)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segmae.checkpoint import ModelInfo, read_info
 from segmae.models import create_model
-from segmae.predict import load
+from segmae.predictor import load
 
 
 def measure_cost(run: Path, repeats: int = 3) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.preprocess import read_image, read_mask
 from segmae.files import atomic_path
 from segmae.overlay import overlay
-from segmae.predict import Predictor, load
+from segmae.predictor import Predictor, load
 from segmae.report import choose_cases
 from segmae.study.grid import FULL, Cell, Study, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger
