@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from segmae import evaluate as evaluation
-from segmae import predict
+from segmae import predictor
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.catalog import Case
@@ -238,12 +238,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (best / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr(evaluation, "resolve", lambda name: best)
     provenance = {"train_ids": ["elsewhere"]}
-    monkeypatch.setattr(predict, "load", lambda *a, **k: Darkness(provenance))
+    monkeypatch.setattr(predictor, "load", lambda *a, **k: Darkness(provenance))
     return best.parent
 
 
 def make_model_know(monkeypatch: pytest.MonkeyPatch, provenance: dict[str, Any]) -> None:
-    monkeypatch.setattr(predict, "load", lambda *a, **k: Darkness(provenance))
+    monkeypatch.setattr(predictor, "load", lambda *a, **k: Darkness(provenance))
 
 
 def split_file(folder: Path, **parts: list[str]) -> Path:
