@@ -23,14 +23,14 @@ from PIL import Image
 
 from race import best, save
 from segmae import metrics
-from segmae.config import Preprocess
+from segmae.checkpoint import read_info
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.phantom import draw_lesion
 from segmae.data.preprocess import prepare_image, read_image, read_mask, read_prepared, resize_mask
 from segmae.data.splits import load_split
-from segmae.predictor import load
+from segmae.predictor import DEFAULT_MODEL, load
 
-PREPROCESS = Preprocess(size=160)  # as the shipped model
+PREPROCESS = read_info(DEFAULT_MODEL).preprocess
 LARGE = (6000, 4000)  # 24 megapixels
 
 

@@ -112,7 +112,7 @@ def main() -> None:
             "model": "segmae-tiny",
             "cold": cold(),
             "images": [apart("folder", count) for count in COUNTS],
-            "batch": [apart("network", 160, batch) for batch in BATCHES],
+            "batch": [apart("network", 192, batch) for batch in BATCHES],
             "size": [apart("network", size, 1) for size in SIZES],
         },
     )
