@@ -15,7 +15,7 @@ from segmae import statistics
 from segmae.errors import DataError
 from segmae.study.ledger import Ledger
 from segmae.study.printed import faults, printed
-from segmae.study.report import build_page, write_report
+from segmae.study.report import build_page, write_all_reports, write_report
 from segmae.study.tables import load_evidence
 
 # Per row, dataset and seed: true positives, false positives and false negatives of each image, of 64 pixels.
@@ -167,6 +167,22 @@ def test_a_report_is_made_without_torch_and_without_data_and_stands_alone(three_
     first = {file.name: file.read_bytes() for file in (three_rows / "docs" / "three").iterdir()}
     write_report("three", three_rows, three_rows / "docs")
     assert first == {file.name: file.read_bytes() for file in (three_rows / "docs" / "three").iterdir()}
+
+
+def test_all_reports_at_once_and_a_page_of_all_claims(three_rows: Path) -> None:
+    write_plan(three_rows / "begun", {"a": ""}, {"drawn": "drawn"}, [0], claims=[{"text": "x", "row": "a", "than": ["a"]}])  # fmt: skip
+    written = write_all_reports(three_rows, three_rows / "docs")
+    names = [f"{name}.{ending}" for name in ("begun", "three", "claims") for ending in ("md", "html")]
+    assert [path.name for path in written] == names and all(path.is_file() for path in written)
+    page = (three_rows / "docs" / "claims.md").read_text()
+    assert (
+        "## Drawn (cpu scale)\n\n**small, for a CPU.** 3 of 4 cells are finished. The report: `three.md`."
+        in page
+    )
+    assert "- B beats A, on drawn: **does not hold: it is the other way round**.\n" in page
+    assert "begun.md" not in page, "it has nothing to say yet"
+    with pytest.raises(DataError, match="holds no study"):
+        write_all_reports(three_rows / "docs")
 
 
 def test_a_study_that_was_never_run_has_no_report(tmp_path: Path) -> None:

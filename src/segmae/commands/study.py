@@ -114,17 +114,22 @@ def study_status(
 @study.command("report")
 def report_study(
     name: Annotated[
-        str, typer.Argument(metavar="STUDY", help="Name of its folder in results, e.g. table2 or table2-cpu.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[STUDY]",
+            help="Name of its folder in results, e.g. table2-cpu; default: all of them, and a page of all claims.",
+        ),
+    ] = None,
     results: Results = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder to write to; default: docs/results.")
     ] = None,
 ) -> None:
     """Tables, tests and plots as Markdown and HTML, from the outcomes alone."""
-    from segmae.study.report import write_report
+    from segmae.study.report import write_all_reports, write_report
 
-    for path in write_report(name, **given(results=results, out=out)):
+    options = given(results=results, out=out)
+    for path in write_report(name, **options) if name else write_all_reports(**options):
         print(path)
 
 

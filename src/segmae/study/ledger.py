@@ -25,6 +25,7 @@ from segmae.models import code_file, find_entry
 from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study, training_images
 
 FORMAT = 1
+PLAN = "study.json"
 RESULTS, RUNS = Path("results"), Path("runs/studies")
 DROPPED = (
     "width",
@@ -50,7 +51,7 @@ class Ledger:
 
     def write_plan(self, study: Study) -> None:
         """Write `study.json`, where it is not there as it should be."""
-        plan, path = {"format": FORMAT, **study.plan()}, self.folder / "study.json"
+        plan, path = {"format": FORMAT, **study.plan()}, self.folder / PLAN
         if not path.exists() or read_json(path) != plan:
             write_json(path, plan)
 
@@ -60,7 +61,7 @@ class Ledger:
         Raises:
             DataError: nothing was run yet.
         """
-        path = self.folder / "study.json"
+        path = self.folder / PLAN
         if not path.is_file():
             raise DataError(
                 f"{path}: not here yet. `segmae study run` writes it, or name another folder of results"

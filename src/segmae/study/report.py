@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segmae.errors import DataError
 from segmae.study import plots
 from segmae.study.grid import FULL
-from segmae.study.ledger import RESULTS, Ledger
+from segmae.study.ledger import PLAN, RESULTS, Ledger
 from segmae.study.page import Block, Bullets, Heading, Page, Paragraph, Picture, Table
 from segmae.study.printed import SOURCE, Printed, printed
 from segmae.study.tables import RESAMPLES, Comparison, Evidence, Figures, Interval, Place, load_evidence
@@ -50,12 +51,38 @@ def write_report(study: str, results: Path = RESULTS, out: Path = OUT) -> tuple[
     return build_page(evidence).write(Path(out), study)
 
 
+def write_all_reports(results: Path = RESULTS, out: Path = OUT) -> list[Path]:
+    """The report of every study in `results`, and `OUT/claims.md` and `.html`: what all of them say together; the paths.
+
+    Raises:
+        DataError: `results` holds no study.
+        MissingExtra: matplotlib is not installed.
+    """
+    studies = sorted(path.parent.name for path in Path(results).glob(f"*/{PLAN}"))
+    if not studies:
+        raise DataError(f"{results}: holds no study. Run one first: `segmae study run NAME`")
+    written: list[Path] = []
+    page = Page("Do the claims hold?")
+    page.add(Paragraph(
+        "Every claim of every study in `results/`, as far as its cells are finished; `segmae study report` writes this page and the "
+        "reports, where the differences stand, with their intervals and tests. One seed, unless a report says more."
+    ))  # fmt: skip
+    for study in studies:
+        evidence = load_evidence(Ledger(study, Path(results)))
+        written += build_page(evidence).write(Path(out), study)
+        if evidence.places and evidence.plan["claims"]:
+            text = f"**{evidence.plan['scale_label']}.** {_finished(evidence)} The report: `{study}.md`."
+            lines = [line for line, _ in _claim_lines(evidence)]
+            page.add(Heading(_title(evidence.plan)), Paragraph(text), Bullets(lines))
+    return [*written, *page.write(Path(out), "claims")]
+
+
 def build_page(evidence: Evidence) -> Page:
     """The whole report."""
     plan = evidence.plan
-    page = Page(plan["title"] if plan["scale"] == FULL else f"{plan['title']} ({plan['scale']} scale)")
+    page = Page(_title(plan))
     page.add(Paragraph(
-        f"**{plan['scale_label']}.** {len(evidence.outcomes)} of {len(plan['cells'])} cells are finished. Made from "
+        f"**{plan['scale_label']}.** {_finished(evidence)} Made from "
         f"`results/{plan['name']}/` by `segmae study report {plan['name']}`; a research tool, not a medical device."
     ))  # fmt: skip
     page.add(*([Paragraph(plan["text"])] if plan["text"] else []))
@@ -70,9 +97,29 @@ def build_page(evidence: Evidence) -> Page:
     return page
 
 
+def _title(plan: Plan) -> str:
+    title: str = plan["title"]
+    return title if plan["scale"] == FULL else f"{title} ({plan['scale']} scale)"
+
+
+def _finished(evidence: Evidence) -> str:
+    return f"{len(evidence.outcomes)} of {len(evidence.plan['cells'])} cells are finished."
+
+
 def _claims(evidence: Evidence) -> list[Block]:
     """For each claim and place whether it holds; then the comparisons that say so."""
-    plan, rows, lines = evidence.plan, [], []
+    found = _claim_lines(evidence)
+    blocks: list[Block] = [Heading("Do the claims hold?"), Bullets([line for line, _ in found])]
+    if rows := [row for _, rows in found for row in rows]:
+        caption = "Difference of mean Dice at network size on the same images; a claim holds if the whole interval is above 0 and p (Holm) is below .05"
+        columns = ("comparison", "on", "difference", "p (Holm)", "printed difference", "verdict")
+        blocks.append(_table(evidence.plan, caption, columns, rows))
+    return blocks
+
+
+def _claim_lines(evidence: Evidence) -> list[tuple[str, list[list[str]]]]:
+    """For each claim and place a sentence, and the table's rows of the comparisons behind it."""
+    plan, lines = evidence.plan, []
     for claim in plan["claims"]:
         for place in evidence.places:
             found = place.compare([(claim["row"], than) for than in claim["than"]])
@@ -89,14 +136,9 @@ def _claims(evidence: Evidence) -> list[Block]:
                 verdict = f"holds against {len(found) - len(failing)} of {len(found)}, not against {', '.join(failing)}"
             verdict = f"**{verdict}**" if failing else verdict
             late = f"; open against {', '.join(absent)}" if found and absent else ""
-            lines.append(f"{claim['text']}, on {place.label}: {verdict}{late}.")
-            rows += [_claim_row(plan, place, c) for c in found]
-    blocks: list[Block] = [Heading("Do the claims hold?"), Bullets(lines)]
-    if rows:
-        caption = "Difference of mean Dice at network size on the same images; a claim holds if the whole interval is above 0 and p (Holm) is below .05"
-        columns = ("comparison", "on", "difference", "p (Holm)", "printed difference", "verdict")
-        blocks.append(_table(plan, caption, columns, rows))
-    return blocks
+            rows = [_claim_row(plan, place, c) for c in found]
+            lines.append((f"{claim['text']}, on {place.label}: {verdict}{late}.", rows))
+    return lines
 
 
 def _claim_row(plan: Plan, place: Place, c: Comparison) -> list[str]:
