@@ -10,16 +10,16 @@ import pytest
 
 pytest.importorskip("torch")
 
-from segmae.checkpoint import CONFIG, resolve
+from segmae.checkpoint import CONFIG, read_info, resolve
 from segmae.config import Preprocess, load_config
 from segmae.data.catalog import Dataset, open_dataset
 from segmae.data.dataset import prepare
 from segmae.data.phantom import write_dataset
-from segmae.data.splits import load_split, make_split, save_split
+from segmae.data.splits import load_split, make_split, met_ids, save_split
 from segmae.distill import soft_masks
 from segmae.errors import DataError
 from segmae.files import read_json, write_json
-from segmae.predictor import load
+from segmae.predictor import Predictor, load
 from segmae.train import run
 from segmae.trainset import soft_targets
 
@@ -56,8 +56,7 @@ def test_they_are_what_the_teacher_predicts_at_the_size_asked_for(
 ) -> None:
     cases = dataset.cases[:5]
     ids = [case.id for case in cases][::-1]
-    keep = tmp_path / "soft.npy"
-    soft = soft_masks([TEACHER], 1, dataset.cases, ids, 64, keep, data / "cache")
+    soft = soft_masks([TEACHER], 1, dataset.cases, ids, 64, tmp_path, data / "cache")
     assert soft.dtype == np.uint8
     assert soft.shape == (5, 64, 64)
     predictor = load(TEACHER)
@@ -67,10 +66,37 @@ def test_they_are_what_the_teacher_predicts_at_the_size_asked_for(
         side = network.shape[0]
         # away from edges the resized map is the network's own
         assert abs(one[32, 32] / 255 - network[side // 2, side // 2]) < 0.05
-    twice = soft_masks([TEACHER, TEACHER], 1, dataset.cases, ids, 64, tmp_path / "twice.npy", data / "cache")
+    twice = soft_masks([TEACHER, TEACHER], 1, dataset.cases, ids, 64, tmp_path, data / "cache")
     assert np.abs(twice.astype(int) - soft).max() <= 1
-    keep.write_bytes(keep.read_bytes())  # kept: no teacher is asked again
-    assert np.array_equal(soft_masks(["no-such-model"], 1, dataset.cases, ids, 64, keep, None), soft)
+
+
+def test_they_are_kept_for_the_same_teachers_images_and_size_alone(
+    dataset: Dataset, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    real = Predictor.network_probability
+
+    def counted(predictor: Predictor, images: np.ndarray, views: int | None = None) -> np.ndarray:
+        asked.append(len(images))
+        return real(predictor, images, views)
+
+    monkeypatch.setattr(Predictor, "network_probability", counted)
+    ids = [case.id for case in dataset.cases[:2]]
+    other = tmp_path / "other"
+    shutil.copytree(resolve(TEACHER), other)
+    with (other / CONFIG).open("a") as file:
+        file.write(" ")
+
+    def soft(teacher: str = TEACHER, views: int = 1, names: list[str] = ids, size: int = 32) -> np.ndarray:
+        return soft_masks([teacher], views, dataset.cases, names, size, tmp_path, data / "cache")
+
+    first = soft()
+    assert np.array_equal(soft(), first) and asked == [2]
+    assert np.array_equal(soft(names=ids[::-1]), first[::-1]), "the same shape, other images"
+    soft(size=48)
+    soft(views=2)
+    soft(teacher=str(other))
+    assert len(asked) == 5
 
 
 def test_the_weight_mixes_masks_and_teachers(dataset: Dataset, data: Path, tmp_path: Path) -> None:
@@ -83,7 +109,7 @@ def test_the_weight_mixes_masks_and_teachers(dataset: Dataset, data: Path, tmp_p
             None,
             settings(data, tmp_path, f"distillation.teachers=[{TEACHER}]", f"distillation.weight={weight}"),
         )
-        found = soft_targets(config, split, dataset, cache, rows, tmp_path, lambda event: None)
+        found = soft_targets(config, dataset, cache, rows, tmp_path, lambda event: None)
         assert found is not None
         mixed[weight] = found[rows].astype(int)
     assert np.array_equal(mixed[0], cache.masks[rows].astype(int) * 255)
@@ -114,3 +140,14 @@ def test_a_teacher_that_saw_the_images_judged_on_is_refused(data: Path, tmp_path
     write_json(teacher / CONFIG, known)
     with pytest.raises(DataError, match=r"distillation\.teachers: .*was trained on"):
         run(load_config(None, settings(data, tmp_path / "run", f"distillation.teachers=[{teacher}]")))
+
+
+def test_a_model_remembers_what_its_teachers_saw(data: Path, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(resolve(TEACHER), teacher)
+    known = read_json(teacher / CONFIG)
+    known["provenance"]["train_ids"] = ["seen by the teacher"]
+    write_json(teacher / CONFIG, known)
+    folder = run(load_config(None, settings(data, tmp_path / "run", f"distillation.teachers=[{teacher}]")))
+    trained, _ = met_ids(read_info(folder).provenance)
+    assert trained >= {"seen by the teacher", *load_split(str(data / "split.csv")).parts["train"]}

@@ -214,8 +214,15 @@ def test_training_learns_and_saves_a_model_that_loads(data: Path, tmp_path: Path
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingStopped, match=r"loss is nan.*the batch: drawn_\d{4}, drawn_"):
-        run(config_for(data, tmp_path, "losses.bce=.nan"))
+    for clip in (0, 1):
+        with pytest.raises(TrainingStopped, match=r"loss is nan.*the batch: drawn_\d{4}, drawn_"):
+            run(config_for(data, tmp_path / str(clip), "losses.bce=.nan", f"optimizer.clip={clip}"))
+
+
+def test_training_leaves_torchs_mode_as_it_was(data: Path, tmp_path: Path) -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    run(config_for(data, tmp_path, "epochs=1"))
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_out_of_memory_names_the_settings_to_lower(

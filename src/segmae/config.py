@@ -138,6 +138,7 @@ class Config:
     devices: int = 0  # processes on each machine; 0 = as many as torchrun or SLURM started, else one
     num_nodes: int = 0  # machines; 0 = as many as torchrun or SLURM started on, else one
     threads: int = 0  # CPU threads; 0 = all
+    deterministic: bool = False  # on a GPU: kernels that repeat to the bit where torch has them, some far slower; a CPU always does
     compile: bool = False  # torch.compile: minutes to start, then faster; another machine or version may differ in rounding
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off
     save_every: int = 200  # optimiser steps between saves inside an epoch
@@ -152,6 +153,10 @@ class Config:
     distillation: Distillation = field(default_factory=Distillation)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
+
+
+# Settings that change no result beyond rounding, beside `data.resident`: they may differ between a run and its resumption.
+WITHOUT_EFFECT = ("output", "threads", "devices", "num_nodes", "compile", "deterministic", "save_every", "resume", "tensorboard")  # fmt: skip
 
 
 def load_config(

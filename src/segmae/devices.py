@@ -63,6 +63,34 @@ def count_processes(config: Config) -> tuple[int, int]:
     return found
 
 
+def check(config: Config) -> None:
+    """Raises ConfigError: a GPU is asked for, and torch sees none."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch sees no GPU here. Set device=cpu, or install a torch with CUDA")
+
+
+@contextmanager
+def repeatable(config: Config) -> Iterator[None]:
+    """The same run gives the same bits: on a CPU always, on a GPU with `deterministic`, as far as torch can.
+
+    On a GPU this costs more than it does on a CPU: bilinear interpolation, of which decoders are full, is then put together from
+    many small kernels.
+    """
+    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(config.deterministic or not on_gpu, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 def refuse_several(config: Config, what: str) -> None:
     """For work that is more than one run.
 

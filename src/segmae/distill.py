@@ -6,6 +6,8 @@ answer. It is computed once, before the first step, on the images as they are.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +23,7 @@ BATCH = 16
 
 
 def soft_masks(
-    teachers: Sequence[str], views: int, cases: Sequence[Case], ids: Sequence[str], size: int, keep: Path, cache: Path | None
+    teachers: Sequence[str], views: int, cases: Sequence[Case], ids: Sequence[str], size: int, folder: Path, cache: Path | None
 ) -> np.ndarray:  # fmt: skip
     """The teachers' mean probability of lesion.
 
@@ -31,19 +33,20 @@ def soft_masks(
         cases: of the dataset, prepared as a whole, so that runs share the prepared images.
         ids: whose soft masks are wanted, in this order.
         size: side of the soft masks, pixels.
-        keep: file that holds them after the first call.
+        folder: where they are kept for the next call, under a name that changes with the teachers' weights, `views`, `ids` and `size`.
         cache: folder of prepared images; None: the user's.
 
     Returns:
         uint8 `[N,size,size]`, 0 to 255 for probabilities of 0 to 1.
     """
+    predictors = [load(teacher, views=views) for teacher in teachers]
+    asked = json.dumps([[predictor.digest for predictor in predictors], list(ids), size])
+    keep = folder / f"soft_masks-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.npy"
     if keep.is_file():
-        found = np.load(keep, allow_pickle=False)
-        if found.shape == (len(ids), size, size):
-            return found
+        kept: np.ndarray = np.load(keep, allow_pickle=False)
+        return kept
     total = np.zeros((len(ids), size, size), np.float32)
-    for teacher in teachers:
-        predictor = load(teacher, views=views)
+    for predictor in predictors:
         prepared = prepare(cases, predictor.info.preprocess, folder=cache)
         rows = prepared.rows(ids)
         for start in range(0, len(rows), BATCH):

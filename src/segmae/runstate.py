@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from segmae.checkpoint import ModelInfo, save_pretrained
-from segmae.config import Config, config_to_dict
+from segmae.config import WITHOUT_EFFECT, Config, config_to_dict
 from segmae.data.dataset import Cache
 from segmae.data.splits import Split
 from segmae.errors import ConfigError
@@ -50,8 +50,7 @@ class State:
 def claim(folder: Path, config: Config, cache: Cache) -> None:
     """Start the run's folder, or check that it belongs to the same configuration and data."""
     path = folder / "fingerprint.json"
-    harmless = ("threads", "compile", "resume", "tensorboard", "save_every", "output", "devices", "num_nodes")
-    mine = {key: value for key, value in config_to_dict(config).items() if key not in harmless}
+    mine = {key: value for key, value in config_to_dict(config).items() if key not in WITHOUT_EFFECT}
     mine["data"] = {**mine["data"], "root": "", "cache": "", "sha256": cache.digest}
     del mine["data"]["resident"]
     if config.resume == "never" and path.exists():

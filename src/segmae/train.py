@@ -1,14 +1,13 @@
 """The training loop, for every task and model: setup, fit, validate, save.
 
 All randomness of a step follows from (seed, epoch, step), so a run that was killed and resumed draws the same
-numbers as an undisturbed one and ends with the same bits on the same machine. What several processes share, see `devices`.
+numbers as an undisturbed one, and on the same CPU ends with the same bits. What several processes share, see `devices`.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -26,7 +25,6 @@ from segmae.config import Config
 from segmae.data.augment import Augment
 from segmae.data.dataset import Cache
 from segmae.data.splits import Split
-from segmae.errors import ConfigError
 from segmae.files import locked
 from segmae.models import create_model
 from segmae.models.pretrained import load_cnn, load_encoder, load_start, load_vit
@@ -44,6 +42,7 @@ from segmae.runstate import (
 from segmae.stopping import OutOfTime, Request, Terminated, TrainingStopped, named_memory_error
 from segmae.tasks import Batch, Hybrid, Pretrain, Task, create_task, freeze_for
 from segmae.trainset import (
+    check_teachers,
     choose_cases,
     count_classes,
     epoch_batches,
@@ -78,16 +77,13 @@ def run(config: Config, listener: Listener | None = None, deadline: float | None
         TrainingStopped: the loss is not finite (the batch's ids are named), memory ran out, or another process
             of this run has ended.
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: torch sees no GPU here. Set device=cpu, or install a torch with CUDA")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, equal runs on a GPU differ
-    fabric = devices.start(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    with devices.ends_with_the_others():
-        return _run(fabric, config, listener if listener and fabric.is_global_zero else _silent, deadline)
+    devices.check(config)
+    with devices.repeatable(config):
+        fabric = devices.start(config)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        with devices.ends_with_the_others():
+            return _run(fabric, config, listener if listener and fabric.is_global_zero else _silent, deadline)
 
 
 def _silent(event: dict[str, Any]) -> None:
@@ -104,6 +100,7 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
     model = create_model(config.model.name, **config.model.options)
     task = create_task(config.task, config.losses, config.reconstruction, model)
     started_from = load_weights(model, config, split, tell)
+    teachers = check_teachers(config, split)
     # not before all settings are known to go together
     with devices.first_alone(fabric):
         cache, rows = prepare_cases(config, dataset, parts, tell)
@@ -137,9 +134,10 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
             **describe_data(config, split, cache, rows),
             "classes": classes,
             "started_from": started_from,
+            **({"teachers": teachers} if teachers else {}),
         }
         with devices.first_alone(fabric):
-            targets = soft_targets(config, split, dataset, cache, rows["train"], folder, tell)
+            targets = soft_targets(config, dataset, cache, rows["train"], folder, tell)
         if config.data.resident:
             cache, rows, targets = make_resident(cache, rows, targets, fabric.device)
         fit(fabric, config, state, task, cache, rows, classes, folder, provenance, tell, targets, deadline)
@@ -278,7 +276,10 @@ def train_step(
                 share = value.detach().float() / len(batches)
                 found[key] = found[key] + share if key in found else share
         if config.optimizer.clip:
-            fabric.clip_gradients(state.model, state.optimizer, max_norm=config.optimizer.clip)
+            # a loss that is not finite is told below, with its batch
+            fabric.clip_gradients(
+                state.model, state.optimizer, max_norm=config.optimizer.clip, error_if_nonfinite=False
+            )
         state.optimizer.step()
         # None, not zero: with zeros, momentum and weight decay would move what the next phase does not use
         state.optimizer.zero_grad(set_to_none=True)

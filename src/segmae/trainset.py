@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segmae.checkpoint import read_info, resolve
+from segmae.checkpoint import members, read_info
 from segmae.config import Config
 from segmae.data.augment import Augment, Share
 from segmae.data.catalog import Case, Dataset, find_data, open_dataset
@@ -108,9 +108,18 @@ def refuse_seen_images(provenance: dict[str, Any], split: Split, config: Config,
         )
 
 
+def check_teachers(config: Config, split: Split) -> list[dict[str, Any]]:
+    """The provenance of the teachers, each of which `refuse_seen_images` lets pass."""
+    found = []
+    for teacher in config.distillation.teachers:
+        for single in members(teacher):
+            found.append(read_info(single).provenance)
+            refuse_seen_images(found[-1], split, config, f"distillation.teachers: {teacher}")
+    return found
+
+
 def soft_targets(
     config: Config,
-    split: Split,
     dataset: Dataset,
     cache: Cache,
     rows: np.ndarray,
@@ -121,13 +130,10 @@ def soft_targets(
     c = config.distillation
     if not c.teachers:
         return None
-    for teacher in c.teachers:
-        provenance = read_info(resolve(teacher)).provenance
-        refuse_seen_images(provenance, split, config, f"distillation.teachers: {teacher}")
     ids, size = [cache.ids[row] for row in rows], config.preprocess.size
     tell({"kind": "message", "text": f"soft masks of {len(ids)} images by {len(c.teachers)} teachers"})
     place = Path(config.data.cache) if config.data.cache else None
-    soft = soft_masks(c.teachers, c.views, dataset.cases, ids, size, folder / "soft_masks.npy", place)
+    soft = soft_masks(c.teachers, c.views, dataset.cases, ids, size, folder, place)
     targets = np.zeros(cache.masks.shape, np.uint8)
     for row, said in zip(rows, soft, strict=True):
         targets[row] = np.rint(cache.masks[row] * (255 * (1 - c.weight)) + said * c.weight)

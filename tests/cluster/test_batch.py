@@ -323,6 +323,23 @@ def test_a_plan_names_the_version_of_every_engine(engine: str) -> None:
     assert set(engine.split(" + ")) <= set(make_plan([], Settings(), predictor)["made_by"]["versions"])
 
 
+def test_gpus_of_a_cluster_are_the_actors(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that calls may be on a machine without one, and the number is for Ray to give."""
+    pytest.importorskip("torch")
+    from segmae.cluster import on_ray
+
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        on_ray, "compute", lambda store, plan, shards, team: asked.append((plan, team)) or iter(())
+    )
+    predict_batch([str(photographs)], str(tmp_path / "out"), cluster="ray", device="cuda:1")
+    ((plan, team),) = asked
+    assert (plan["made_by"]["device"], plan["made_by"]["engine"]) == ("cuda", "torch")
+    assert (team.device, team.engine, team.gpus) == ("cuda", "torch", 1.0)
+
+
 def test_a_folder_of_other_things_is_refused(by_darkness: None, photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(DataError, match="holds files already"):

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 
 from segmae.errors import ConfigError, InUse  # noqa: E402
 from segmae.files import locked  # noqa: E402
+from segmae.stopping import TrainingStopped  # noqa: E402
 from segmae.study import runner  # noqa: E402
 from segmae.study.grid import load_study  # noqa: E402
 from segmae.study.ledger import counted, status, total_seconds  # noqa: E402
@@ -209,6 +210,36 @@ def test_a_cell_that_fails_is_recorded_and_stops_no_other(
     assert tried == []
     run_studies([path], **folders(tmp_path), retry_failed=True)
     assert tried == ["broken_drawn_s0"]
+
+
+def test_what_is_not_here_is_told_and_tried_again_by_the_next_call(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"options": {"depth": 1, "decoder": None}, "cnn": str(tmp_path / "cnn.pth")}
+    path = write_study(rows={"plain": {"settings": {"task": "supervised", "model": model}}})
+    for _ in range(2):
+        done = run_studies([path], **folders(tmp_path))
+        assert not done.finished and all("cnn.pth" in failure["problem"] for failure in done.failed)
+        assert done.failed and not list((tmp_path / "results").rglob("*.failed.json"))
+
+
+def test_a_device_that_is_not_here_ends_the_call_before_any_cell(write_study: Write, tmp_path: Path) -> None:
+    for device, told in (("cuda:1", "device"), *(() if torch.cuda.is_available() else (("cuda", "no GPU"),))):
+        with pytest.raises(ConfigError, match=told):
+            run_studies([write_study()], device=device, **folders(tmp_path))
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_gpu_that_broke_ends_the_call_and_no_cell_has_failed(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*arguments: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(runner, "run_cell", breaks)
+    with pytest.raises(TrainingStopped, match=r"illegal memory access.*Start the same call again"):
+        run_studies([write_study()], **folders(tmp_path))
+    assert not list((tmp_path / "results").rglob("*.failed.json"))
 
 
 def test_a_cell_that_another_process_runs_is_passed_over(

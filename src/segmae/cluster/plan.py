@@ -100,8 +100,10 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def make_plan(photographs: Sequence[str], settings: Settings, predictor: Predictor) -> dict[str, Any]:
-    """What `plan/plan.json` says."""
+def make_plan(
+    photographs: Sequence[str], settings: Settings, predictor: Predictor, device: str | None = None
+) -> dict[str, Any]:
+    """What `plan/plan.json` says; `device` is that of the workers, where it is not the predictor's."""
     digest = hashlib.sha256()
     for photograph in photographs:
         digest.update(_line(photograph))
@@ -109,7 +111,7 @@ def make_plan(photographs: Sequence[str], settings: Settings, predictor: Predict
         "form": FORM,
         "photographs": {"number": len(photographs), "sha256": digest.hexdigest()},
         "settings": json.loads(json.dumps(asdict(settings))),
-        "made_by": made_by(predictor),
+        "made_by": made_by(predictor) | ({"device": device} if device else {}),
     }
 
 

@@ -161,7 +161,7 @@ def group_leaks(split: Split, cases: Iterable[Case]) -> list[str]:
 
 
 def met_ids(provenance: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-    """Ids that a model, or one it started from, was trained on, and ids that its checkpoint was chosen by.
+    """Ids that a model, one it started from, or one that taught it was trained on, and ids that its checkpoint was chosen by.
 
     Args:
         provenance: of its `ModelInfo`; it lists the ids, or names the split that it was trained on; that of an ensemble
@@ -176,11 +176,13 @@ def met_ids(provenance: Mapping[str, Any]) -> tuple[set[str], set[str]]:
             parts = {}
         trained |= set() if trained else set(parts.get("train", ()))
         selected |= set(parts.get("val", ()))
-    if provenance.get("started_from"):
-        earlier = met_ids(provenance["started_from"])
-        trained, selected = trained | earlier[0], selected | earlier[1]
-    for member in provenance.get("members") or ():
-        met = met_ids(member)
+    start = provenance.get("started_from")
+    for other in (
+        *([start] if start else ()),
+        *(provenance.get("teachers") or ()),
+        *(provenance.get("members") or ()),
+    ):
+        met = met_ids(other)
         trained, selected = trained | met[0], selected | met[1]
     return trained, selected
 

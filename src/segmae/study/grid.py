@@ -30,7 +30,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from segmae.config import Config, Losses, config_to_dict, merge_settings, read_settings
+from segmae.config import WITHOUT_EFFECT, Config, Losses, config_to_dict, merge_settings, read_settings
 from segmae.data.splits import Split, load_split, without
 from segmae.errors import ConfigError, SegmaeError
 from segmae.models import code_file, find_entry
@@ -50,8 +50,11 @@ _KEYS = {
     "test": ("data", "split", "part", "unseen"),
     "claim": ("text", "row", "than"),
 }  # fmt: skip
-# What no result depends on, or what names a place on one machine.
-_HARMLESS = ("name", "output", "device", "threads", "resume", "tensorboard", "save_every")
+_HARMLESS = (
+    "name",
+    "device",
+    *WITHOUT_EFFECT,
+)  # what no result depends on, or what names a place on one machine
 
 
 @dataclass(frozen=True)
@@ -274,7 +277,9 @@ def digest(config: Config) -> str:
         return found
 
     values = {key: value for key, value in config_to_dict(config).items() if key not in _HARMLESS}
-    values["data"] = {key: value for key, value in values["data"].items() if key not in ("root", "cache")}
+    values["data"] = {
+        key: value for key, value in values["data"].items() if key not in ("root", "cache", "resident")
+    }
     text = json.dumps(changes(values, config_to_dict(Config())), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

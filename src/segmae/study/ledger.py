@@ -40,7 +40,7 @@ DROPPED = (
     "brier",
 )
 # Forward passes that one training image costs: forward and backward of each step of the task.
-PASSES = {"pretrain": 3, "supervised": 3, "hybrid": 6, "adversarial": 9, "chained": 3}
+PASSES = {"pretrain": 3, "supervised": 3, "hybrid": 6, "adversarial": 9, "chained": 5}
 
 
 class Ledger:

@@ -22,18 +22,27 @@ import torch
 
 from segmae import __version__
 from segmae.checkpoint import read_info
-from segmae.config import Config, config_to_dict
-from segmae.devices import refuse_several
-from segmae.errors import ConfigError, InUse, OutputError, SegmaeError
+from segmae.config import Config, config_to_dict, load_config
+from segmae.devices import check, refuse_several
+from segmae.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    InUse,
+    MissingExtra,
+    OutputError,
+    SegmaeError,
+)
 from segmae.evaluate import evaluate_checkpoint, machine, portable, versions
 from segmae.files import locked
-from segmae.stopping import OutOfTime, Terminated
+from segmae.stopping import OutOfTime, Terminated, TrainingStopped
 from segmae.study.cost import measure_cost
 from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger, history, work
 from segmae.train import run
 
 Listener = Callable[[dict[str, Any]], None]
+NOT_HERE = (DataError, CheckpointError, MissingExtra)  # data, weights or packages that this machine lacks
 _RATES = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -43,7 +52,7 @@ class Done:
 
     Attributes:
         finished: ids of the cells that it finished.
-        failed: `cell` and `problem` of those that failed in it.
+        failed: `cell` and `problem` of those that failed in it, or for which something is not here.
         busy: ids of those that another process is running.
         stopped: whether the budget was used up before the cells were.
     """
@@ -86,9 +95,17 @@ def run_studies(
         budget: time after which to stop, e.g. "9m", "45s" or seconds; training stops after the step under way and is saved.
         device, threads: for training and testing, instead of those of the settings.
         results, runs: folders for outcomes and for checkpoints.
-        retry_failed: also cells that failed before.
+        retry_failed: also cells that failed before. A cell for which data, weights or packages are not here is told and not held to
+            have failed: every call tries it again.
         listener: called with a dict for every event of `segmae.train.run`, with the cell's id as "cell".
+
+    Raises:
+        ConfigError: a study, a budget or a device that cannot be used, or several processes are to do it as one.
+        TrainingStopped: the GPU does not answer any more; the same call in a new process goes on.
     """
+    machine_of = load_config({"device": device or "auto"})
+    check(machine_of)
+    refuse_several(machine_of, "a study")
     deadline = None if budget is None else time.monotonic() + seconds(budget)
     place, done = Place(Path(results), Path(runs), device, threads), Done()
     for study in [
@@ -126,7 +143,11 @@ def run_study(
             return
         except (OutputError, Terminated):
             raise  # no place to write would fail every cell; and who ends one, ends all
+        except NOT_HERE as error:
+            done.failed.append({"cell": cell.id, "problem": f"{cell.id}: {error}"})
         except Exception as error:  # whatever is wrong with this cell, the others go on
+            if "CUDA error" in str(error):  # and every later cell of this process would fail with it
+                raise TrainingStopped(f"{cell.id}: {error}. Start the same call again") from error
             failure = describe_failure(error)
             ledger.write_failure(cell, {"study": study.name, "cell": cell.id, **failure})
             done.failed.append({"cell": cell.id, "problem": f"{cell.id}: {failure['reason']}"})
@@ -185,6 +206,8 @@ def run_cell(
         "tests": tests,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }, per_image)  # fmt: skip
+    for state in folder.glob("state*.pt"):  # three times the network's size, and never resumed
+        state.unlink()
 
 
 def seconds(budget: str | float) -> float:
