@@ -122,10 +122,9 @@ def test_full_studies_follow_the_paper_and_small_ones_say_that_they_do_not(
 def test_the_gpu_scale_changes_the_precision_alone(studies: dict[tuple[str, str], Study]) -> None:
     gpu = load_study(next(path for path in STUDIES if path.stem == "beta"), "gpu")
     for one, two in zip(gpu.cells, studies["beta", FULL].cells, strict=True):
-        assert one.config.precision == "bf16-mixed"
-        assert replace(one.config, name="", precision="32-true", save_every=200) == replace(
-            two.config, name=""
-        )
+        assert one.config.precision == "bf16-mixed" and one.config.data.resident
+        written = replace(one.config, name="", precision="32-true", save_every=200)
+        assert replace(written, data=replace(written.data, resident=False)) == replace(two.config, name="")
 
 
 def test_cells_of_equal_settings_share_a_stage_1(studies: dict[tuple[str, str], Study]) -> None:
