@@ -271,6 +271,11 @@ def test_numbers_that_do_not_fit_are_refused(
         run(config_for(data, tmp_path, "devices=3"))
     with pytest.raises(ConfigError, match="a study is the work of one process, not of 2"):
         refuse_several(config_for(data, tmp_path, "devices=2"), "a study")
+    with pytest.raises(ConfigError, match=r"num_nodes=2: .* started by torchrun or SLURM"):
+        run(config_for(data, tmp_path, "num_nodes=2"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"devices=1000: this machine has \d+ cores"):
+            run(config_for(data, tmp_path, "devices=1000", "batch_size=1000"))
     for name, value in {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}.items():
         monkeypatch.setenv(name, value)
     assert count_processes(config_for(data, tmp_path)) == (2, 2)

@@ -50,6 +50,15 @@ def count_processes(config: Config) -> tuple[int, int]:
         found, source = (local, nodes), "SLURM"
     else:
         found, source = (wanted[0] or 1, wanted[1] or 1), "the settings"
+        if found[1] > 1:
+            raise ConfigError(
+                f"num_nodes={found[1]}: the processes of other machines are started by torchrun or SLURM, which then count them. "
+                "See docs/many-devices.md"
+            )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if config.device != "cuda" and not torch.cuda.is_available() and found[0] > max(4, cores):
+            raise ConfigError(f"devices={found[0]}: this machine has {cores} cores, and more processes only wait for each other. "
+                              f"Set devices={cores} or fewer")  # fmt: skip
     if any(want and want != have for want, have in zip(wanted, found, strict=True)):
         raise ConfigError(
             f"devices={wanted[0]}, num_nodes={wanted[1]}: {source} started {found[0]} processes on each of {found[1]} "

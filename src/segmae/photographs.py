@@ -74,6 +74,8 @@ def collect(sources: Sequence[str | Path]) -> tuple[list[Path], Ignored]:
     files: list[Path] = []
     ignored = Ignored()
     for source in sources:
+        if not str(source):
+            raise DataError("a source has no name: is a variable empty? Name image files or folders")
         path = Path(source)
         try:
             files += _images_of(path, ignored) if os.path.isdir(path) else [path]  # which says no to any name
@@ -90,21 +92,28 @@ def photographs_among(names: Sequence[str]) -> list[str]:
     """Paths or addresses of images, without those of masks and pictures that were made of another one among them.
 
     A mask is told by its name (`ISIC_0000000_segmentation`, `IMD002_lesion`, `photo_mask`), in whatever folder it lies: datasets
-    keep masks apart.
+    keep masks apart; or it is named like a photograph and lies in `masks/`.
     """
+    outside = [name for name in names if not _among_masks(name)]
     stems = {
-        part for name in names for part in (os.path.basename(name), _stem(name))
+        part for name in outside for part in (os.path.basename(name), _stem(name))
     }  # results are named by either
 
-    def is_made_of_another(stem: str) -> bool:
+    def is_made_of_another(name: str) -> bool:
+        stem = _stem(name)
         ending = MASK_ENDING.search(stem)
         return (
             bool(ending and stem[: ending.start()] in stems)
             or any(stem.endswith(end) and stem.removesuffix(end) in stems for end in PICTURES)
             or stem.lower().endswith("_superpixels")
+            or (_among_masks(name) and stem in stems)
         )
 
-    return [name for name in names if not is_made_of_another(_stem(name))]
+    return [name for name in names if not is_made_of_another(name)]
+
+
+def _among_masks(name: str) -> bool:
+    return os.path.basename(os.path.dirname(name)).lower() == "masks"
 
 
 def name_results(files: Iterable[Path]) -> dict[str, Path]:

@@ -340,6 +340,27 @@ def test_gpus_of_a_cluster_are_the_actors(
     assert (team.device, team.engine, team.gpus) == ("cuda", "torch", 1.0)
 
 
+def test_what_was_damaged_after_it_was_done_is_told_by_name(
+    by_darkness: None, photographs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def again() -> Any:
+        return predict_batch([str(photographs)], str(out), shard_size=3)
+
+    again()
+    whole = contents(out)
+    for name in ("shards/000000001.parquet", "manifests/000000002.json"):
+        (out / name).write_bytes(whole[name][:-20])
+        with pytest.raises(DataError, match=name):
+            again()
+        (out / name).unlink()
+        assert again().complete and contents(out) == whole
+    (out / "plan/plan.json").write_text("{broken")
+    with pytest.raises(DataError, match=r"plan\.json: is damaged"):
+        again()
+
+
 def test_a_folder_of_other_things_is_refused(by_darkness: None, photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(DataError, match="holds files already"):

@@ -17,7 +17,7 @@ pytest.importorskip("fsspec", reason="the extra 'batch' is not installed")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    names = "b.jpg a.PNG deep/er/c.tif deep/c2.bmp deep/c2_segmentation.png truth/b_segmentation.png a_overlay.png x_superpixels.png notes.txt other.gif"
+    names = "b.jpg a.PNG deep/er/c.tif deep/c2.bmp deep/c2_segmentation.png truth/b_segmentation.png own/masks/b.png a_overlay.png x_superpixels.png notes.txt other.gif"
     for name in (*names.split(), ".hidden/d.jpg", "deep/.e.jpg", "lone_mask.png", "out/masks/f.png"):
         path = tmp_path / ".place" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +36,13 @@ def test_a_folder_means_the_photographs_at_any_depth(folder: Path, monkeypatch: 
     assert found(folder, folder) == whole
     monkeypatch.chdir(folder.parent)
     assert found(folder, ".place/", folder / "b.jpg", folder / "*" / "*.bmp") == whole
+
+
+def test_the_folder_of_photographs_takes_no_results_and_a_name_must_be_there(folder: Path) -> None:
+    with pytest.raises(DataError, match="is the folder of the photographs"):
+        find_sources([f"{folder}/"], str(folder))
+    with pytest.raises(DataError, match="is a variable empty"):
+        find_sources([""], str(folder / "out"))
 
 
 def test_patterns_and_single_files(folder: Path) -> None:

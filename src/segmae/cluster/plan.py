@@ -137,7 +137,12 @@ def settle(store: Store, plan: dict[str, Any], photographs: Sequence[str]) -> No
         if store.create(PLAN, to_json(plan)):
             return
         before = store.read(PLAN)  # another process came first
-    said = json.loads(before)
+    try:
+        said = json.loads(before)
+    except ValueError as error:
+        raise DataError(
+            f"{store.at(PLAN)}: is damaged. Choose another folder, or bring the file back from a copy"
+        ) from error
     if said == plan:
         return
     told = [

@@ -15,7 +15,7 @@ from segmae.cluster.plan import DONE, MANIFESTS, SHARDS, Settings, Shard, cut, m
 from segmae.cluster.shard import Worker
 from segmae.cluster.sources import find_sources
 from segmae.cluster.storage import Store
-from segmae.errors import ConfigError
+from segmae.errors import ConfigError, DataError
 from segmae.outputs import Scale, wanted
 from segmae.predictor import DEFAULT_MODEL, Models, load
 
@@ -151,8 +151,7 @@ def _number(shard: Shard, photographs: Sequence[str], settings: Settings) -> int
 
 def _finish(store: Store, shards: Sequence[Shard], earlier: int, total: int) -> Batch:
     """Count what is there; when nothing is missing, write `done.json`."""
-    names = [f"{MANIFESTS}/{name}.json" for name in _noted(store)]
-    manifests = [json.loads(content) for content in store.read_all(names)]
+    manifests = _manifests(store)
     done, errors = (sum(manifest[key] for manifest in manifests) for key in ("rows", "errors"))
     if len(manifests) == len(shards):
         digest = hashlib.sha256("".join(manifest["sha256"] for manifest in manifests).encode())
@@ -163,6 +162,29 @@ def _finish(store: Store, shards: Sequence[Shard], earlier: int, total: int) -> 
         store.create(DONE, to_json(summary))
         store.tidy(".")
     return Batch(store.place, total, done, errors, len(shards), earlier)
+
+
+def _manifests(store: Store) -> list[dict[str, Any]]:
+    """What is noted of every shard that is done.
+
+    Raises:
+        DataError: a manifest cannot be read, or its shard has not the bytes that it had.
+    """
+    again = "Remove it; the same call makes it again"
+    names, sizes, found = sorted(_noted(store)), store.sizes(SHARDS), []
+    for name, content in zip(
+        names, store.read_all([f"{MANIFESTS}/{name}.json" for name in names]), strict=True
+    ):
+        try:
+            found.append(json.loads(content))
+            bytes_then = found[-1]["bytes"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{store.at(f'{MANIFESTS}/{name}.json')}: is damaged. {again}") from error
+        if sizes.get(f"{name}.parquet") != bytes_then:
+            raise DataError(
+                f"{store.at(f'{SHARDS}/{name}.parquet')}: has {sizes.get(f'{name}.parquet')} bytes, and had {bytes_then}. {again}"
+            )
+    return found
 
 
 def _noted(store: Store) -> set[str]:

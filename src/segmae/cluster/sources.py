@@ -11,7 +11,7 @@ from typing import Any
 
 from segmae.cluster.storage import file_system, is_remote, local, read_bytes
 from segmae.data.catalog import IMAGE_SUFFIXES
-from segmae.errors import DataError
+from segmae.errors import DataError, SegmaeError
 from segmae.photographs import photographs_among
 
 LISTS = (".csv", ".json", ".jsonl", ".txt")
@@ -29,7 +29,13 @@ def find_sources(sources: Sequence[str], out: str) -> list[str]:
     Raises:
         DataError: not one photograph, no such place, or a list that cannot be read.
     """
+    if not all(sources):
+        raise DataError(
+            "a source has no name: is a variable empty? Name folders, patterns, lists or image files"
+        )
     results = _absolute(out).rstrip("/") + "/"
+    if any(_absolute(source).rstrip("/") + "/" == results for source in sources):
+        raise DataError(f"{out}: is the folder of the photographs. Choose another one for the results")
     found = {name for source in sources for name in _of(_absolute(source)) if not name.startswith(results)}
     if not found:
         raise DataError("no photographs given. Name folders, patterns, lists or image files")
@@ -55,7 +61,9 @@ def _of(source: str) -> Iterable[str]:
             return [source]
         else:
             raise DataError(f"{source}: no such file or folder. Check the name")
-    except OSError as error:
+    except SegmaeError:
+        raise
+    except Exception as error:  # each kind of bucket has its own
         raise DataError(f"{source}: cannot be read ({error}). Check the name and the keys") from error
     top = source.split("*")[0].rsplit("/", 1)[0] if "*" in source else source
     images = [name for name in found if "/." not in name[len(top) :] and _ending(name) in IMAGE_SUFFIXES]
@@ -101,7 +109,7 @@ def read_list(place: str) -> list[str]:
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             entries = [line for line in text.splitlines() if line.strip()]
-    except (json.JSONDecodeError, csv.Error) as error:
+    except (json.JSONDecodeError, csv.Error, RecursionError) as error:
         raise DataError(f"{place}: is damaged ({error}). Write the list again") from error
     if not isinstance(entries, list):
         raise DataError(f"{place}: is no list. Give a list of paths, or of objects with '{COLUMNS[0]}'")
@@ -114,7 +122,7 @@ def _entry(place: str, number: int, entry: Any) -> str:
         entry = next((entry[name] for name in COLUMNS if entry.get(name)), None)
     if not isinstance(entry, str) or not entry:
         raise DataError(
-            f"{place}: entry {number} names no file. Give a path, in a column or key named {' or '.join(COLUMNS)}"
+            f"{place}: entry {number} names no file. Give a path, in a column (commas between them) or key named {' or '.join(COLUMNS)}"
         )
     return entry
 

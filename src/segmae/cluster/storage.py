@@ -128,6 +128,16 @@ class Store:
             return set()
         return {name.rstrip("/").rsplit("/", 1)[-1] for name in found}
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The files that lie directly in a folder of it, with their bytes; nothing where the folder is absent."""
+        if self.remote:
+            self.files.invalidate_cache()
+        try:
+            found = self.files.ls(self.at(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found}
+
     def exists(self, name: str) -> bool:
         """A file is there now."""
         if self.remote:
@@ -139,8 +149,16 @@ class Store:
 
         Raises:
             FileNotFoundError: it is absent.
+            OutputError: the bucket lets nobody in.
         """
-        return self.files.cat_file(self.at(name), start=start, end=end)
+        try:
+            return self.files.cat_file(self.at(name), start=start, end=end)
+        except OSError:
+            raise
+        except Exception as error:  # no keys: each kind of bucket has its own
+            raise OutputError(
+                f"{self.place}: cannot be reached ({error}). Check the place and the keys"
+            ) from error
 
     def read_all(self, names: Sequence[str]) -> Iterator[bytes]:
         """Many small files, in the order of their names; from a bucket many at once."""
