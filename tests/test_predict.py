@@ -635,3 +635,12 @@ def test_any_name_becomes_one_that_every_system_takes(name: str) -> None:
     assert safe and safe == safe_name(safe) and len(safe.encode()) <= 201
     assert not set(safe) & set('<>:"/\\|?*\n\r\t\0') and not safe.endswith((" ", "."))
     assert safe.split(".")[0].strip().upper() not in ("CON", "PRN", "AUX", "NUL", "COM1", "LPT9")
+
+
+def test_an_empty_name_does_not_mean_the_working_folder(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(by_darkness)
+    with pytest.raises(DataError, match="is a variable empty"):
+        predict_files([""], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -71,11 +71,10 @@ def find_photographs(sources: Sequence[str | Path]) -> dict[str, Path]:
 
 def collect(sources: Sequence[str | Path]) -> tuple[list[Path], Ignored]:
     """The files, in the order given, and what the folders hold beside them. See `find_photographs`."""
+    refuse_nameless(sources)
     files: list[Path] = []
     ignored = Ignored()
     for source in sources:
-        if not str(source):
-            raise DataError("a source has no name: is a variable empty? Name image files or folders")
         path = Path(source)
         try:
             files += _images_of(path, ignored) if os.path.isdir(path) else [path]  # which says no to any name
@@ -86,6 +85,12 @@ def collect(sources: Sequence[str | Path]) -> tuple[list[Path], Ignored]:
     if not files:
         raise DataError("no photographs given. Name image files or folders")
     return list(dict.fromkeys(files)), ignored
+
+
+def refuse_nameless(sources: Sequence[str | Path]) -> None:
+    """Raises DataError: a source is the empty string, which would stand for the whole working folder."""
+    if not all(map(str, sources)):
+        raise DataError("a source has no name: is a variable empty? Name image files or folders")
 
 
 def photographs_among(names: Sequence[str]) -> list[str]:

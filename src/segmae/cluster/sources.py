@@ -12,7 +12,7 @@ from typing import Any
 from segmae.cluster.storage import file_system, is_remote, local, read_bytes
 from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.errors import DataError, SegmaeError
-from segmae.photographs import photographs_among
+from segmae.photographs import photographs_among, refuse_nameless
 
 LISTS = (".csv", ".json", ".jsonl", ".txt")
 COLUMNS = ("file", "path", "image", "uri")  # of a list: the first of these that it has
@@ -29,10 +29,7 @@ def find_sources(sources: Sequence[str], out: str) -> list[str]:
     Raises:
         DataError: not one photograph, no such place, or a list that cannot be read.
     """
-    if not all(sources):
-        raise DataError(
-            "a source has no name: is a variable empty? Name folders, patterns, lists or image files"
-        )
+    refuse_nameless(sources)
     results = _absolute(out).rstrip("/") + "/"
     if any(_absolute(source).rstrip("/") + "/" == results for source in sources):
         raise DataError(f"{out}: is the folder of the photographs. Choose another one for the results")

@@ -105,8 +105,10 @@ def predict(
     if of_cluster:
         raise typer.BadParameter(f"{', '.join(of_cluster)}: only with --engine-cluster")
     from segmae.dicom import holds_dicom, predict_dicom
+    from segmae.photographs import refuse_nameless
     from segmae.predict import predict_files
 
+    refuse_nameless(sources)
     options = given(
         model=model or None, engine=engine, device=device, threads=threads, resume=resume, views=views,
         formats=formats and [name.strip() for name in formats.split(",")], overlay_style=overlay_style,
