@@ -65,6 +65,11 @@ def test_tiny_is_tiny() -> None:
         assert count(create_model("segmae-tiny")) <= 8_000_000
 
 
+def test_small_takes_the_cnn_of_tiny_too() -> None:
+    model = create_model("segmae-small", cnn="efficientnet-lite", depth=1, decoder=None)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
+
+
 def test_unknown_names_and_options_are_refused() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'segmae-tiny'"):
         create_model("segmae-tny")

@@ -257,10 +257,11 @@ def segmae_base(**options: Any) -> SegMAE:
 
 
 def segmae_small(**options: Any) -> SegMAE:
-    """ViT-S with LayerScale, so that DINOv2 weights fit, behind a ResNet of half the width."""
+    """ViT-S with LayerScale, so that DINOv2 weights fit, behind a ResNet of half the width, or another `cnn`."""
+    half = {"width": 32, "units": (3, 4, 6)}
     defaults: dict[str, Any] = dict(
-        cnn_options={"width": 32, "units": (3, 4, 6)}, dim=384, heads=6, embed="residual", dropout=0.0,
-        layer_scale=1e-5, upsampler=(256, 128, 64, 32, 16), decoder=(256, 8, 8),
+        cnn_options=half if options.get("cnn", "resnet") == "resnet" else {}, dim=384, heads=6, embed="residual",
+        dropout=0.0, layer_scale=1e-5, upsampler=(256, 128, 64, 32, 16), decoder=(256, 8, 8),
     )  # fmt: skip
     return SegMAE(**{**defaults, **options})
 
