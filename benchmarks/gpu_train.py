@@ -40,7 +40,7 @@ from segmae.files import read_json
 from segmae.models import create_model
 from segmae.optimizer import build_optimizer
 from segmae.runstate import State
-from segmae.study.runner import seconds
+from segmae.study.runner import seconds, without_folders
 from segmae.tasks import create_task, freeze_for
 from segmae.train import train_step
 from segmae.trainset import epoch_batches, load_batch, make_resident
@@ -306,8 +306,10 @@ class Bench:
         found["stages", "pretrain"] = lambda: self.speed(self.forms[self.last], first, "pretrain")
         return found
 
-    def conclude(self, report: dict[str, Any]) -> None:
-        """What follows from the parts that are there."""
+    def conclude(self, report: dict[str, Any], parts: list[tuple[str, str]]) -> None:
+        """Add what follows from the parts that are there, and the names of those that are not."""
+        named = {f"{place}: {name}": name in report.get(place, {}) for place, name in parts}
+        report["open"] = [name for name, done in named.items() if not done and name not in report["failed"]]
         rows, batches = report.get("rows", {}), report.get("batches", {})
         if PLAIN in rows:
             for row in rows.values():
@@ -339,33 +341,31 @@ def measure(
     if report and report.get("settings") != settings:
         print("the figures there were measured under other settings: all is measured anew", flush=True)
         report = None
-    report = {**(report or {}), "settings": settings, "failed": {}, "open": []}
+    report = {**(report or {}), "settings": settings, "failed": {}}
     with TemporaryDirectory() as folder:
         cache = noise_cache(Path(folder), size, max(64, *batches))
         bench = Bench(settings, cache, device, repeats)
-        for (place, name), work in bench.parts(report).items():
+        parts = bench.parts(report)
+        for (place, name), work in parts.items():
             done = report.setdefault(place, {})
-            if name in done:
+            if name in done or time.monotonic() >= deadline:
                 continue
-            if time.monotonic() >= deadline:
-                report["open"].append(f"{place}: {name}")
-                continue
-            started = time.perf_counter()
+            started, end = time.perf_counter(), "done"
             try:
                 done[name] = work()
             except Exception as error:  # the other parts do not depend on it
-                report["failed"][f"{place}: {name}"] = f"{type(error).__name__}: {error}"[:300]
-            print(
-                f"{place}: {name}: {'failed' if name not in done else 'done'}, {time.perf_counter() - started:.0f} s",
-                flush=True,
-            )
-            bench.conclude(report)
+                report["failed"][f"{place}: {name}"] = (
+                    f"{type(error).__name__}: {without_folders(str(error))[:300]}"
+                )
+                end = "failed"
+            print(f"{place}: {name}: {end}, {time.perf_counter() - started:.0f} s", flush=True)
+            bench.conclude(report, list(parts))
             keep(report)
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
     torch.use_deterministic_algorithms(False)
-    bench.conclude(report)
+    bench.conclude(report, list(parts))
     keep(report)
     return report
 
