@@ -168,6 +168,8 @@ class Visit:
             subprocess.run([self.python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir",
                             "--upgrade", "--target", half, *wheels], check=True)  # fmt: skip
             half.rename(packages)
+        if (CARRY / "wheels" / "code.json").exists():
+            shutil.copy(CARRY / "wheels" / "code.json", STATE)
         test = f"import importlib\nfor name in {NEEDED}: importlib.import_module(name)\nimport torch, platform\n" \
                "print('Python', platform.python_version(), 'torch', torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU')"  # fmt: skip
         if subprocess.run([self.python, "-c", test], env=self.environment, cwd=ROOT).returncode:
@@ -219,10 +221,7 @@ class Visit:
 
     def name_code(self) -> None:
         """Write the commit into new results, where the code here is that of the commit: the copy of a tree has no history."""
-        packed = CARRY / "wheels" / "code.json"
         kept = STATE / "code.json"
-        if packed.exists():
-            shutil.copy(packed, kept)
         code = json.loads(kept.read_text()) if kept.exists() else {}
         if code.get("sha256") != code_digest():
             return
@@ -252,14 +251,29 @@ class Visit:
             packed = self.out / re.sub(r"[^\w.-]", "_", f"best-{path.parent.name}-{path.stem}.tar")
             with tarfile.open(packed, "w") as archive:
                 archive.add(ROOT / run / "best", str(run / "best"))
-            size = size_of(packed)
-            if size >= BACK or size > room or not files:
-                packed.unlink()
+            pieces = in_pieces(packed)
+            size = sum(map(size_of, pieces))
+            if size > room or len(pieces) > files:
+                for piece in pieces:
+                    piece.unlink()
                 print(f"left out, {size / MIB:.1f} MiB: {run / 'best'}")
             else:
-                room, files = room - size, files - 1
+                room, files = room - size, files - len(pieces)
         for path in sorted(self.out.iterdir()):
             print(f"{path.name}: {size_of(path) / MIB:.1f} MiB", flush=True)
+
+
+def in_pieces(path: Path) -> list[Path]:
+    """The file itself or, where it is too large to come back, `FILE.part1` and so on in its place."""
+    if size_of(path) < BACK:
+        return [path]
+    pieces = []
+    with path.open("rb") as file:
+        while block := file.read(BACK - MARGIN):
+            pieces.append(path.with_name(f"{path.name}.part{len(pieces) + 1}"))
+            pieces[-1].write_bytes(block)
+    path.unlink()
+    return pieces
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import json
 import sys
 import tarfile
@@ -93,17 +94,24 @@ def test_what_comes_back_is_new_and_small(lent: ModuleType, capsys: pytest.Captu
     before = lent.contents(lent.ROOT / "results")
     cell(lent, "tiny_fold+1", "segmae-tiny", 1000)
     cell(lent, "tiny_large", "segmae-tiny", lent.BACK)
+    cell(lent, "tiny_larger", "segmae-tiny", 3 * lent.BACK)
     cell(lent, "unet", "unet", 1000)
     call = visit(lent)
     call.give_back(before)
     assert sorted(path.name for path in call.out.iterdir()) == [
         "best-table2-gpu-tiny_fold_1.tar",
+        "best-table2-gpu-tiny_large.tar.part1",
+        "best-table2-gpu-tiny_large.tar.part2",
         "results.tar.gz",
     ]
-    assert "left out, 16.0 MiB: runs/studies/table2-gpu/tiny_large-1/best" in capsys.readouterr().out
+    assert all(path.stat().st_size < lent.BACK for path in call.out.iterdir())
+    joined = b"".join(path.read_bytes() for path in sorted(call.out.glob("*large.tar.part*")))
+    with tarfile.open(fileobj=io.BytesIO(joined)) as archive:
+        assert "runs/studies/table2-gpu/tiny_large-1/best/model.safetensors" in archive.getnames()
+    assert "left out, 48.0 MiB: runs/studies/table2-gpu/tiny_larger-1/best" in capsys.readouterr().out
     with tarfile.open(call.out / "results.tar.gz") as archive:
         names = {Path(name).name for name in archive.getnames() if name.endswith(".json")}
-    assert names == {"tiny_fold+1.json", "tiny_large.json", "unet.json"}
+    assert names == {"tiny_fold+1.json", "tiny_large.json", "tiny_larger.json", "unet.json"}
     with tarfile.open(call.out / "best-table2-gpu-tiny_fold_1.tar") as archive:
         assert "runs/studies/table2-gpu/tiny_fold+1-1/best/model.safetensors" in archive.getnames()
     for index in range(9):  # more than a call gives back
@@ -114,13 +122,11 @@ def test_what_comes_back_is_new_and_small(lent: ModuleType, capsys: pytest.Captu
 
 def test_results_name_the_commit_if_the_code_is_its(lent: ModuleType) -> None:
     (lent.ROOT / "src" / "segmae" / "a.py").write_text("1")
-    wheels = lent.CARRY / "wheels"
-    wheels.mkdir()
     cell(lent, "one", "unet", 1)
     result = lent.ROOT / "results" / "table2-gpu" / "one.json"
     lent.STATE.mkdir(parents=True)
     for digest, expected in (("other", None), (lent.code_digest(), "abc")):
-        (wheels / "code.json").write_text(json.dumps({"commit": "abc", "sha256": digest}))
+        (lent.STATE / "code.json").write_text(json.dumps({"commit": "abc", "sha256": digest}))
         visit_once = lent.Visit(argparse.Namespace(within=1, scale="gpu"))
         visit_once.name_code()
         assert json.loads(result.read_text())["code"]["commit"] == expected
