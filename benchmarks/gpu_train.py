@@ -129,7 +129,7 @@ class Loop:
     """
 
     def __init__(self, config: Config, cache: Any, device: torch.device, form: Form) -> None:
-        torch._dynamo.reset()  # else a second batch size is compiled for batches of any size, which is slower
+        torch.compiler.reset()  # else a second batch size is compiled for batches of any size, which is slower
         torch.set_float32_matmul_precision("highest")
         torch.use_deterministic_algorithms("deterministic" in form, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False

@@ -267,7 +267,7 @@ def in_pieces(path: Path) -> list[Path]:
     """The file itself or, where it is too large to come back, `FILE.part1` and so on in its place."""
     if size_of(path) < BACK:
         return [path]
-    pieces = []
+    pieces: list[Path] = []
     with path.open("rb") as file:
         while block := file.read(BACK - MARGIN):
             pieces.append(path.with_name(f"{path.name}.part{len(pieces) + 1}"))
