@@ -19,8 +19,9 @@ help:
 	@echo "make release-check      build sdist and wheel twice, compare, install and try the wheel"
 	@echo "make bench              engines, decoding, peers, training: the tables of docs/speed.md; PARTS='engines peers': these"
 	@echo "make bench-check        measure the engines again; fails where a ratio lost more than 15 %"
-	@echo "make gpu-bench          training on a GPU: roofline, plain loop against ours, profile"
-	@echo "make gpu-study          studies on a GPU, stopped and saved in time; STUDIES='table2 table4' BUDGET=9m"
+	@echo "make gpu-bench          training on a GPU, one change a row, and what the chip allows; the same call goes on"
+	@echo "make gpu-study          studies on a GPU, stopped and saved in time; STUDIES='table2 table4' BUDGET=7m"
+	@echo "                        both: GPU_PYTHON=python3 takes a Python that has all it needs, and installs nothing"
 	@echo "make overfit            overfit every network on eight images of SEGMAE_DATA; MODEL=NAME: that one"
 
 	@echo "make lock               write requirements.lock anew: what CI installs, with hashes"
@@ -51,8 +52,13 @@ bench: .venv/installed
 bench-check: .venv/installed
 	.venv/bin/python benchmarks/check.py
 
-gpu-bench: .venv/installed
-	.venv/bin/python benchmarks/gpu_train.py --compile $(ARGS)
+# GPU_PYTHON is also what scripts/lent_gpu.py goes by. One that is not of .venv must have all packages already.
+GPU_PYTHON ?= .venv/bin/python
+ON_GPU = PYTHONPATH=src$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON)
+gpu-bench gpu-study: $(if $(filter .venv/bin/python,$(GPU_PYTHON)),.venv/installed)
+
+gpu-bench:
+	$(ON_GPU) benchmarks/gpu_train.py --compile $(ARGS)
 
 overfit: .venv/installed
 	.venv/bin/python scripts/overfit.py $(MODEL) $(ARGS)
@@ -70,11 +76,11 @@ model-card: .venv/installed
 release-check: .venv-release/installed
 	.venv-release/bin/python scripts/release_check.py
 
-# One call on a lent GPU: the same call again goes on where it stopped. bf16; convolutions are always channels-last.
+# The same call again goes on where it stopped. bf16; convolutions are always channels-last.
 STUDIES ?= best table2 table4 table1 table3 external folds
-BUDGET ?= 9m
-gpu-study: .venv/installed
-	.venv/bin/segmae study run $(STUDIES) --scale gpu --device cuda --budget $(BUDGET) $(ARGS)
+BUDGET ?= 7m
+gpu-study:
+	$(ON_GPU) -m segmae study run $(STUDIES) --scale gpu --device cuda --budget $(BUDGET) $(ARGS)
 
 # LOCKED=1 installs what requirements.lock names and nothing else; a file whose hash differs is refused.
 lock: .venv/installed

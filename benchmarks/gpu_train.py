@@ -1,38 +1,83 @@
-"""Training on a GPU at its limit: roofline, plain loop against ours, stage 1's economy, and a profile: results/bench/gpu_train.json.
+"""Training on a GPU, changed one thing at a time, beside what the chip allows: results/bench/gpu_train.json.
 
     make gpu-bench                                                       (segmae-base at 224 px on a GPU)
     python benchmarks/gpu_train.py --model segmae-tiny --size 64 --batches 2 --device cpu   (the same at a small size)
 
+The first row is what one would write first: float32, contiguous tensors, images read from the mapped cache, AdamW as it comes, nothing
+compiled. Each row below changes one thing more; the deterministic one stands aside. All augment on the device. The goal: the last is 4 times as fast.
+
+Each part is saved when it is measured. The same call again measures what is missing, or with --anew everything.
+
 A model-FLOP of a training step is three times the forward pass (one for it, two for the gradients); utilisation (MFU) is that over the
-chip's peak. Peaks are the dense ones of the makers' data sheets; of a chip that is not listed, a large product is measured.
+chip's peak, which is the dense one of its maker's data sheet. Of a chip that is not listed there is no MFU.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import math
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
+from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cpu_train import noise_cache
-from race import save
+from race import RESULTS, save
 from segmae.config import Config, load_config
 from segmae.data.augment import Augment
+from segmae.files import read_json
 from segmae.models import create_model
 from segmae.optimizer import build_optimizer
 from segmae.runstate import State
+from segmae.study.runner import seconds, without_folders
 from segmae.tasks import create_task, freeze_for
 from segmae.train import train_step
 from segmae.trainset import epoch_batches, load_batch, make_resident
 
-PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12), "A100": (312e12, 2.0e12)}  # bf16 FLOP/s, byte/s
+GOAL = 4  # times the plainest loop
+WARM_UP = 3  # steps
+PEAKS = {  # by the whole name that torch gives; dense bf16 FLOP/s and byte/s
+    "NVIDIA H200": (989e12, 4.8e12),
+    "NVIDIA H100 80GB HBM3": (989e12, 3.35e12),
+    "NVIDIA A100-SXM4-80GB": (312e12, 2.039e12),
+    "NVIDIA A100-SXM4-40GB": (312e12, 1.555e12),
+}
+PLAIN = "float32, eager"
+CHANGES = {
+    "+ bf16 autocast": "bf16",
+    "+ channels-last": "channels_last",
+    "+ fused AdamW": "fused",
+    "+ images on the device": "resident",
+    "+ the trainer's step": "ours",  # which reads all losses at once
+}
+EAGER = list(CHANGES)[-1]
+DETERMINISTIC = "the same, deterministic"  # as `EAGER`, in torch's deterministic mode
+COMPILED = "+ compile"  # as `EAGER`, compiled
+
+Form = tuple[str, ...]
+
+
+def forms(device: torch.device, compiled: bool) -> dict[str, Form]:
+    """The rows and what each has switched on. On a CPU nothing is in bf16."""
+    left_out = {"bf16"} if device.type != "cuda" else set()
+    found: dict[str, Form] = {PLAIN: ()}
+    form: Form = ()
+    for label, change in CHANGES.items():
+        if change not in left_out:
+            found[label] = form = (*form, change)
+    found[DETERMINISTIC] = (*form, "deterministic")
+    return found | ({COMPILED: (*form, "compile")} if compiled else {})
 
 
 def wait(device: torch.device) -> None:
@@ -40,75 +85,90 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_of(step: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """The fastest of several steps, after three that warm up."""
+def times_of(step: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
+    """Seconds of each of several steps, those that warm up among them."""
     times = []
-    for turn in range(repeats + 3):
+    for _ in range(repeats + WARM_UP):
         started = time.perf_counter()
         step()
         wait(device)
-        if turn >= 3:
-            times.append(time.perf_counter() - started)
-    return min(times)
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def peaks(device: torch.device) -> dict[str, Any]:
-    """Operations and bytes a second of the device, in bf16 on a GPU and in float32 on a CPU."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for chip, (flops, memory) in PEAKS.items():
-            if chip in name:
-                return {"device": name, "flops": flops, "bytes": memory, "source": "data sheet"}
+    """What the chip can do a second: by its data sheet, if it is listed, and by a large product and a copy measured here.
+
+    Products are in bf16 on a GPU and in float32 on a CPU. A copy reads and writes each byte.
+    """
     dtype, side = (torch.bfloat16, 8192) if device.type == "cuda" else (torch.float32, 1024)
     a = torch.randn(side, side, dtype=dtype, device=device)
     b = torch.empty_like(a)
-    flops = 2 * side**3 / seconds_of(lambda: a @ a, device, 5)
-    memory = 2 * a.numel() * a.element_size() / seconds_of(lambda: b.copy_(a), device, 5)
-    return {"device": str(device), "flops": flops, "bytes": memory, "source": "measured"}
+    product, copy = (min(times_of(work, device, 5)[WARM_UP:]) for work in (lambda: a @ a, lambda: b.copy_(a)))
+    name = device_name(device)
+    flops, memory = PEAKS.get(name, (None, None))
+    return {
+        "device": name,
+        "source": "data sheet" if flops else "unknown chip: no MFU",
+        "flops": flops,
+        "bytes": memory,
+        "measured_flops": 2 * side**3 / product,
+        "measured_bytes": 2 * a.numel() * a.element_size() / copy,
+    }
 
 
 class Loop:
     """A network in training, step by step.
 
     Args:
-        ours: the package's step; else the plainest loop: float32, contiguous, images from the mapped cache, AdamW unfused.
+        form: what is switched on, see `CHANGES`; nothing: the plainest loop.
     """
 
-    def __init__(self, config: Config, cache: Any, device: torch.device, ours: bool) -> None:
+    def __init__(self, config: Config, cache: Any, device: torch.device, form: Form) -> None:
+        torch.compiler.reset()  # else a second batch size is compiled for batches of any size, which is slower
         torch.set_float32_matmul_precision("highest")
-        self.config, self.ours, self.device = config, ours, device
-        self.fabric = Fabric(
-            accelerator=device.type, devices=1, precision=config.precision if ours else "32-true"
-        )  # type: ignore[arg-type]
+        torch.use_deterministic_algorithms("deterministic" in form, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        precision: Any = "bf16-mixed" if "bf16" in form else "32-true"
+        self.fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+        self.config, self.form, self.device = config, form, device
         torch.manual_seed(0)
         module = create_model(config.model.name, **config.model.options)
         freeze_for(config.task, module)
         self.task = create_task(config.task, config.losses, config.reconstruction, module)
-        self.rows: dict[str, Any] = {"train": torch.arange(len(cache.ids)).numpy()}
-        if ours:
+        if "channels_last" in form:
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            optimizer: Any = build_optimizer(module, config)
-            cache, self.rows, _ = make_resident(cache, self.rows, None, self.fabric.device)
-        else:
-            optimizer = torch.optim.AdamW(
-                module.parameters(), lr=config.optimizer.lr, foreach=False, fused=False
-            )
-            for group in optimizer.param_groups:
-                group["scale"] = 1
+        optimizer: Any = build_optimizer(module, config)
+        if "fused" not in form:
+            groups = [
+                {"params": g["params"], "weight_decay": g["weight_decay"], "scale": 1}
+                for g in optimizer.param_groups
+            ]
+            optimizer = torch.optim.AdamW(groups, lr=config.optimizer.lr)
+        rows: dict[str, Any] = {"train": torch.arange(len(cache.ids)).numpy()}
+        if "resident" in form:
+            cache, rows, _ = make_resident(cache, rows, None, self.fabric.device)
         self.model, self.optimizer = self.fabric.setup(module, optimizer)
-        if ours and config.compile:
+        if "compile" in form:
             self.model.module.compile()
         self.model.train()
         self.state = State(self.model, self.optimizer, None)
         self.cache, self.augment = cache, Augment(config.preprocess, config.augmentation)
+        self.batches, self.done = epoch_batches(rows["train"], config, 0), 0
 
     def step(self) -> None:
-        chosen = epoch_batches(self.rows["train"], self.config, 0)[0]
+        chosen = self.batches[self.done % len(self.batches)]
+        self.done += 1
         batch = load_batch(self.cache, chosen, self.augment, self.fabric.device, ())
-        if self.ours:
+        if "channels_last" not in self.form:
+            batch.image = batch.image.contiguous()  # which the package's augmentation leaves channels-last
+        if "ours" in self.form:
             train_step(self.fabric, self.config, self.state, self.task, [batch], steps=10)
             return
-        batch.image = batch.image.contiguous()
         for phase in self.task.phases:
             loss = self.task(self.model, batch, phase)["loss"]
             self.optimizer.zero_grad()
@@ -117,118 +177,200 @@ class Loop:
             loss.item()
 
 
-def forward_cost(config: Config) -> tuple[float, float]:
-    """Operations of one image's segmentation forward, and bytes of the weights, activations in and out of each layer."""
+def step_cost(config: Config) -> dict[str, float]:
+    """What segmenting one image takes, counted without computing.
+
+    Returns:
+        `flops` of the forward pass. `elements` that leaf modules take and give in it: what eager code moves, but for sums and
+        interpolation between modules. `weights` that the mask depends on; the MAE decoder's are not among them.
+    """
     with torch.device("meta"):
         network = create_model(config.model.name, **config.model.options).eval()
         image = torch.zeros(1, 3, config.preprocess.size, config.preprocess.size)
-    moved = [0.0]
-    hooks = [
-        module.register_forward_hook(
-            lambda module, given, out: moved.__setitem__(
-                0, moved[0] + sum(t.numel() for t in (*given, out) if torch.is_tensor(t))
-            )
-        )
-        for module in network.modules()
-        if not list(module.children())
-    ]
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        network(image)
-    for hook in hooks:
-        hook.remove()
-    return float(counter.get_total_flops()), moved[0]
+    moved = 0
+
+    def count(module: nn.Module, given: tuple, out: Any) -> None:
+        nonlocal moved
+        moved += sum(value.numel() for value in (*given, out) if torch.is_tensor(value))
+
+    for module in network.modules():
+        idle = isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and not module.p)
+        if not list(module.children()) and not idle:
+            module.register_forward_hook(count)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        logits = network(image)
+    logits.sum().backward()
+    weights = sum(p.numel() for p in network.parameters() if p.grad is not None)
+    return {"flops": float(counter.get_total_flops()), "elements": float(moved), "weights": float(weights)}
 
 
 def roofline(
-    config: Config, batch: int, peak: dict[str, Any], seconds: float, bytes_each: int
+    config: Config, batch: int, peak: dict[str, Any], spent: float, bytes_each: int
 ) -> dict[str, Any]:
-    """Operations, bytes, the floor that the chip sets, and what was achieved, of one supervised step."""
-    flops, elements = forward_cost(config)
-    with torch.device("meta"):
-        weights = sum(p.numel() for p in create_model(config.model.name, **config.model.options).parameters())
-    work = 3 * flops * batch
-    moved = (
-        3 * elements * batch * bytes_each + weights * 4 * 7
-    )  # gradients, two moments and weights of AdamW read and written
-    floor = max(work / peak["flops"], moved / peak["bytes"])
+    """One supervised step beside what the chip allows.
+
+    `compute_floor_seconds` is a bound from below. `eager_bytes` is none: compiling fuses modules, and sums and interpolation between
+    them are left out. It says which of the two a layer-by-layer step is nearer to.
+    """
+    cost = step_cost(config)
+    work = 3 * cost["flops"] * batch
+    optimizer = (
+        cost["weights"] * 4 * 7
+    )  # AdamW reads weights, gradients, two moments and writes all but gradients
+    moved = 3 * cost["elements"] * batch * bytes_each + optimizer
+    known = peak["flops"] is not None
     return {
-        "batch": batch, "flops": work, "bytes": moved, "intensity": work / moved, "floor_seconds": floor,
-        "seconds": seconds, "of_the_floor": floor / seconds, "mfu": work / seconds / peak["flops"],
+        "batch": batch, "flops": work, "eager_bytes": moved, "seconds": spent, "images_per_second": batch / spent,
+        "compute_floor_seconds": work / peak["flops"] if known else None,
+        "eager_bytes_seconds": moved / peak["bytes"] if known else None,
+        "mfu": work / spent / peak["flops"] if known else None,
+        "of_measured_product": work / spent / peak["measured_flops"],
     }  # fmt: skip
 
 
+def shares(events: Iterable[Any], on_gpu: bool) -> list[dict[str, Any]]:
+    """The ten entries of a profile that take most time.
+
+    On a GPU these are kernels and copies alone: an operator carries the time of its kernels once more, and so do the annotations.
+    """
+    if on_gpu:
+        events = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    found = sorted(events, key=lambda event: -getattr(event, key))
+    total = sum(getattr(event, key) for event in found) or 1
+    return [{"name": e.key, "share": round(getattr(e, key) / total, 4), "calls": e.count} for e in found[:10]]
+
+
 def top_ten(loop: Loop) -> list[dict[str, Any]]:
-    """The ten operators that take most of three steps."""
+    """What takes most of three steps."""
+    on_gpu = loop.device.type == "cuda"
     kinds = [torch.profiler.ProfilerActivity.CPU]
-    if loop.device.type == "cuda":
+    if on_gpu:
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=kinds) as profile:
         for _ in range(3):
             loop.step()
         wait(loop.device)
-    key = "self_device_time_total" if loop.device.type == "cuda" else "self_cpu_time_total"
-    events = sorted(profile.key_averages(), key=lambda event: -getattr(event, key))
-    total = sum(getattr(event, key) for event in events) or 1
-    return [
-        {"name": e.key, "share": round(getattr(e, key) / total, 4), "calls": e.count} for e in events[:10]
-    ]
+    return shares(profile.key_averages(), on_gpu)
+
+
+class Bench:
+    """All parts of this benchmark, each a call that gives what is written to the file."""
+
+    def __init__(self, settings: dict[str, Any], cache: Any, device: torch.device, repeats: int) -> None:
+        self.settings, self.cache, self.device, self.repeats = settings, cache, device, repeats
+        self.batches: list[int] = settings["batches"]
+        self.forms = forms(device, settings["compile"])
+        self.last = COMPILED if settings["compile"] else EAGER
+
+    def config(self, batch: int, task: str = "supervised") -> Config:
+        s = self.settings
+        return load_config(None, [
+            f"model.name={s['model']}", f"task={task}", f"preprocess.size={s['size']}", f"batch_size={batch}",
+            "optimizer.name=adamw", "optimizer.lr=1e-4", f"precision={s['precision']}",
+        ])  # fmt: skip
+
+    def speed(
+        self, form: Form, batch: int, task: str = "supervised", profiled: bool = False
+    ) -> dict[str, Any]:
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        loop = Loop(self.config(batch, task), self.cache, self.device, form)
+        times = times_of(loop.step, self.device, self.repeats)
+        spent = min(times[WARM_UP:])
+        found = {"images_per_second": batch / spent, "seconds": spent, "first_step_seconds": times[0]}
+        if on_gpu:
+            found["peak_memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 1e6)
+        return found | ({"top_ten": top_ten(loop)} if profiled else {})
+
+    def batch(self, batch: int, report: dict[str, Any]) -> dict[str, Any]:
+        form = self.forms[self.last]
+        row = report["rows"][self.last] if batch == self.batches[0] else self.speed(form, batch)
+        width = 2 if self.settings["precision"] == "bf16-mixed" else 4
+        return roofline(self.config(batch), batch, report["chip"]["peaks"], row["seconds"], width)
+
+    def parts(self, report: dict[str, Any]) -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
+        """By their place in the report, what compiles last."""
+        first = self.batches[0]
+        found: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
+            ("chip", "peaks"): lambda: peaks(self.device)
+        }
+        for label, form in self.forms.items():
+            profiled = label in (PLAIN, self.last)
+            found["rows", label] = lambda form=form, profiled=profiled: self.speed(
+                form, first, profiled=profiled
+            )  # type: ignore[misc]
+        for size in self.batches:
+            found["batches", str(size)] = lambda size=size: self.batch(size, report)  # type: ignore[misc]
+        found["stages", "pretrain"] = lambda: self.speed(self.forms[self.last], first, "pretrain")
+        return found
+
+    def conclude(self, report: dict[str, Any], parts: list[tuple[str, str]]) -> None:
+        """Add what follows from the parts that are there, and the names of those that are not."""
+        named = {f"{place}: {name}": name in report.get(place, {}) for place, name in parts}
+        report["open"] = [name for name, done in named.items() if not done and name not in report["failed"]]
+        rows, batches = report.get("rows", {}), report.get("batches", {})
+        if PLAIN in rows:
+            for row in rows.values():
+                row["ratio"] = row["images_per_second"] / rows[PLAIN]["images_per_second"]
+        report["goal"], report["ratio"] = GOAL, rows.get(self.last, {}).get("ratio")
+        report["best_mfu"] = max((row["mfu"] for row in batches.values() if row["mfu"]), default=None)
+        pretrain = report.get("stages", {}).get("pretrain")
+        report["stage1_share_of_full_step"] = (
+            pretrain["seconds"] / rows[self.last]["seconds"] if pretrain and self.last in rows else None
+        )
 
 
 def measure(
-    model: str, size: int, batches: list[int], device: torch.device, compiled: bool, repeats: int
-) -> dict[str, Any]:
-    """Everything that this benchmark says, as it is written to the file."""
-    peak = peaks(device)
-    precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+    model: str, size: int, batches: list[int], device: torch.device, compiled: bool, repeats: int,
+    report: dict[str, Any] | None = None, keep: Callable[[dict[str, Any]], Any] = lambda report: None,
+    deadline: float = math.inf,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that this benchmark says, as it is written to the file.
 
-    def config_for(batch: int, task: str) -> Config:
-        return load_config(None, [
-            f"model.name={model}", f"task={task}", f"preprocess.size={size}", f"batch_size={batch}", "optimizer.name=adamw",
-            "optimizer.lr=1e-4", f"precision={precision}", f"compile={'true' if compiled else 'false'}",
-        ])  # fmt: skip
-
-    report: dict[str, Any] = {
-        "model": model,
-        "size": size,
-        "precision": precision,
-        "compile": compiled,
-        "peak": peak,
-    }
+    Args:
+        report: of an earlier call; what is in it is not measured again, if it was measured under the same settings.
+        keep: called with the report after each part.
+        deadline: on the clock of `time.monotonic`; no part is begun after it.
+    """
+    settings = {
+        "model": model, "size": size, "batches": batches, "compile": compiled, "device": device_name(device),
+        "precision": "bf16-mixed" if device.type == "cuda" else "32-true", "torch": torch.__version__,
+    }  # fmt: skip
+    if report and report.get("settings") != settings:
+        print("the figures there were measured under other settings: all is measured anew", flush=True)
+        report = None
+    report = {**(report or {}), "settings": settings, "failed": {}}
     with TemporaryDirectory() as folder:
         cache = noise_cache(Path(folder), size, max(64, *batches))
-        first = config_for(batches[0], "supervised")
-        plain = Loop(first, cache, device, ours=False)
-        spent = seconds_of(plain.step, device, repeats)
-        report["plain"] = {
-            "batch": batches[0],
-            "images_per_second": batches[0] / spent,
-            "top_ten": top_ten(plain),
-        }
-        del plain
-        rows = []
-        for batch in batches:
-            loop = Loop(config_for(batch, "supervised"), cache, device, ours=True)
-            spent = seconds_of(loop.step, device, repeats)
-            row = roofline(
-                config_for(batch, "supervised"), batch, peak, spent, 2 if precision == "bf16-mixed" else 4
-            )
-            rows.append(row | {"images_per_second": batch / spent})
-            if batch == batches[0]:
-                report["top_ten"] = top_ten(loop)
-            del loop
-        report["ours"] = rows
-        report["ratio"] = rows[0]["images_per_second"] / report["plain"]["images_per_second"]
-        report["best_mfu"] = max(row["mfu"] for row in rows)
-        times = {}
-        for task in ("pretrain", "supervised"):
-            loop = Loop(config_for(batches[0], task), cache, device, ours=True)
-            times[task] = seconds_of(loop.step, device, repeats)
-            del loop
-        report["stage1_share_of_full_step"] = times["pretrain"] / times["supervised"]
+        bench = Bench(settings, cache, device, repeats)
+        parts = bench.parts(report)
+        for (place, name), work in parts.items():
+            done = report.setdefault(place, {})
+            if name in done or time.monotonic() >= deadline:
+                continue
+            started, end = time.perf_counter(), "done"
+            try:
+                done[name] = work()
+            except Exception as error:  # the other parts do not depend on it
+                report["failed"][f"{place}: {name}"] = (
+                    f"{type(error).__name__}: {without_folders(str(error))[:300]}"
+                )
+                end = "failed"
+            print(f"{place}: {name}: {end}, {time.perf_counter() - started:.0f} s", flush=True)
+            bench.conclude(report, list(parts))
+            keep(report)
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    torch.use_deterministic_algorithms(False)
+    bench.conclude(report, list(parts))
+    keep(report)
     return report
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="segmae-base")
     parser.add_argument("--size", type=int, default=224)
@@ -236,9 +378,26 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument(
+        "--budget", help="begin no part after this time: 45s, 4m; what is left is for the next call"
+    )
+    parser.add_argument("--anew", action="store_true", help="also what an earlier call has measured")
+    parser.add_argument("--name", default="gpu_train", help="of the file in results/bench")
     a = parser.parse_args()
-    save("gpu_train", measure(a.model, a.size, a.batches, torch.device(a.device), a.compile, a.repeats))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as the trainer has it
+    earlier = RESULTS / f"{a.name}.json"
+    report = measure(
+        a.model, a.size, a.batches, torch.device(a.device), a.compile, a.repeats,
+        report=read_json(earlier) if earlier.exists() and not a.anew else None,
+        keep=lambda report: save(a.name, report),
+        deadline=time.monotonic() + seconds(a.budget) if a.budget else math.inf,
+    )  # fmt: skip
+    for part, reason in report["failed"].items():
+        print(f"{part}: {reason}", file=sys.stderr)
+    if report["open"]:
+        print(f"no time was left for {', '.join(report['open'])}: the same call goes on there")
+    return int(bool(report["failed"]))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

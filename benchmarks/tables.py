@@ -120,6 +120,42 @@ def cpu_train(report: dict[str, Any]) -> str:
     )
 
 
+def gpu_train(report: dict[str, Any]) -> str:
+    s, ratio, rows = report["settings"], report["ratio"], report.get("rows", {})
+    ladder = table(
+        (f"{s['model']}, {s['size']} px, batch {s['batches'][0]}", "images/s", "ratio", "first step, s"),
+        [
+            (name, f"{row['images_per_second']:.1f}", f"{row['ratio']:.2f}" if "ratio" in row else "-",
+             f"{row['first_step_seconds']:.1f}")
+            for name, row in rows.items()
+        ],
+    )  # fmt: skip
+
+    def shown(value: float | None, scale: float = 1000, form: str = ".2f") -> str:
+        return "-" if value is None else format(scale * value, form)
+
+    limits = table(
+        ("batch", "images/s", "TFLOP a step", "ms", "compute floor, ms", "eager bytes, ms", "MFU", "of a measured product"),
+        [
+            (row["batch"], f"{row['images_per_second']:.1f}", shown(row["flops"], 1e-12), shown(row["seconds"]),
+             shown(row["compute_floor_seconds"]), shown(row["eager_bytes_seconds"]), shown(row["mfu"], 1, ".1%"),
+             shown(row["of_measured_product"], 1, ".1%"))
+            for row in report.get("batches", {}).values()
+        ],
+    )  # fmt: skip
+    goal = "not all of it is measured yet" if ratio is None else f"{ratio:.2f} times"
+    peak = report.get("chip", {}).get("peaks", {})
+    missing = [*report["failed"], *report["open"]]
+    return (
+        f"{s['device']}, torch {s['torch']}, {s['precision']}. Peaks: {peak.get('source', 'not measured')}. Goal: at least "
+        f"{report['goal']} times the plainest float32 eager loop; ours: {goal}."
+        + (f" Missing: {', '.join(missing)}." if missing else "")
+        + f"\n\n{ladder}\n\n{limits}\n\nEach row changes one thing more than the row above; the deterministic one is beside them. "
+        "Compute floor: three times the forward pass's operations at the chip's peak; no step is faster. Eager bytes: what leaf modules "
+        "read and write at the chip's bandwidth. It is no bound: compiling fuses modules, and sums and interpolation between them are left out."
+    )
+
+
 def predict(report: dict[str, Any]) -> str:
     head = ("photographs", "s", "images/s", "share of reading", "peak, MB")
     first = table(
@@ -143,6 +179,7 @@ PARTS = {
     "engines": ("Engines and precisions", engines), "accuracy": ("Accuracy", accuracy), "parity": ("Parity", parity),
     "stages": ("Stages of the network", stages), "decoding": ("Decoding", decoding), "predict": ("From end to end", predict),
     "peers": ("Beside peers", peers), "cpu_train": ("Training on a CPU", cpu_train),
+    "gpu_train": ("Training on a GPU", gpu_train),
 }  # fmt: skip
 
 
