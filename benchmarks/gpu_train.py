@@ -26,24 +26,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cpu_train import noise_cache
 from race import RESULTS, save
 from segmae.config import Config, load_config
-from segmae.data.augment import Augment
 from segmae.files import read_json
 from segmae.models import create_model
-from segmae.optimizer import build_optimizer
-from segmae.runstate import State
 from segmae.study.runner import seconds, without_folders
-from segmae.tasks import create_task, freeze_for
-from segmae.train import train_step
-from segmae.trainset import epoch_batches, load_batch, make_resident
+from train_loop import Form, Loop, noise_cache
 
 GOAL = 4  # times the plainest loop
 WARM_UP = 3  # steps
@@ -64,8 +57,6 @@ CHANGES = {
 EAGER = list(CHANGES)[-1]
 DETERMINISTIC = "the same, deterministic"  # as `EAGER`, in torch's deterministic mode
 COMPILED = "+ compile"  # as `EAGER`, compiled
-
-Form = tuple[str, ...]
 
 
 def forms(device: torch.device, compiled: bool) -> dict[str, Form]:
@@ -119,62 +110,6 @@ def peaks(device: torch.device) -> dict[str, Any]:
         "measured_flops": 2 * side**3 / product,
         "measured_bytes": 2 * a.numel() * a.element_size() / copy,
     }
-
-
-class Loop:
-    """A network in training, step by step.
-
-    Args:
-        form: what is switched on, see `CHANGES`; nothing: the plainest loop.
-    """
-
-    def __init__(self, config: Config, cache: Any, device: torch.device, form: Form) -> None:
-        torch.compiler.reset()  # else a second batch size is compiled for batches of any size, which is slower
-        torch.set_float32_matmul_precision("highest")
-        torch.use_deterministic_algorithms("deterministic" in form, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
-        precision: Any = "bf16-mixed" if "bf16" in form else "32-true"
-        self.fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
-        self.config, self.form, self.device = config, form, device
-        torch.manual_seed(0)
-        module = create_model(config.model.name, **config.model.options)
-        freeze_for(config.task, module)
-        self.task = create_task(config.task, config.losses, config.reconstruction, module)
-        if "channels_last" in form:
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer: Any = build_optimizer(module, config)
-        if "fused" not in form:
-            groups = [
-                {"params": g["params"], "weight_decay": g["weight_decay"], "scale": 1}
-                for g in optimizer.param_groups
-            ]
-            optimizer = torch.optim.AdamW(groups, lr=config.optimizer.lr)
-        rows: dict[str, Any] = {"train": torch.arange(len(cache.ids)).numpy()}
-        if "resident" in form:
-            cache, rows, _ = make_resident(cache, rows, None, self.fabric.device)
-        self.model, self.optimizer = self.fabric.setup(module, optimizer)
-        if "compile" in form:
-            self.model.module.compile()
-        self.model.train()
-        self.state = State(self.model, self.optimizer, None)
-        self.cache, self.augment = cache, Augment(config.preprocess, config.augmentation)
-        self.batches, self.done = epoch_batches(rows["train"], config, 0), 0
-
-    def step(self) -> None:
-        chosen = self.batches[self.done % len(self.batches)]
-        self.done += 1
-        batch = load_batch(self.cache, chosen, self.augment, self.fabric.device, ())
-        if "channels_last" not in self.form:
-            batch.image = batch.image.contiguous()  # which the package's augmentation leaves channels-last
-        if "ours" in self.form:
-            train_step(self.fabric, self.config, self.state, self.task, [batch], steps=10)
-            return
-        for phase in self.task.phases:
-            loss = self.task(self.model, batch, phase)["loss"]
-            self.optimizer.zero_grad()
-            self.fabric.backward(loss)
-            self.optimizer.step()
-            loss.item()
 
 
 def step_cost(config: Config) -> dict[str, float]:

@@ -22,7 +22,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import gpu_train
 
     yield gpu_train
-    for name in ("gpu_train", "cpu_train", "race", "contender", "bench_models", "tables"):
+    for name in ("gpu_train", "train_loop", "race", "contender", "bench_models", "tables"):
         sys.modules.pop(name, None)
 
 
