@@ -88,6 +88,9 @@ def reconstruction_loss(
         variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
         patches = (patches - mean) / (variance + 1e-6).sqrt()
     errors = (rebuilt - patches).square().mean(2)  # [B,N]
-    hidden = torch.ones_like(errors, dtype=torch.bool).scatter(1, visible, False)
-    errors = errors[hidden].reshape(len(errors), -1)  # [B,N-V]: every image hides as many
+    # [B,N-V], in order: every image hides as many. By indices: a GPU would be waited for to count the trues of a mask.
+    order = (
+        torch.zeros_like(errors).scatter(1, visible, 1.0).sort(dim=1, stable=True).indices
+    )  # the hidden ones first
+    errors = errors.gather(1, order[:, : errors.shape[1] - visible.shape[1]])
     return temperature_mean(errors, beta).mean() if weighted else errors.mean()

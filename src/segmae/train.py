@@ -301,11 +301,14 @@ def update_average(averaged: nn.Module, model: nn.Module, decay: float, step: in
     """Move averaged weights and norms' statistics towards the model's. Early steps use a smaller decay."""
     decay = min(decay, (1 + step) / (10 + step))
     source = dict(model.module.state_dict()) if hasattr(model, "module") else model.state_dict()  # type: ignore[union-attr]
+    floats = {}
     for name, value in averaged.state_dict().items():
         if value.is_floating_point():
-            value.lerp_(source[name].to(value.dtype), 1 - decay)
+            floats[name] = value
         else:
             value.copy_(source[name])
+    news = [source[name].to(value.dtype) for name, value in floats.items()]
+    torch._foreach_lerp_(list(floats.values()), news, 1 - decay)  # on a GPU a few kernels for all of them
 
 
 @torch.no_grad()
