@@ -85,11 +85,17 @@ def test_prepared_images_run_no_code_and_are_made_anew(tmp_path: Path, name: str
 
 
 def test_soft_masks_run_no_code(tmp_path: Path) -> None:
+    from segmae.data.catalog import open_dataset
+    from segmae.data.phantom import write_dataset
     from segmae.distill import soft_masks
 
-    np.save(tmp_path / "soft.npy", np.array([Trap(tmp_path / "ran")], dtype=object), allow_pickle=True)
+    cases = open_dataset(write_dataset(tmp_path / "lesions", 2, seed=0)).cases
+    asked = (["segmae-tiny"], 1, cases, [cases[0].id], 32, tmp_path, tmp_path / "cache")
+    soft_masks(*asked)
+    (kept,) = tmp_path.glob("soft_masks-*.npy")
+    np.save(kept, np.array([Trap(tmp_path / "ran")], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle"):
-        soft_masks(["segmae-tiny"], 1, (), ["a"], 32, tmp_path / "soft.npy", None)
+        soft_masks(*asked)
     assert not (tmp_path / "ran").exists()
 
 
