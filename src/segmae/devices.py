@@ -23,6 +23,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
+from segmae.background import usable_cpus
 from segmae.config import Config
 from segmae.data.augment import Share
 from segmae.errors import ConfigError
@@ -55,8 +56,8 @@ def count_processes(config: Config) -> tuple[int, int]:
                 f"num_nodes={found[1]}: the processes of other machines are started by torchrun or SLURM, which then count them. "
                 "See docs/many-devices.md"
             )
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if config.device != "cuda" and not torch.cuda.is_available() and found[0] > max(4, cores):
+        cores = usable_cpus()
+        if not on_gpu(config) and found[0] > max(4, cores):
             raise ConfigError(f"devices={found[0]}: this machine has {cores} cores, and more processes only wait for each other. "
                               f"Set devices={cores} or fewer")  # fmt: skip
     if any(want and want != have for want, have in zip(wanted, found, strict=True)):
@@ -72,6 +73,11 @@ def count_processes(config: Config) -> tuple[int, int]:
     return found
 
 
+def on_gpu(config: Config) -> bool:
+    """Whether it trains on a GPU."""
+    return config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+
+
 def check(config: Config) -> None:
     """Raises ConfigError: a GPU is asked for, and torch sees none."""
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -85,12 +91,11 @@ def repeatable(config: Config) -> Iterator[None]:
     On a GPU this costs more than it does on a CPU: bilinear interpolation, of which decoders are full, is then put together from
     many small kernels.
     """
-    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    torch.use_deterministic_algorithms(config.deterministic or not on_gpu, warn_only=True)
+    torch.use_deterministic_algorithms(config.deterministic or not on_gpu(config), warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

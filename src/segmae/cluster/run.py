@@ -99,16 +99,15 @@ def predict_batch(
         keep_largest, fill_holes, want.measure, want.mm_per_pixel, masks, shard_size, batch_size, threads
     )
     photographs = find_sources(sources, out)
-    device = None if device == "auto" else device
-    far = cluster == "ray" and device is not None and not device.startswith("cpu")
-    if (
-        device is not None and far
-    ):  # the actors have the GPUs, by numbers that Ray gives them; this process may have none
-        device = device.split(":")[0]
+    # Of Ray's GPUs the actors have theirs, by numbers that Ray gives them; this process may have none.
+    of_actors = (
+        device.split(":")[0] if cluster == "ray" and device and device not in ("auto", "cpu") else None
+    )
+    if of_actors:
         predictor = load(model, "torch" if engine == "auto" else engine, threads, "cpu", views)
     else:
         predictor = load(model, engine, threads, device, views)
-    plan = make_plan(photographs, settings, predictor, device if far else None)
+    plan = make_plan(photographs, settings, predictor, of_actors)
     store = Store(out)
     settle(store, plan, photographs)
     noted = _noted(store)
@@ -124,11 +123,11 @@ def predict_batch(
     if cluster == "ray" and mine:
         from segmae.cluster.on_ray import Team, compute
 
-        on_gpu = far or not predictor.engine.device.startswith("cpu")
+        on_gpu = bool(of_actors) or not predictor.engine.device.startswith("cpu")
         team = Team(
             _from_anywhere(model),
             predictor.engine.name,
-            device,
+            of_actors or device,
             views,
             address,
             workers,

@@ -50,11 +50,8 @@ _KEYS = {
     "test": ("data", "split", "part", "unseen"),
     "claim": ("text", "row", "than"),
 }  # fmt: skip
-_HARMLESS = (
-    "name",
-    "device",
-    *WITHOUT_EFFECT,
-)  # what no result depends on, or what names a place on one machine
+# What no result depends on, or what names a place on one machine.
+_HARMLESS = ("name", "device", *WITHOUT_EFFECT)
 
 
 @dataclass(frozen=True)

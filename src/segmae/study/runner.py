@@ -23,7 +23,7 @@ import torch
 from segmae import __version__
 from segmae.checkpoint import read_info
 from segmae.config import Config, config_to_dict, load_config
-from segmae.devices import check, refuse_several
+from segmae.devices import check, on_gpu, refuse_several
 from segmae.errors import (
     CheckpointError,
     ConfigError,
@@ -278,8 +278,11 @@ def _training(folder: Path, config: Config) -> dict[str, Any]:
 
 
 def _device(config: Config) -> str:
-    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    return f"cuda: {torch.cuda.get_device_name()}" if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+    return (
+        f"cuda: {torch.cuda.get_device_name()}"
+        if on_gpu(config)
+        else f"cpu, {torch.get_num_threads()} threads"
+    )
 
 
 def _reset_peak_memory() -> None:
