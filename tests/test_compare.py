@@ -86,6 +86,14 @@ def test_names_that_are_no_valid_text(tmp_path: Path) -> None:
     assert found.rows[0].image == name
 
 
+def test_a_formula_in_a_name_is_text_in_the_table(tmp_path: Path) -> None:
+    for reader in "ab":
+        write(tmp_path / reader, {"=1+1": square(20)})
+    found = compare([tmp_path / "a", tmp_path / "b"], out=tmp_path / "out")
+    row = next(csv.DictReader((tmp_path / "out" / "per_image.csv").open()))
+    assert (found.rows[0].image, row["image"]) == ("=1+1", "'=1+1")
+
+
 def test_exchanged_readers_change_nothing_but_direction(tmp_path: Path) -> None:
     masks = {f"{i}": square(15 + i) for i in range(5)}, {f"{i}": square(18 + 3 * i, 12) for i in range(5)}
     folders = [write(tmp_path / name, some) for name, some in zip("ab", masks, strict=True)]

@@ -208,6 +208,17 @@ def test_a_broken_photograph_is_tried_again_on_resume(by_darkness: Path, tmp_pat
     assert (len(done.rows), done.failures) == (1, [])
 
 
+def test_a_mask_that_outlives_its_photograph_is_told(by_darkness: Path, tmp_path: Path) -> None:
+    half_dark(64, 64).save(tmp_path / "a.png")
+    assert not predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness).notes
+    (tmp_path / "a.png").write_bytes(b"spoilt")
+    done = predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, formats=["coco-rle"])
+    assert [Path(failure["file"]).name for failure in done.failures] == ["a.png"]
+    assert done.notes == [f"{tmp_path / 'a.png'}: its results in {tmp_path / 'out'} are of an earlier call"]
+    assert (tmp_path / "out" / "a_mask.png").is_file()
+    assert not json.loads((tmp_path / "out" / "coco_rle.json").read_text())["annotations"]
+
+
 def test_results_never_overwrite_each_other(tmp_path: Path) -> None:
     for place in ("a/x.png", "b/x.png", "b/x.jpg", "a/Größe 1.png", "a/y.png"):
         path = tmp_path / place

@@ -59,6 +59,15 @@ def test_a_copy_comes_after_what_differs(photographs: Path, small_model: Path, t
     assert not found.calibrated
 
 
+def test_a_formula_in_a_name_is_text_in_the_table(
+    photographs: Path, small_model: Path, tmp_path: Path
+) -> None:
+    shutil.copy(next(photographs.iterdir()), tmp_path / "=1+1.jpg")
+    found = rank(tmp_path, small_model, n=1, out=tmp_path / "rank.csv")
+    row = next(csv.DictReader((tmp_path / "rank.csv").open()))
+    assert (found.rows[0].name, row["name"]) == ("=1+1", "'=1+1")
+
+
 def test_the_same_call_gives_the_same_file(photographs: Path, small_model: Path, tmp_path: Path) -> None:
     found = rank(photographs, small_model, n=3, out=tmp_path / "one.csv")
     rank(photographs, small_model, n=3, out=tmp_path / "two.csv")

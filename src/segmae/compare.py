@@ -25,7 +25,7 @@ from segmae.checkpoint import resolve
 from segmae.data.catalog import MASK_ENDING, find_data, image_files, open_datasets
 from segmae.data.preprocess import read_mask
 from segmae.errors import CheckpointError, DataError, ImageError
-from segmae.files import atomic_write, write_json
+from segmae.files import atomic_write, harmless, write_json
 from segmae.metrics import Counts
 from segmae.photographs import find_photographs
 from segmae.predict import Progress
@@ -328,7 +328,9 @@ def _to_csv(found: Comparison) -> str:
     writer.writerow(names)
     for row in found.rows:
         values = asdict(row) | {"first": found.readers[row.first], "second": found.readers[row.second]}
-        writer.writerow([f"{v:.6f}" if isinstance(v := values[name], float) else v for name in names])
+        writer.writerow(
+            [f"{v:.6f}" if isinstance(v := values[name], float) else harmless(v) for name in names]
+        )
     return text.getvalue()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from segmae.errors import InUse, OutputError
 
 HALF = ".writing-"  # begins the names of files that are not whole yet
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is run by spreadsheets
 
 
 @contextmanager
@@ -140,6 +141,11 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def harmless(cell: Any) -> Any:
+    """A cell for a CSV file that people open: text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def write_json(path: str | Path, value: Any) -> None:

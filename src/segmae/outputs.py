@@ -24,7 +24,7 @@ from segmae import exchange, gallery
 from segmae.contour import Polygon
 from segmae.data.preprocess import read_mask, restored_strips
 from segmae.errors import ConfigError, ImageError
-from segmae.files import atomic_path, atomic_write, read_json
+from segmae.files import atomic_path, atomic_write, harmless, read_json
 from segmae.measure import Measurements, measure, pixel_scale
 from segmae.overlay import STYLES, overlay_strips
 from segmae.photographs import FILES
@@ -50,7 +50,6 @@ CSV_COLUMNS = (
     "name", "file", "error", "width", "height", "orientation", "lesion_share", "expected_dice", "uncertainty",
     "warnings", "threshold", "views", "keep_largest", "fill_holes", *Measurements().to_dict(),
 )  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is run by spreadsheets
 
 
 @dataclass(frozen=True)
@@ -340,12 +339,12 @@ def _write_csv(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """Lists with semicolons; text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    """Lists with semicolons, and nothing that a spreadsheet would run."""
     if isinstance(value, list | tuple):
         return ";".join(str(_cell(one)) for one in value)
     if isinstance(value, bool):
         return int(value)
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return harmless(value)
 
 
 def json_line(value: Any) -> str:

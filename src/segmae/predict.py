@@ -46,7 +46,8 @@ class Predictions:
         failures: the others: `file` and `problem`.
         skipped: how many of the rows an earlier call had done.
         ignored: what was passed over in the folders given.
-        notes: further lines for the user: pages that were not read, photographs that a file of all had to leave out.
+        notes: further lines for the user: pages that were not read, results of earlier calls that stay beside a photograph that now
+            fails, photographs that a file of all had to leave out.
     """
 
     folder: Path
@@ -155,6 +156,11 @@ def predict_files(
         f"{row['file']}: has {row['frames']} pages or frames; the first was segmented"
         for row in report.rows
         if "frames" in row
+    ]
+    report.notes += [
+        f"{row['file']}: its results in {folder} are of an earlier call"
+        for row in ordered
+        if "error" in row and any((folder / (row["name"] + ending)).exists() for ending in FILES.values())
     ]
     report.notes += write_collections(folder, rows.values(), want.formats)
     return report

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segmae.background import ahead, usable_cpus
 from segmae.data.preprocess import prepare_image
 from segmae.errors import DataError, ImageError
-from segmae.files import atomic_write
+from segmae.files import atomic_write, harmless
 from segmae.photographs import find_photographs
 from segmae.predict import Progress
 from segmae.predictor import DEFAULT_MODEL, Predictor, load
@@ -207,5 +207,5 @@ def _to_csv(rows: Sequence[Ranked]) -> str:
     writer.writerow(COLUMNS)
     for row in rows:
         values = asdict(row)
-        writer.writerow(["" if values[name] is None else values[name] for name in COLUMNS])
+        writer.writerow([harmless(values[name]) for name in COLUMNS])  # None becomes nothing
     return text.getvalue()

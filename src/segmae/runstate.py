@@ -146,8 +146,9 @@ def load_state(fabric: Fabric, folder: Path, state: State, tell: Listener) -> bo
             setattr(state, key, value)
         return True
     if paths:
+        names = ", ".join(path.name for path in paths)
         raise ConfigError(
-            f"{folder}: no state file can be read ({', '.join(path.name for path in paths)}). Remove them to begin anew"
+            f"{folder}: no state file can be read ({names}). The models in best/ and last/ are whole; to train anew choose another name="
         )
     return False
 

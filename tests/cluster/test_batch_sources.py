@@ -121,5 +121,5 @@ def test_a_bucket_that_does_not_answer_is_asked_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr(storage, "file_system", lambda place: bucket)
     assert storage.read_bytes("s3://bucket/a.jpg") == b'"s3://bucket/a.jpg"'
     bucket.failures = 4
-    with pytest.raises(TimeoutError):
+    with pytest.raises(DataError, match=r"a.jpg: does not answer \(no answer\). Check the address"):
         storage.read_bytes("s3://bucket/a.jpg")

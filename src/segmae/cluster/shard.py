@@ -19,7 +19,7 @@ from PIL import Image
 from segmae.background import Room, ahead
 from segmae.cluster.plan import MANIFESTS, MASKS, SHARDS, Settings, Shard, check_worker, digest_of, to_json
 from segmae.cluster.rows import Row, read_mark, readable, to_parquet
-from segmae.cluster.storage import Store, is_remote, read_bytes
+from segmae.cluster.storage import Store, read_bytes
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image, read_image
 from segmae.errors import DataError, ImageError
 from segmae.exchange import run_lengths
@@ -61,9 +61,8 @@ class Worker:
         """Compute a shard and write its files, unless they are there; its manifest.
 
         Raises:
-            OSError: a bucket did not answer.
             OutputError: the results cannot be written.
-            DataError: the file of the shard belongs to another plan, or was changed.
+            DataError: a bucket or host did not answer; or the file of the shard belongs to another plan, or was changed.
         """
         mark = {"plan": self.digest, "shard": shard.number}
         if not self.store.exists(shard_file(shard)):
@@ -110,8 +109,6 @@ class Worker:
         except MemoryError:
             return _Photograph(index, place, content, problem=f"{place}: {TOO_LARGE}")
         except OSError as error:
-            if is_remote(place) and not isinstance(error, FileNotFoundError | PermissionError):
-                raise  # the bucket's failure, not the photograph's: it would be another row tomorrow
             reason = error.strerror or "absent or forbidden"
             return _Photograph(
                 index,

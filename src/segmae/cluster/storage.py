@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from segmae.errors import ConfigError, MissingExtra, OutputError, require
+from segmae.errors import ConfigError, DataError, MissingExtra, OutputError, require
 from segmae.files import HALF, flush, half_file, make_folder
 
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
@@ -69,7 +69,8 @@ def read_bytes(place: str) -> bytes:
     """The content of a file. A bucket that does not answer is asked again.
 
     Raises:
-        OSError: absent, forbidden, no file but a folder, a pipe or a device, or the bucket went on not answering.
+        OSError: absent, forbidden, no file but a folder, a pipe or a device.
+        DataError: the bucket or host went on not answering: its failure, not the file's.
     """
     if not is_remote(place):
         return _read_file(Path(place))
@@ -79,9 +80,10 @@ def read_bytes(place: str) -> bytes:
             return files.cat_file(place)
         except (FileNotFoundError, PermissionError):
             raise
-        except OSError:
+        except OSError as error:
             if attempt == TRIES:
-                raise
+                remedy = "Check the address and the network; the same call goes on where it stopped"
+                raise DataError(f"{place}: does not answer ({error}). {remedy}") from error
             time.sleep(pause)
             pause *= 2
     raise AssertionError("unreachable")
