@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segmae import cli, predictor
 from segmae import evaluate as evaluation
-from segmae import predictor
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.catalog import Case
@@ -343,3 +343,23 @@ def test_official_folders(run: Path, real_data: Path, tmp_path: Path) -> None:
 def test_a_part_without_its_split_is_refused(run: Path, folder: Path) -> None:
     with pytest.raises(DataError, match="part=test: of which split"):
         evaluate_checkpoint(run, folder, part="test")
+
+
+def test_against_another_evaluation(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, first = evaluate_checkpoint(run, folder, resamples=50)
+    with pytest.raises(DataError, match="holds the evaluation to compare with"):
+        evaluate_checkpoint(run, folder, against=first)
+    with pytest.raises(DataError, match=r"no per_image\.csv"):
+        evaluate_checkpoint(run, folder, out=tmp_path / "second", against=tmp_path)
+    assert not (tmp_path / "second").exists()
+    arguments = ["evaluate", str(run), "--data", str(folder), "-o", str(tmp_path / "second")]
+    with pytest.raises(SystemExit) as ended:
+        cli.app([*arguments, "--against", str(first)])
+    assert ended.value.code == 0
+    line = f"dice@original: +0.0000 [+0.0000, +0.0000] against {run.name}/best on"
+    assert line in capsys.readouterr().out
+    summary = json.loads((tmp_path / "second" / "summary.json").read_text())
+    assert summary["against"]["dice@original"]["mean"] == 0
+    assert f"- {line}" in (tmp_path / "second" / "report.md").read_text()

@@ -23,6 +23,7 @@ from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.splits import Split, load_split, met_ids, overlap
 from segmae.errors import DataError
 from segmae.files import atomic_write, write_json
+from segmae.paired import Evaluated, differences, read_evaluation
 from segmae.report import write_report
 from segmae.scoring import CONVENTION, Progress, Score, aggregate, measure, to_csv
 
@@ -51,6 +52,7 @@ def evaluate(
     part: str = "all",
     model: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
+    against: Evaluated | None = None,
     batch_size: int = 16,
     resamples: int = 2000,
     seed: int = 0,
@@ -69,6 +71,7 @@ def evaluate(
         part: the part of the split that the cases are, "all" if there is no split.
         model: what the summary says about the model besides its own `ModelInfo`: a name, a checksum.
         warnings: what the summary has to warn of besides what is found here.
+        against: another model's evaluation; the summary's `against` then has the mean differences on the images that both have.
         resamples: bootstrap samples of the 95 % intervals.
         seed: of the bootstrap.
         progress: called after every batch.
@@ -77,7 +80,7 @@ def evaluate(
         The summary as written.
 
     Raises:
-        DataError: not one case could be measured.
+        DataError: not one case could be measured, or none that `against` has.
         CheckpointError: the network's output is not a number.
     """
     if not cases:
@@ -143,6 +146,8 @@ def evaluate(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     atomic_write(out / "per_image.csv", to_csv(scores, size))
+    if against:
+        summary["against"] = differences(read_evaluation(out).rows, against)
     write_json(out / "summary.json", summary)
     return summary
 
@@ -161,6 +166,7 @@ def evaluate_checkpoint(
     resamples: int = 2000,
     seed: int = 0,
     allow_leaks: bool = False,
+    against: str | Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Evaluate a model by its name, model folder or run folder on a dataset folder.
@@ -176,6 +182,7 @@ def evaluate_checkpoint(
         part: of the split; default: test.
         engine, device, threads: see `segmae.load`.
         allow_leaks: evaluate, with a warning, although the model was trained on some of the images.
+        against: the folder of another model's evaluation, to tell what this one gains, image by image.
 
     Returns:
         The summary (see `evaluate`) and the folder.
@@ -190,6 +197,7 @@ def evaluate_checkpoint(
         raise DataError(
             f"part={part}: of which split? Name one as well, or leave the part out to take every case"
         )
+    other = None if against is None else read_evaluation(against)
     path = resolve(checkpoint)
     dataset = open_dataset(find_data(str(data)))
     chosen = split if split is None or isinstance(split, Split) else load_split(split)
@@ -201,6 +209,8 @@ def evaluate_checkpoint(
     name = dataset.root.resolve().name if dataset.name == "folder" else dataset.name
     label = "-".join([name, *([Path(chosen.name).stem] if chosen else []), part])
     folder = Path(out) if out is not None else _default_folder(path, label)
+    if against is not None and folder.resolve() == Path(against).resolve():
+        raise DataError(f"{folder}: holds the evaluation to compare with. Choose another folder for this one")
     summary = evaluate(
         predictor,
         cases,
@@ -210,6 +220,7 @@ def evaluate_checkpoint(
         part=part,
         model={"name": _model_name(path), "weights_sha256": weights_digests(path)},
         warnings=warnings,
+        against=other,
         batch_size=batch_size,
         resamples=resamples,
         seed=seed,

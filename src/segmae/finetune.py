@@ -5,7 +5,6 @@ plan -> estimate -> train.run -> export -> calibrate -> evaluate before and afte
 
 from __future__ import annotations
 
-import csv
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +12,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from segmae.calibrate import FEW as CALIBRATION_NEEDS
 from segmae.calibrate import calibrate
@@ -26,9 +23,9 @@ from segmae.data.splits import Split, load_split, make_split, met_ids, save_spli
 from segmae.errors import CheckpointError, ConfigError, DataError, MissingExtra, require
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import write_json
+from segmae.paired import difference, read_evaluation
 from segmae.predict import Progress
 from segmae.predictor import DEFAULT_MODEL
-from segmae.statistics import mean_interval
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -322,25 +319,14 @@ def before_and_after(
     figures: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Per-image means of both models, and the mean of the differences image by image, with 95 % intervals."""
-    values = {}
-    for name in ("before", "after"):
-        with (folder / name / "per_image.csv").open(newline="", encoding="utf-8") as file:
-            values[name] = {row["id"]: row for row in csv.DictReader(file)}
-    shared = sorted(set(values["before"]) & set(values["after"]))
+    before, after = (read_evaluation(folder / name).rows for name in ("before", "after"))
     table = {}
     for measure, label in MEASURES.items():
         row = {
             name: {key: figures[name][measure][key] for key in ("mean", "low", "high")}
             for name in ("before", "after")
         }
-        differences = np.array(
-            [float(values["after"][id][measure]) - float(values["before"][id][measure]) for id in shared]
-        )
-        low, high = mean_interval(differences)
-        row["difference"] = {
-            "mean": round(float(differences.mean()), 6),
-            "low": round(low, 6),
-            "high": round(high, 6),
-        }
+        found = difference(after, before, measure)
+        row["difference"] = {key: found[key] for key in ("mean", "low", "high")}
         table[label] = row
     return table

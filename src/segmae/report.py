@@ -5,7 +5,6 @@ The sheet shows real photographs. It belongs into a run's folder, which git igno
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from segmae.data.preprocess import read_image, read_mask
 from segmae.files import atomic_path, atomic_write
 from segmae.gallery import fit_text, font, shrink
 from segmae.overlay import PREDICTION, REFERENCE, overlay
+from segmae.paired import read_evaluation, sentences
 
 if TYPE_CHECKING:
     from segmae.predictor import Predictor
@@ -32,8 +32,7 @@ def write_report(
     summary: Mapping[str, Any], folder: Path, predictor: Predictor, cases: Sequence[Case]
 ) -> tuple[Path, Path]:
     """Write `cases.png` and `report.md` beside an evaluation's `per_image.csv` in `folder`; the two paths."""
-    with (folder / "per_image.csv").open(encoding="utf-8", newline="") as file:
-        dice = {row["id"]: float(row["dice@original"]) for row in csv.DictReader(file)}
+    dice = {id: float(row["dice@original"]) for id, row in read_evaluation(folder).rows.items()}
     sheet = draw_sheet(predictor, cases, dice, title(summary))
     with atomic_path(folder / "cases.png") as path:
         sheet.save(path)
@@ -79,6 +78,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     """The page: figures as a table, what they cover, warnings, how they were measured."""
     header, *rows = ["| " + " | ".join(row) + " |" for row in summary_table(summary)]
     data, warnings = summary["data"], [f"- **{warning}**" for warning in summary["warnings"]]
+    gains = [f"- {line}" for line in sentences(summary["against"])] if "against" in summary else []
     level = f"{summary['bootstrap']['level']:.0%}"
     lines = [
         f"# {title(summary)}",
@@ -91,6 +91,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
         "|---" * header.count(" | ") + "|---|",
         *rows,
         "",
+        *gains,
+        *([""] if gains else []),
         "![best, median and worst cases](cases.png)",
         "",
         summary["convention"],

@@ -30,15 +30,19 @@ def evaluate(
     allow_leaks: Annotated[
         bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Folder of another model's evaluation: what this one gains over it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model on a dataset: per image and pooled, at network size and at original size."""
     from segmae.evaluate import evaluate_checkpoint
+    from segmae.paired import sentences
     from segmae.report import summary_table
 
     options = given(
         split=split, part=part, out=out, engine=engine, device=device, threads=threads, batch_size=batch_size,
-        resamples=resamples, seed=seed, allow_leaks=allow_leaks,
+        resamples=resamples, seed=seed, allow_leaks=allow_leaks, against=against,
     )  # fmt: skip
     with progress("images") as advance:
         summary, folder = evaluate_checkpoint(checkpoint, data_folder, **options, progress=advance)
@@ -50,6 +54,8 @@ def evaluate(
     else:
         header, *rows = summary_table(summary)
         print_table(header, rows)
+        for line in sentences(summary["against"]) if against else ():
+            print(line)
         print(f"{summary['data']['coverage']} images; all figures in {folder}")
     raise typer.Exit(1 if summary["data"]["failures"] else 0)
 
