@@ -169,6 +169,35 @@ def test_held_networks_pass_gradients_on_and_come_back_as_they_were() -> None:
     assert [layer.training for layer in network] == [True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("task", "blank", "learns"),
+    [("hybrid", True, False), ("hybrid", False, True), ("pretrain", True, True), ("pretrain", False, True)],
+)
+def test_norms_that_segmentation_uses_learn_nothing_from_blanked_images(
+    task: str, blank: bool, learns: bool
+) -> None:
+    config = load_config(None, [f"reconstruction.blank_hidden_pixels={str(blank).lower()}"])
+    torch.manual_seed(0)
+    model = SegMAE(cnn="efficientnet-lite", dim=8, depth=1, heads=1, decoder=(8, 1, 1)).train()
+    steps = create_task(task, config.losses, config.reconstruction, model)
+
+    def learnt(phase: str) -> set[str]:
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        steps(model, batch_of(), phase)["loss"].backward()
+        return {
+            name.split(".")[-1]
+            for name, value in model.named_buffers()
+            if name.startswith("encoder.cnn.") and not torch.equal(value, before[name])
+        }
+
+    everything = {"running_mean", "running_var", "num_batches_tracked"}
+    assert learnt("reconstruct") == (everything if learns else set())
+    reached = [p.grad for name, p in model.named_parameters() if name.startswith("encoder.cnn.")]
+    assert all(gradient is not None for gradient in reached), "the CNN itself learns"
+    if task == "hybrid":
+        assert learnt("segment") == everything
+
+
 class TestAdversarial:
     task = Adversarial(ONLY_BCE.losses)
 

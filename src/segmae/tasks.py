@@ -9,7 +9,7 @@ does not use get no gradient and do not move.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,18 +100,25 @@ class Pretrain:
 
 
 class Hybrid:
-    """Stage 2: per batch one segmentation step on all tokens, then one reconstruction step (section 3.3)."""
+    """Stage 2: per batch one segmentation step on all tokens, then one reconstruction step (section 3.3).
+
+    A deviation where `blank_hidden_pixels` is on, of which the paper does not speak: the batch norms learn no running
+    statistics in the reconstruction step. Segmentation uses the same norms, and never meets images that are mostly blank.
+    """
 
     phases: tuple[str, ...] = ("segment", "reconstruct")
 
     def __init__(self, losses: Losses, reconstruction: Reconstruction) -> None:
+        self.blanks = reconstruction.blank_hidden_pixels
         self.parts: dict[str, Supervised | Pretrain] = {
             "segment": Supervised(losses),
             "reconstruct": Pretrain(reconstruction),
         }
 
     def __call__(self, model: Callable[..., Tensor], batch: Batch, phase: str) -> dict[str, Any]:
-        return self.parts[phase](model, batch, phase)
+        keep = self.blanks and phase == "reconstruct"
+        with statistics_kept(unwrapped(model)) if keep else nullcontext():
+            return self.parts[phase](model, batch, phase)
 
 
 class Adversarial:
@@ -240,18 +247,35 @@ def held(*networks: nn.Module, as_at_test: bool = False) -> Iterator[None]:
     Args:
         as_at_test: use the norms' own statistics and no dropout; else the norms use the batch's, as in training.
     """
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    with switched_off(parameters, "requires_grad"):
+        if as_at_test:
+            modules = [module for network in networks for module in network.modules()]
+            with switched_off(modules, "training"):
+                yield
+        else:
+            with statistics_kept(*networks):
+                yield
+
+
+@contextmanager
+def statistics_kept(*networks: nn.Module) -> Iterator[None]:
+    """The norms of these networks learn no statistics inside; in training they still normalise by the batch's own."""
     modules = [module for network in networks for module in network.modules()]
-    switches: list[tuple[Any, str, bool]]
-    switches = [(p, "requires_grad", p.requires_grad) for network in networks for p in network.parameters()]
-    for module in modules:
-        name = "training" if as_at_test else "track_running_stats"
-        switches += [(module, name, getattr(module, name))] if hasattr(module, name) else []
-    for thing, name, _ in switches:
+    with switched_off(modules, "track_running_stats"):
+        yield
+
+
+@contextmanager
+def switched_off(things: Sequence[Any], name: str) -> Iterator[None]:
+    """The attribute `name` of those that have one is False inside."""
+    before = [(thing, getattr(thing, name)) for thing in things if hasattr(thing, name)]
+    for thing, _ in before:
         setattr(thing, name, False)
     try:
         yield
     finally:
-        for thing, name, value in switches:
+        for thing, value in before:
             setattr(thing, name, value)
 
 
