@@ -19,6 +19,7 @@ from typing import Any
 
 from segmae.card import sentence
 from segmae.checkpoint import ASSETS, load_model, model_card, save_pretrained
+from segmae.data.splits import LISTS
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import atomic_write, read_json, write_json
 
@@ -39,7 +40,7 @@ LIMITS = (
 
 def main(run: Path, name: str = "segmae-tiny") -> None:
     model, info = load_model(run)
-    lists = {"train_ids", "started_from"}  # ids are named by the split and its checksum
+    lists = {*LISTS, "started_from"}  # ids are named by the split and its checksum
     provenance: dict[str, Any] = {key: value for key, value in info.provenance.items() if key not in lists}
     limits = [text.format(size=info.preprocess.size) for text in LIMITS]
     provenance |= {"licence": list(LICENCE), "limits": limits}

@@ -198,13 +198,15 @@ def test_progress_reaches_the_end(cases: tuple[Case, ...], tmp_path: Path) -> No
 def test_summary_names_no_folder_of_this_machine(cases: tuple[Case, ...], tmp_path: Path) -> None:
     provenance = {
         "train_ids": ["a", "b"],
+        "val_ids": ["d"],
         "config": {"data": {"root": str(tmp_path)}, "epochs": 3},
-        "started_from": {"train_ids": ["c"], "task": "pretrain"},
+        "started_from": {"train_ids": ["c"], "val_ids": ["e"], "task": "pretrain"},
     }
     evaluate(Darkness(provenance), cases, tmp_path / "out", data="drawn", resamples=50)
     text = (tmp_path / "out" / "summary.json").read_text()
     assert str(tmp_path) not in text
     kept = json.loads(text)["model"]["provenance"]
+    assert set(kept) == {"config", "started_from"}
     assert kept["config"]["epochs"] == 3
     assert kept["started_from"] == {"task": "pretrain"}
 
@@ -330,6 +332,25 @@ def test_a_model_that_does_not_say_what_it_was_trained_on_is_warned_of(
     make_model_know(monkeypatch, {"note": "found on the street"})
     summary, _ = evaluate_checkpoint(run, folder, resamples=50)
     assert any("does not say" in warning for warning in summary["warnings"])
+
+
+def test_the_images_that_chose_the_checkpoint_are_told_though_their_list_is_gone(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that the model was trained by holds other images now, among them one of these."""
+    path = split_file(tmp_path, train=["x"], val=["ISIC_0000001"])
+    old = {"train_ids": ["elsewhere"], "trained_on": {"split": str(path), "sha256": "0"}}
+    for provenance, warning in (
+        (old | {"val_ids": ["ISIC_0000003"]}, "the model's checkpoint was chosen on 1 of these 4 images"),
+        (
+            old,
+            "the model does not say which images its checkpoint was chosen on: these may be among them",
+        ),
+        (old | {"val_ids": []}, ""),
+    ):
+        make_model_know(monkeypatch, provenance)
+        summary, _ = evaluate_checkpoint(run, folder, resamples=50)
+        assert summary["warnings"] == ([warning] if warning else [])
 
 
 def test_official_folders(run: Path, real_data: Path, tmp_path: Path) -> None:

@@ -224,9 +224,9 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
     model = shutil.copytree(small_model, tmp_path / "run" / "best")
     values = json.loads((model / "config.json").read_text())
     values["provenance"] = {
-        "train_ids": ["Mrs-Smith-1"], "task": "supervised", "seed": 0, "epochs": 3, "seconds": 60, "machine": "x",
+        "train_ids": ["Mrs-Smith-1"], "val_ids": ["Mrs-Smith-3"], "task": "supervised", "seed": 0, "epochs": 3, "seconds": 60, "machine": "x",
         "trained_on": {"dataset": "mine", "split": "/home/anna/split.csv", "images": 12},
-        "started_from": {"train_ids": ["Mr-Jones-2"]},
+        "started_from": {"train_ids": ["Mr-Jones-2"], "val_ids": ["Mr-Jones-4"]},
         "config": {"name": "mine", "output": "../Jones/runs", "model": {"start": "~/Jones/a"}, "distillation": {"teachers": ["Jones/b"]},
                    "data": {"root": "Mrs-Smith/photos", "cache": "Smith/cache", "split": "Smith/split.csv"}},
     }  # fmt: skip

@@ -21,7 +21,7 @@ from segmae.data.augment import Augment  # noqa: E402
 from segmae.data.catalog import open_dataset  # noqa: E402
 from segmae.data.dataset import prepare  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
-from segmae.data.splits import make_split, save_split  # noqa: E402
+from segmae.data.splits import load_split, make_split, met_ids, save_split  # noqa: E402
 from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
 from segmae.files import locked  # noqa: E402
 from segmae.models import create_model  # noqa: E402
@@ -210,6 +210,9 @@ def test_training_learns_and_saves_a_model_that_loads(data: Path, tmp_path: Path
     model, info = load_model(folder)
     assert info.preprocess.size == 64
     assert info.provenance["trained_on"]["images"] == 12
+    parts = load_split(data / "split.csv").parts
+    assert met_ids(info.provenance) == (set(parts["train"]), set(parts["val"]))
+    assert info.provenance["val_ids"] == list(parts["val"])
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
 
 
@@ -317,7 +320,6 @@ def test_a_runs_configuration_is_a_recipe(data: Path, tmp_path: Path) -> None:
 
 def test_the_shipped_model_is_no_start_for_a_fold_whose_test_images_it_saw() -> None:
     from segmae.checkpoint import read_info
-    from segmae.data.splits import load_split
     from segmae.trainset import refuse_seen_images
 
     provenance = read_info("segmae-tiny").provenance

@@ -30,7 +30,7 @@ def publish(
 ) -> Path:
     """Copy a model into a folder that can be published as it is, with a card in Hugging Face's form.
 
-    Ids of training images and paths of this machine are left out of its configuration: they may hold names of patients.
+    Ids of images that it was trained on or chosen by, and paths of this machine are left out of its configuration: they may hold names of patients.
 
     Args:
         model: see `segmae.checkpoint.resolve`.

@@ -20,7 +20,7 @@ from segmae.background import usable_cpus
 from segmae.checkpoint import resolve, weights_digests
 from segmae.config import config_to_dict
 from segmae.data.catalog import Case, find_data, open_dataset
-from segmae.data.splits import Split, load_split, met_ids, overlap
+from segmae.data.splits import LISTS, Split, load_split, met_ids, overlap
 from segmae.errors import DataError
 from segmae.files import atomic_write, write_json
 from segmae.paired import Evaluated, differences, read_evaluation
@@ -260,6 +260,11 @@ def _check_leaks(provenance: Mapping[str, Any], ids: Sequence[str], allow_leaks:
     seen = overlap(selected, ids)
     if seen:
         warnings.append(f"the model's checkpoint was chosen on {len(seen)} of these {len(ids)} images")
+    named = (provenance.get("trained_on") or {}).get("split")
+    if named and not selected and "val_ids" not in provenance:  # by a file that is gone, or holds others now
+        warnings.append(
+            "the model does not say which images its checkpoint was chosen on: these may be among them"
+        )
     return warnings
 
 
@@ -270,7 +275,7 @@ def portable(value: Any, key: str = "") -> Any:
         key: the setting that has this value; of those in `PLACES` only the last part is kept of a relative path too.
     """
     if isinstance(value, Mapping):
-        return {name: portable(item, name) for name, item in value.items() if name != "train_ids"}
+        return {name: portable(item, name) for name, item in value.items() if name not in LISTS}
     if isinstance(value, list | tuple):
         return [portable(item, key) for item in value]
     if not isinstance(value, str):

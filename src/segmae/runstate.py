@@ -174,7 +174,7 @@ def describe_data(config: Config, split: Split, cache: Cache, rows: dict[str, np
         "task": config.task,
         "trained_on": {"dataset": split.dataset, "split": split.name, "sha256": split.sha256,
                        "parts": ["train", "val"], "images": len(rows["train"]), "cache_sha256": cache.digest},
-        "train_ids": [cache.ids[row] for row in rows["train"]],
+        **{f"{part}_ids": [cache.ids[row] for row in rows[part]] for part in ("train", "val")},
         "seed": config.seed,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {config.device}",

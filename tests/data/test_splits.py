@@ -20,6 +20,7 @@ from segmae.data.splits import (
     load_split,
     make_folds,
     make_split,
+    met_ids,
     overlap,
     save_split,
     training_leaks,
@@ -287,3 +288,44 @@ def test_leaks_between_parts_and_within_groups_are_found() -> None:
         group_leaks(split, [Case("c0002", Path("a"), group="p"), Case("unlisted", Path("b"), group="p")])
         == []
     )
+
+
+# What a model has met
+
+
+def of_a_run(split: Split, *lists: str) -> dict[str, object]:
+    """A provenance as `describe_data` writes it, with these of its two lists."""
+    ids = {"train_ids": list(split.parts["train"]), "val_ids": list(split.parts["val"])}
+    return {
+        "trained_on": {"split": split.name, "sha256": split.sha256},
+        **{name: ids[name] for name in lists},
+    }
+
+
+def test_a_models_lists_outlive_the_file_of_its_split(tmp_path: Path) -> None:
+    split = load_split(save_split(make_split(cases(20)), tmp_path / "own.csv"))
+    whole, shipped = of_a_run(split, "train_ids", "val_ids"), of_a_run(split)
+    met = (set(split.parts["train"]), set(split.parts["val"]))
+    assert met_ids(whole) == met_ids(shipped) == met_ids(of_a_run(split, "train_ids")) == met
+    assert met_ids({"train_ids": ["a"], "started_from": whole}) == (met[0] | {"a"}, met[1])
+    save_split(make_split(cases(20), seed=1), tmp_path / "own.csv")
+    assert met_ids(whole) == met
+    assert met_ids(of_a_run(split, "train_ids")) == (met[0], set()), (
+        "another file's val part is not this model's"
+    )
+    assert met_ids(shipped) == (set(), set())
+    (tmp_path / "own.csv").unlink()
+    assert met_ids(whole) == met
+    assert met_ids(shipped) == (set(), set())
+
+
+def test_a_model_that_was_chosen_by_no_images_says_so(tmp_path: Path) -> None:
+    split = load_split(save_split(make_split(cases(20)), tmp_path / "own.csv"))
+    assert met_ids(of_a_run(split, "train_ids") | {"val_ids": []}) == (set(split.parts["train"]), set())
+
+
+def test_the_shipped_model_names_its_ids_by_its_split() -> None:
+    from segmae.checkpoint import read_info
+
+    parts = load_split("isic2018/fold1").parts
+    assert met_ids(read_info("segmae-tiny").provenance) == (set(parts["train"]), set(parts["val"]))

@@ -24,6 +24,10 @@ from segmae.files import atomic_write, read_json
 
 FOLDER = Path(__file__).parent / "split_files"
 PARTS = ("train", "val", "test")
+LISTS = (
+    "train_ids",
+    "val_ids",
+)  # in a model's provenance: what it was trained on, what its checkpoint was chosen by
 
 
 @dataclass(frozen=True)
@@ -164,18 +168,14 @@ def met_ids(provenance: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     """Ids that a model, one it started from, or one that taught it was trained on, and ids that its checkpoint was chosen by.
 
     Args:
-        provenance: of its `ModelInfo`; it lists the ids, or names the split that it was trained on; that of an ensemble
-            holds those of its members.
+        provenance: of its `ModelInfo`; it lists the ids, or names the split that it was trained on, which is believed where
+            it is still the same; that of an ensemble holds those of its members.
     """
-    trained, selected = set(provenance.get("train_ids") or ()), set()
-    source = provenance.get("trained_on") or {}
-    if source.get("split"):
-        try:
-            parts = load_split(source["split"]).parts
-        except SegmaeError:  # a split file of one's own that is not here any more
-            parts = {}
-        trained |= set() if trained else set(parts.get("train", ()))
-        selected |= set(parts.get("val", ()))
+    trained, selected = (set(provenance.get(key) or ()) for key in LISTS)
+    if not all(key in provenance for key in LISTS):  # a published model, or one from before the second list
+        parts = _parts_trained_on(provenance.get("trained_on") or {})
+        trained = trained or set(parts.get("train", ()))
+        selected = selected or set(parts.get("val", ()))
     start = provenance.get("started_from")
     for other in (
         *([start] if start else ()),
@@ -185,6 +185,17 @@ def met_ids(provenance: Mapping[str, Any]) -> tuple[set[str], set[str]]:
         met = met_ids(other)
         trained, selected = trained | met[0], selected | met[1]
     return trained, selected
+
+
+def _parts_trained_on(source: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+    """The parts of the split that `trained_on` names; {} if that was a file which is gone, or holds other ids by now."""
+    if not source.get("split"):
+        return {}
+    try:
+        split = load_split(source["split"])
+    except SegmaeError:
+        return {}
+    return split.parts if source.get("sha256") in (None, split.sha256) else {}
 
 
 def _divide(cases: Sequence[Case], shares: Sequence[float], seed: int) -> list[tuple[str, ...]]:
