@@ -131,12 +131,13 @@ class EGEUNet(nn.Module):
             skips.append(x)  # t1 8@2, t2 16@4, t3 24@8, t4 32@16, t5 48@32
         x = F.gelu(self.encoder[5](x))  # t6 64@32
         masks: list[Tensor] = []
+        high = x
         for stage, skip in enumerate(reversed(skips)):
-            high = x
             x = self.decoder_norms[stage](self.decoder[stage](x))
             x = F.gelu(resize(x, size_of(skip)))  # the first stage stays at stride 32
             masks.append(self.mask_heads[stage](x))
-            x = x + self.bridges[stage](high, skip, masks[-1])
+            high = self.bridges[stage](high, skip, masks[-1])  # the next bridge sees this, not the sum
+            x = x + high
         logits = resize(self.head(x), size)[:, :, :height, :width]
         if not extras:
             return logits
