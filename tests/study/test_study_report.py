@@ -24,7 +24,13 @@ SAME: Pixels = [(10, 0, 0), (10, 0, 10), (8, 4, 4)]  # Dice 1, 2/3, 2/3
 
 
 def write_cell(
-    folder: Path, row: str, data: str, seed: int, images: dict[str, tuple[int, int, int]], **parts: Any
+    folder: Path,
+    row: str,
+    data: str,
+    seed: int,
+    images: dict[str, tuple[int, int, int]],
+    mean: float = 1.0,
+    **parts: Any,
 ) -> None:
     name = f"{row}_{data}_s{seed}"
     columns = [f"{n}{size}" for size in ("@8", "@original") for n in ("tp", "fp", "fn", "tn")]
@@ -37,6 +43,7 @@ def write_cell(
         "data": {"evaluated": len(images), "expected": len(images), "coverage": ""},
         "warnings": [],
         "network_size": 8,
+        "per_image_mean": {"dice@8": {"mean": mean}},
     }
     outcome = {
         "digest": name, "training": {"seconds": 120.0, "tflop": 1.0}, "stage1": {"seconds": 60.0},
@@ -114,7 +121,34 @@ def three_rows(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def write_seeds(results: Path, apart: float, label: str = "small, for a CPU") -> None:
+    """The study `seeds`: two rows, three seeds; the second seed is harder for both, and moves them by `apart` against each other."""
+    folder = results / "seeds-cpu"
+    write_plan(folder, {"x": "", "y": ""}, {"drawn": "drawn"}, [0, 1, 2], scale_label=label)
+    means = {("x", 0): 0.8, ("y", 0): 0.6, ("x", 1): 0.7 + apart, ("y", 1): 0.5, ("x", 2): 0.8, ("y", 2): 0.6}
+    for (row, seed), mean in means.items():
+        write_cell(folder, row, "drawn", seed, {"i1": (10, 0, 0)}, mean)
+
+
+def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -> None:
+    evidence = load_evidence(Ledger("three", three_rows))
+    assert evidence.seed_spread is None
+    text = build_page(evidence).markdown("three")
+    assert "B beats A, on drawn: **not decided: another seed may change as much**." in text
+    assert "How far was not measured at this scale" in text
+    for label, apart, spread in (("another", 0.03, None), ("small, for a CPU", 0.03, 0.03 / 6**0.5)):
+        write_seeds(three_rows, apart, label)
+        assert load_evidence(Ledger("three", three_rows)).seed_spread == (spread and pytest.approx(spread))
+    (place,) = load_evidence(Ledger("three", three_rows)).places
+    assert place.compare([("b", "a")])[0].verdict == "worse"
+    write_seeds(three_rows, 0.5)
+    (place,) = load_evidence(Ledger("three", three_rows)).places
+    assert place.compare([("b", "a")])[0].verdict == "one seed"
+    assert place.compare([("c", "a")])[0].verdict == "not shown"
+
+
 def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> None:
+    write_seeds(three_rows, 0.001)
     (place,) = load_evidence(Ledger("three", three_rows)).places
     dice = {row: figures.values["dice@network"] for row, figures in place.figures.items()}
     compared = {c.row: c for c in place.compare([("b", "a"), ("c", "a"), ("d", "a")])}
@@ -126,7 +160,7 @@ def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> No
     )
     p = [statistics.wilcoxon(dice[row], dice["a"]) for row in ("b", "c")]
     assert [compared[row].adjusted for row in ("b", "c")] == statistics.holm(p)
-    assert compared["c"].verdict == "no difference"
+    assert compared["c"].verdict == "not shown"
     ranks, critical, images = place.ranks()
     assert (
         images == 40
@@ -139,6 +173,7 @@ def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> No
 
 
 def test_the_report_says_what_holds_what_is_printed_and_what_is_open(three_rows: Path) -> None:
+    write_seeds(three_rows, 0.001)
     text = build_page(load_evidence(Ledger("three", three_rows))).markdown("three")
     assert "# Drawn (cpu scale)" in text and "**small, for a CPU.** 3 of 4 cells are finished" in text
     assert "A wins, on drawn: **holds against 1 of 2, not against C**; open against D." in text
@@ -170,9 +205,12 @@ def test_a_report_is_made_without_torch_and_without_data_and_stands_alone(three_
 
 
 def test_all_reports_at_once_and_a_page_of_all_claims(three_rows: Path) -> None:
+    write_seeds(three_rows, 0.001)
     write_plan(three_rows / "begun", {"a": ""}, {"drawn": "drawn"}, [0], claims=[{"text": "x", "row": "a", "than": ["a"]}])  # fmt: skip
     written = write_all_reports(three_rows, three_rows / "docs")
-    names = [f"{name}.{ending}" for name in ("begun", "three", "claims") for ending in ("md", "html")]
+    names = [
+        f"{name}.{ending}" for name in ("begun", "seeds-cpu", "three", "claims") for ending in ("md", "html")
+    ]
     assert [path.name for path in written] == names and all(path.is_file() for path in written)
     page = (three_rows / "docs" / "claims.md").read_text()
     assert (

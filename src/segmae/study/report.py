@@ -13,7 +13,17 @@ from segmae.study.grid import FULL
 from segmae.study.ledger import PLAN, RESULTS, Ledger
 from segmae.study.page import Block, Bullets, Heading, Page, Paragraph, Picture, Table
 from segmae.study.printed import SOURCE, Printed, printed
-from segmae.study.tables import RESAMPLES, Comparison, Evidence, Figures, Interval, Place, load_evidence
+from segmae.study.tables import (
+    RESAMPLES,
+    SEEDS,
+    SEEDS_APART,
+    Comparison,
+    Evidence,
+    Figures,
+    Interval,
+    Place,
+    load_evidence,
+)
 
 Plan = Mapping[str, Any]  # see `Study.plan`
 
@@ -22,7 +32,8 @@ NONE = "–"
 MARK = "†"
 VERDICTS = {
     "better": "holds",
-    "no difference": "does not hold: no difference beyond chance",
+    "not shown": "not shown",
+    "one seed": "not decided: another seed may change as much",
     "worse": "does not hold: it is the other way round",
 }
 HOW = (
@@ -31,7 +42,9 @@ HOW = (
     "**±**: standard deviation of the cells' means (seeds and folds). An interval covers the choice of test images; how much "
     "another seed would change is seen from ± alone, and not at all where a row has one cell.",
     "**paired tests**: Wilcoxon's signed-rank test of per-image Dice on the same images, corrected by Holm for the "
-    "comparisons made together (one claim, or one table). **critical difference**: Nemenyi's, at 5 %.",
+    "comparisons made together: all claims of the study on a dataset, or all rows of a table. At network size, or at original size where "
+    "the two networks' sizes differ. **not shown** is said where the mean's interval holds 0 or p is not below .05, so also where "
+    "most images gain and the mean does not. **critical difference**: Nemenyi's, at 5 %.",
     "**network size**: mask and prediction at the network's input size, as in the paper. **original size**: at the "
     "photograph's own size in the dataset that was read.",
 )
@@ -92,7 +105,7 @@ def build_page(evidence: Evidence) -> Page:
         page.add(*_claims(evidence))
     for place in evidence.places:
         page.add(*_place(plan, place))
-    page.add(Heading("How to read this"), Bullets([*HOW, *_about_printed(plan)]))
+    page.add(Heading("How to read this"), Bullets([*HOW, _about_seeds(evidence), *_about_printed(plan)]))
     page.add(Heading("Where the figures come from"), Bullets(_sources(evidence)))
     return page
 
@@ -111,7 +124,10 @@ def _claims(evidence: Evidence) -> list[Block]:
     found = _claim_lines(evidence)
     blocks: list[Block] = [Heading("Do the claims hold?"), Bullets([line for line, _ in found])]
     if rows := [row for _, rows in found for row in rows]:
-        caption = "Difference of mean Dice at network size on the same images; a claim holds if the whole interval is above 0 and p (Holm) is below .05"
+        caption = (
+            "Difference of mean Dice on the same images; a claim holds if the whole interval is above 0, p (Holm, over these claims) is below "
+            ".05, and another seed would not change as much"
+        )
         columns = ("comparison", "on", "difference", "p (Holm)", "printed difference", "verdict")
         blocks.append(_table(evidence.plan, caption, columns, rows))
     return blocks
@@ -120,12 +136,19 @@ def _claims(evidence: Evidence) -> list[Block]:
 def _claim_lines(evidence: Evidence) -> list[tuple[str, list[list[str]]]]:
     """For each claim and place a sentence, and the table's rows of the comparisons behind it."""
     plan, lines = evidence.plan, []
+    pairs = dict.fromkeys((claim["row"], than) for claim in plan["claims"] for than in claim["than"])
+    compared = [
+        (place, {(c.row, c.than): c for c in place.compare(list(pairs))}) for place in evidence.places
+    ]
     for claim in plan["claims"]:
-        for place in evidence.places:
-            found = place.compare([(claim["row"], than) for than in claim["than"]])
-            compared = {c.than for c in found}
-            absent = [_label(plan, than) for than in claim["than"] if than not in compared]
-            failing = [_label(plan, c.than) for c in found if c.verdict != "better"]
+        for place, every in compared:
+            found = [every[pair] for than in claim["than"] if (pair := (claim["row"], than)) in every]
+            absent = [_label(plan, than) for than in claim["than"] if (claim["row"], than) not in every]
+            failing = [
+                _label(plan, c.than) + (f" ({c.verdict})" if c.verdict == "one seed" else "")
+                for c in found
+                if c.verdict != "better"
+            ]
             if not found:
                 verdict = "open, the cells are not finished"
             elif len(found) == 1:
@@ -226,7 +249,7 @@ def _tests(plan: Plan, place: Place) -> list[Block]:
         [_label(plan, c.row), str(c.images), _difference(c.difference), _p(c.p), _p(c.adjusted), c.verdict]
         for c in compared
     ]
-    caption = f"Paired tests of per-image Dice at network size: row less {_label(plan, reference)}"
+    caption = f"Paired tests of per-image Dice: row less {_label(plan, reference)}"
     return [_table(plan, caption, ("", "images", "difference", "p", "p (Holm)", "verdict"), rows)]
 
 
@@ -261,6 +284,19 @@ def _sources(evidence: Evidence) -> list[str]:
     lines += [f"failed: `{cell}`: {reason}" for cell, reason in evidence.failures.items()]
     lines += [f"left out, its settings have changed since: `{cell}`" for cell in evidence.outdated]
     return lines + [f"{row['label']}: {row['note']}" for row in plan["rows"].values() if row["note"]]
+
+
+def _about_seeds(evidence: Evidence) -> str:
+    text = "**one seed**: rows of one cell each differ by chance too, whatever their images say, because another seed would give another figure."
+    spread = evidence.seed_spread
+    if spread is None:
+        return (
+            f"{text} How far was not measured at this scale (study `{SEEDS}`), so no such difference counts."
+        )
+    return (
+        f"{text} At this scale its standard deviation is {spread:.4f} (study `{SEEDS}`), and such a difference counts from "
+        f"{SEEDS_APART * spread:.3f} on, twice the deviation of a difference."
+    )
 
 
 def _about_printed(plan: Plan) -> list[str]:

@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 
 from segmae import metrics, statistics
 from segmae.metrics import Counts
-from segmae.study.ledger import Ledger
+from segmae.study.grid import FULL
+from segmae.study.ledger import PLAN, Ledger
 
 RESAMPLES = 2000
 ALPHA = 0.05
+SEEDS = "seeds"  # the study that measures how far a seed alone moves a figure
+SEEDS_APART = 2 * 2**0.5  # standard deviations between seeds: twice that of a difference of two figures
 COUNTED = ("tp", "fp", "fn", "tn")
 SIZES = ("network", "original")
 FloatArray = NDArray[np.float64]
@@ -81,20 +84,28 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row less another on the same images: mean difference of per-image Dice at network size, and p of Wilcoxon's test."""
+    """A row less another on the same images: mean difference of per-image Dice, and p of Wilcoxon's test.
+
+    Attributes:
+        least: what the difference has to exceed because each row has one cell, and another seed would have given another
+            figure; infinite where that was not measured, 0 where a row has several cells.
+    """
 
     row: str
     than: str
     images: int
     difference: Interval
     p: float
+    least: float
     adjusted: float  # by Holm, for the comparisons made together
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` where the interval leaves out 0 and adjusted p is below .05, else `no difference`."""
+        """`not shown` unless the interval leaves out 0 and adjusted p is below .05; then `one seed`, `better` or `worse`."""
         if self.adjusted >= ALPHA or self.difference.low <= 0 <= self.difference.high:
-            return "no difference"
+            return "not shown"
+        if abs(self.difference.value) <= self.least:
+            return "one seed"
         return "better" if self.difference.value > 0 else "worse"
 
 
@@ -109,29 +120,39 @@ class Place:
     figures: Mapping[str, Figures]
     covered: str = ""  # how many of the split's images were there, where not all
     warnings: tuple[str, ...] = ()
+    seed_spread: float | None = None  # see `Evidence`
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
-        """The pairs (row, than) of which both have figures, adjusted for their number."""
+        """The pairs (row, than) of which both have figures, adjusted for their number.
+
+        Dice is that at network size, and at original size where the two networks' sizes differ: at network size they
+        would be compared with two different masks.
+        """
         measured = []
         for row, than in pairs:
             if row in self.figures and than in self.figures:
-                one, two = common([self.figures[row], self.figures[than]], "dice@network")
+                both = [self.figures[row], self.figures[than]]
+                one, two = common(both, shared_measure(both))
                 interval = Interval(
                     float((one - two).mean()), *statistics.mean_interval(one - two, RESAMPLES)
                 )
-                measured.append((row, than, len(one), interval, statistics.wilcoxon(one, two)))
-        adjusted = statistics.holm([each[-1] for each in measured]) if measured else []
+                least = 0.0
+                if min(figures.cells for figures in both) == 1:
+                    least = np.inf if self.seed_spread is None else SEEDS_APART * self.seed_spread
+                measured.append((row, than, len(one), interval, statistics.wilcoxon(one, two), least))
+        adjusted = statistics.holm([p for *_, p, _ in measured]) if measured else []
         return [Comparison(*each, p) for each, p in zip(measured, adjusted, strict=True)]
 
     def ranks(self) -> tuple[dict[str, float], float, int]:
-        """Mean rank of each row by per-image Dice at network size (1 the best), critical difference, images.
+        """Mean rank of each row by per-image Dice (1 the best; of which size: as `compare`), critical difference, images.
 
         Raises:
             ValueError: fewer than two rows.
         """
         if len(self.figures) < 2:
             raise ValueError("ranks need two rows")
-        table = np.stack(common(list(self.figures.values()), "dice@network"), axis=1)
+        figures = list(self.figures.values())
+        table = np.stack(common(figures, shared_measure(figures)), axis=1)
         found = statistics.mean_ranks(table)
         ranks = {row: float(rank) for row, rank in zip(self.figures, found, strict=True)}
         return ranks, statistics.critical_difference(len(ranks), len(table)), len(table)
@@ -153,6 +174,31 @@ class Evidence:
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     outdated: list[str] = field(default_factory=list)
+
+    @cached_property
+    def seed_spread(self) -> float | None:
+        """Standard deviation of a row's mean Dice between seeds at this scale; None where it was not measured.
+
+        From the study `seeds` at a scale of the same label: what is left of its table of rows and seeds without the means of
+        rows and of seeds. The latter are no part of it, since rows of one seed share the images that it draws.
+        """
+        scale = self.plan["scale"]
+        ledger = Ledger(SEEDS if scale == FULL else f"{SEEDS}-{scale}", self.ledger.folder.parent)
+        if not (ledger.folder / PLAN).exists() or ledger.plan()["scale_label"] != self.plan["scale_label"]:
+            return None
+        measured = self if ledger.folder == self.ledger.folder else load_evidence(ledger)
+        means: dict[int, list[float]] = defaultdict(list)
+        for cell in measured.plan["cells"]:
+            if cell["id"] in measured.outcomes:
+                test = measured.outcomes[cell["id"]]["tests"][cell["tests"][0]]
+                figure = test["per_image_mean"][f"dice@{test['network_size']}"]
+                means[cell["seed"]].append(figure["mean"])
+        rows = len(measured.plan["rows"])
+        table = np.array([some for some in means.values() if len(some) == rows])
+        if rows < 2 or len(table) < 2:
+            return None
+        left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+        return float(np.sqrt((left**2).sum() / ((len(table) - 1) * (rows - 1))))
 
     @cached_property
     def places(self) -> list[Place]:
@@ -180,7 +226,7 @@ class Evidence:
         short = next((s["data"] for s in summaries if s["data"]["evaluated"] < s["data"]["expected"]), None)
         warnings = tuple(dict.fromkeys(warning for s in summaries for warning in s["warnings"]))
         return Place(group, test, label if test == "test" else f"{label}, tested on {test}", entries[0]["printed"], figures,
-                     short["coverage"] if short else "", warnings)  # fmt: skip
+                     short["coverage"] if short else "", warnings, self.seed_spread)  # fmt: skip
 
     def _figures(self, row: str, test: str, cells: Sequence[str], expected: int) -> Figures:
         values: dict[str, list[dict[str, float]]] = defaultdict(list)  # by image, one dict a cell
@@ -238,6 +284,11 @@ def load_evidence(ledger: Ledger) -> Evidence:
         elif state == "outdated":
             found.outdated.append(cell["id"])
     return found
+
+
+def shared_measure(figures: Sequence[Figures]) -> str:
+    """Dice at the size at which these can be compared."""
+    return "dice@network" if len({each.pixels for each in figures}) == 1 else "dice@original"
 
 
 def common(figures: Sequence[Figures], measure: str) -> list[FloatArray]:
