@@ -15,11 +15,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from segmae import devices  # noqa: E402
 from segmae.config import Augmentation, Config, Preprocess, config_to_dict, load_config  # noqa: E402
 from segmae.data.augment import Augment, Share  # noqa: E402
 from segmae.data.catalog import open_dataset  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.data.splits import make_split, save_split  # noqa: E402
+from segmae.devices import join_norms  # noqa: E402
 from segmae.errors import ConfigError  # noqa: E402
 from segmae.train import run  # noqa: E402
 
@@ -152,7 +154,7 @@ labels, logits = torch.tensor([1, -1, 0, -1]), torch.randn(4, 2).double().requir
 config, part, net = load_config(None), slice(None), model
 if int(os.environ["WORLD_SIZE"]) > 1:
     distributed.init_process_group("gloo")
-    join_norms(model)
+    join_norms(model, image.device)
     net, part = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True), slice(int(os.environ["RANK"]), None, 2)
 task = create_task("hybrid", config.losses, config.reconstruction, model)
 found = {}
@@ -260,6 +262,40 @@ def test_augmentation_of_a_share_is_the_share_of_an_augmented_batch() -> None:
         part = augment(share.of(images), share.of(masks), share)
         for all_of_it, some in zip(whole, part, strict=True):
             torch.testing.assert_close(share.of(all_of_it), some, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cpu", "_JoinedBatchNorm"), ("cuda", "SyncBatchNorm")])
+def test_norms_are_joined_by_torchs_own_where_it_works(device: str, kind: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Sequential(torch.nn.BatchNorm2d(4)))
+    before = dict(model.state_dict(keep_vars=True))
+    joined = join_norms(model, torch.device(device))
+    assert [type(module).__name__ for module in joined[1]] == [kind]
+    after = joined.state_dict(keep_vars=True)
+    assert list(after) == list(before)
+    assert all(value is before[name] for name, value in after.items()), "the optimizer holds these"
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda", "wanted"), [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu")]
+)
+def test_a_gpu_is_one_of_cuda_or_none(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, cuda: bool, wanted: str
+) -> None:
+    """Fabric's own choice would be Apple's GPU, on which a validation cannot be summed."""
+    asked: list[str] = []
+
+    class Asked(Exception):
+        pass
+
+    def fabric(accelerator: str, **rest: Any) -> None:
+        asked.append(accelerator)
+        raise Asked
+
+    monkeypatch.setattr(devices, "Fabric", fabric)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    with pytest.raises(Asked):
+        devices.start(config_for(data, tmp_path, f"device={device}"))
+    assert asked == [wanted]
 
 
 def test_numbers_that_do_not_fit_are_refused(

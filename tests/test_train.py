@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lightning_fabric import Fabric  # noqa: E402
+from lightning_fabric.plugins import MixedPrecision  # noqa: E402
 
 from segmae.config import Config, Preprocess, config_to_dict, load_config  # noqa: E402
 from segmae.data.augment import Augment  # noqa: E402
@@ -29,7 +30,7 @@ from segmae.optimizer import build_optimizer, learning_rate  # noqa: E402
 from segmae.runstate import State  # noqa: E402
 from segmae.stopping import OutOfTime, TrainingStopped  # noqa: E402
 from segmae.tasks import Batch, create_task, freeze_for  # noqa: E402
-from segmae.train import run, train_step  # noqa: E402
+from segmae.train import run, train_step, update_average  # noqa: E402
 from segmae.trainset import epoch_batches, load_batch, make_resident  # noqa: E402
 
 SMALL = ["model.name=segmae-tiny", "model.options.depth=1", "model.options.decoder=[32,1,2]", "preprocess.size=64",
@@ -222,19 +223,77 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(data: Path, tmp_pat
             run(config_for(data, tmp_path / str(clip), "losses.bce=.nan", f"optimizer.clip={clip}"))
 
 
-def test_training_leaves_torchs_mode_as_it_was(data: Path, tmp_path: Path) -> None:
-    assert not torch.are_deterministic_algorithms_enabled()
-    run(config_for(data, tmp_path, "epochs=1"))
-    assert not torch.are_deterministic_algorithms_enabled()
+class Overflowing:
+    """A task whose loss is 0 and whose gradient is no number."""
+
+    phases = ("segment",)
+
+    def __call__(self, model: Any, batch: Batch, phase: str) -> Any:
+        return {"loss": (model(batch.image) * 0).sum().sqrt()}
 
 
-def test_out_of_memory_names_the_settings_to_lower(
+@pytest.mark.parametrize("scaler", [False, True])
+def test_a_gradient_that_is_not_finite_names_its_own_batch(scaler: bool) -> None:
+    config = load_config(None, ["optimizer.clip=1"])
+    plugins = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu")) if scaler else None
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=plugins)
+    model = create_model("unet", widths=[4, 8])
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    state = State(*fabric.setup(model, build_optimizer(model, config)), None)
+    batch = Batch(torch.randn(2, 3, 32, 32), torch.zeros(2, 1, 32, 32), ["this", "one"])
+
+    def step() -> dict[str, float]:
+        return train_step(fabric, config, state, Overflowing(), [batch], steps=10)  # type: ignore[arg-type]
+
+    if scaler:  # it leaves such a step out
+        assert step() == {"segment": 0}
+        assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    else:
+        with pytest.raises(TrainingStopped, match=r"segment loss's gradient is nan.*the batch: this, one"):
+            step()
+
+
+def test_training_leaves_torchs_mode_as_it_was(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fills in (True, False):
+        monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", fills)
+        assert not torch.are_deterministic_algorithms_enabled()
+        run(config_for(data, tmp_path / str(fills), "epochs=1"))
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.utils.deterministic.fill_uninitialized_memory is fills
+
+
+def test_averaged_weights_lie_in_memory_as_the_networks_do(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Channels last: else every tensor is averaged by a kernel of its own, and validation is slow on a GPU."""
+    seen: list[int] = []
+
+    def update(averaged: torch.nn.Module, model: Any, *rest: Any) -> None:
+        source = model.module.state_dict()
+        for name, value in averaged.state_dict().items():
+            assert value.stride() == source[name].stride(), name
+        convolutions = [m.weight for m in averaged.modules() if isinstance(m, torch.nn.Conv2d)]
+        seen.append(sum(not weight.is_contiguous() for weight in convolutions))
+        update_average(averaged, model, *rest)
+
+    monkeypatch.setattr("segmae.train.update_average", update)
+    config = config_for(data, tmp_path, "ema=0.9", "epochs=1")
+    with pytest.raises(OutOfTime):
+        run(config, deadline=time.monotonic())
+    run(config)  # goes on from the state on disk
+    assert min(seen) > 5
+
+
+@pytest.mark.parametrize("step", ["train_step", "validate"])
+def test_out_of_memory_names_the_settings_to_lower(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def full(*args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("segmae.train.train_step", full)
+    monkeypatch.setattr(f"segmae.train.{step}", full)
     with pytest.raises(TrainingStopped, match="Lower batch_size"):
         run(config_for(data, tmp_path))
 
@@ -392,6 +451,11 @@ def test_layer_decay_slows_the_vit_from_top_to_bottom_and_nothing_else() -> None
         assert of[name] == wanted, name
     with pytest.raises(ConfigError, match=r"layer_decay=0\.5: segmae-base has no ViT blocks"):
         build_optimizer(torch.nn.Linear(2, 2), config)
+
+
+def test_the_log_tells_the_rate_that_layer_decay_does_not_slow(data: Path, tmp_path: Path) -> None:
+    folder = run(config_for(data, tmp_path, "epochs=1", "optimizer.layer_decay=0.5", "task=supervised"))
+    assert json.loads((folder / "metrics.jsonl").read_text())["lr"] == 1e-3
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def count_processes(config: Config) -> tuple[int, int]:
 
 
 def on_gpu(config: Config) -> bool:
-    """Whether it trains on a GPU."""
+    """Whether it trains on a GPU: on CUDA's, where `auto` finds one. Everything else is trained on the CPU."""
     return config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
 
 
@@ -91,18 +91,21 @@ def repeatable(config: Config) -> Iterator[None]:
     On a GPU this costs more than it does on a CPU: bilinear interpolation, of which decoders are full, is then put together from
     many small kernels.
     """
+    fill: Any = torch.utils.deterministic  # its stub lacks the setting
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
+        fill.fill_uninitialized_memory,
     )
     torch.use_deterministic_algorithms(config.deterministic or not on_gpu(config), warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    fill.fill_uninitialized_memory = False
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        fill.fill_uninitialized_memory = before[2]
 
 
 def refuse_several(config: Config, what: str) -> None:
@@ -129,7 +132,8 @@ def start(config: Config) -> Fabric:
         strategy = DDPStrategy(find_unused_parameters=True, timeout=PATIENCE, **{buffers: False})
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
-        accelerator=config.device,
+        # not Fabric's own "auto": it takes Apple's GPU, which has no float64
+        accelerator="cuda" if on_gpu(config) else "cpu",
         devices=local,
         num_nodes=nodes,
         strategy=strategy,
@@ -224,11 +228,20 @@ def refuse_other_places(fabric: Fabric, reached: tuple[int, int]) -> None:
                               "Set output= to a folder that all machines share")  # fmt: skip
 
 
-def join_norms(model: nn.Module) -> None:
-    """Let the batch norms of a network, in training, use the statistics of the joined batch."""
+def join_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """The network with batch norms that, in training, use the statistics of the joined batch.
+
+    Their parameters and buffers stay the same tensors, under the same names.
+
+    Args:
+        device: where it will train. On a GPU torch's own SyncBatchNorm, which works there alone; on a CPU one of ours.
+    """
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
             module.__class__ = _JoinedBatchNorm
+    return model
 
 
 class _Total(torch.autograd.Function):
@@ -248,7 +261,7 @@ class _Total(torch.autograd.Function):
 
 
 class _JoinedBatchNorm(nn.BatchNorm2d):
-    """A batch norm over the images of all processes. Torch's own works on GPUs only."""
+    """A batch norm over the images of all processes on CPUs, by gloo."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass

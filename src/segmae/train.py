@@ -74,7 +74,7 @@ def run(config: Config, listener: Listener | None = None, deadline: float | None
         InUse: another process trains in this folder.
         ConfigError: settings do not fit, or differ from those the folder was started with.
         DataError: unusable or leaking data.
-        TrainingStopped: the loss is not finite (the batch's ids are named), memory ran out, or another process
+        TrainingStopped: a loss or a clipped gradient is not finite (the batch's ids are named), memory ran out, or another process
             of this run has ended.
     """
     devices.check(config)
@@ -105,11 +105,13 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
     with devices.first_alone(fabric):
         cache, rows = prepare_cases(config, dataset, parts, tell)
     freeze_for(config.task, model)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # after that: a copy of the same strides is moved in a few kernels, and validates on as fast a network
     averaged = copy.deepcopy(model).to(fabric.device).requires_grad_(False) if config.ema else None
     optimizer = build_optimizer(model, config)
     if fabric.world_size > 1:
-        devices.join_norms(model)
-    model, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)  # type: ignore[call-overload]
+        model = devices.join_norms(model, fabric.device)
+    model, optimizer = fabric.setup(model, optimizer)
     if config.compile:
         model.module.compile()  # in place: names of weights stay
     state = State(model, optimizer, averaged)
@@ -217,10 +219,13 @@ def fit(
                 if state.step % config.save_every == 0 and state.step < steps:
                     save_state(fabric, folder, state)
             rate = (state.images - seen_before) / (time.perf_counter() - started)
-            record = {"epoch": state.epoch + 1, "lr": state.optimizer.param_groups[0]["lr"],
+            # layer decay slows all groups but one
+            fastest = max(group["lr"] for group in state.optimizer.param_groups)
+            record = {"epoch": state.epoch + 1, "lr": fastest,
                       **{f"train_{key}": value / state.images for key, value in state.sums.items()},
                       "images_per_second": round(rate, 2)}  # fmt: skip
-            record |= validate(fabric, config, state, task, cache, rows["val"], classes, log)
+            with named_memory_error(config):
+                record |= validate(fabric, config, state, task, cache, rows["val"], classes, log)
             score = record.get(
                 "val_dice", -record["val_loss"] if "val_loss" in record else float(state.epoch)
             )
@@ -262,11 +267,18 @@ def read_share(
 def train_step(
     fabric: Fabric, config: Config, state: State, task: Task, batches: list[Batch], steps: int
 ) -> dict[str, float]:
-    """One optimiser step for each phase of the task; returns the mean of each logged value over the batches."""
+    """One optimiser step for each phase of the task; returns the mean of each logged value over the batches.
+
+    Raises:
+        TrainingStopped: a loss, or with `optimizer.clip` a gradient, is not finite. By then the weights are spoilt.
+    """
     rate = learning_rate(config, state, steps)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     found: dict[str, torch.Tensor] = {}  # stay on the device, so that it is waited for once a step
+    norms: dict[str, torch.Tensor] = {}  # of each phase's gradient
+    # the scaler of 16-bit losses lets gradients overflow: it leaves out the step, and scales less
+    scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
     for phase in task.phases:
         for index, batch in enumerate(batches):
             with fabric.no_backward_sync(state.model, enabled=index + 1 < len(batches)):
@@ -276,21 +288,29 @@ def train_step(
                 share = value.detach().float() / len(batches)
                 found[key] = found[key] + share if key in found else share
         if config.optimizer.clip:
-            # a loss that is not finite is told below, with its batch
-            fabric.clip_gradients(
+            # what is not finite is told below, with its batch
+            norm = fabric.clip_gradients(
                 state.model, state.optimizer, max_norm=config.optimizer.clip, error_if_nonfinite=False
             )
+            if not scaled and norm is not None:
+                norms[phase] = norm.float()
         state.optimizer.step()
         # None, not zero: with zeros, momentum and weight decay would move what the next phase does not use
         state.optimizer.zero_grad(set_to_none=True)
-    values = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+    numbers = torch.stack([*found.values(), *norms.values()]).tolist()
+    values = dict(zip(found, numbers, strict=False))
+    lengths = dict(zip(norms, numbers[len(found) :], strict=True))
     for phase in task.phases:
-        if not math.isfinite(values[phase]):
-            ids = ", ".join(name for batch in batches for name in batch.ids)
-            raise TrainingStopped(
-                f"the {phase} loss is {values[phase]} in epoch {state.epoch + 1}, step {state.step + 1}; the "
-                f"batch: {ids}. Look at these images, lower optimizer.lr or set optimizer.clip=1 (under another name=)"
-            )
+        looked_at = {f"{phase} loss": values[phase], f"{phase} loss's gradient": lengths.get(phase, 0.0)}
+        for what, value in looked_at.items():
+            if not math.isfinite(value):
+                ids = ", ".join(name for batch in batches for name in batch.ids)
+                clips = config.optimizer.clip > 0
+                remedy = "or lower optimizer.lr" if clips else "lower optimizer.lr or set optimizer.clip=1"
+                raise TrainingStopped(
+                    f"the {what} is {value} in epoch {state.epoch + 1}, step {state.step + 1}; the batch: {ids}. "
+                    f"Look at these images, {remedy} (under another name=)"
+                )
     if state.averaged is not None:
         update_average(state.averaged, state.model, config.ema, state.epoch * steps + state.step)
     return values
