@@ -121,7 +121,7 @@ class CPFNet(nn.Module):
 
 
 def init_new(part: nn.Module) -> None:
-    """Start what is not pretrained as the authors do."""
+    """Start what is not pretrained as the authors do (who leave the pyramid on top to PyTorch)."""
     for module in part.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")

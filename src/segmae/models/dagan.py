@@ -59,7 +59,7 @@ class DAGAN(nn.Module):
         discriminators: False leaves them out; the generator alone is trained by `task=supervised`.
     """
 
-    adversarial_weight = 0.05  # of each discriminator in the generator's loss; the sheet's range is .01 to .1
+    adversarial_weight = 0.05  # of each discriminator in the generator's loss: our choice
 
     def __init__(
         self, widths: tuple[int, int, int, int, int] = (64, 128, 256, 512, 512), discriminators: bool = True

@@ -1,6 +1,6 @@
 """DSNet (Hasan et al., Computers in Biology and Medicine 2020): a DenseNet-121 encoder and a depth-wise separable decoder.
 
-Our reconstruction: the authors published no code, and widths of the decoder are those that come nearest to the
+Our reconstruction: no code of the authors was found, and widths of the decoder are those that come nearest to the
 10.00 M parameters that others report.
 """
 

@@ -100,7 +100,7 @@ class FocusNet(nn.Module):
     """The attention branch gates the segmentation branch, whose four decoder levels each draw a map; a last
     convolution fuses the four.
 
-    As in the paper: from scratch, inputs in [0, 1], a focal Tversky loss on the fused map, SGD at 5e-4 with Nesterov
+    As in the authors' repository: from scratch, inputs in [0, 1], a focal Tversky loss on the fused map, SGD at 5e-4 with Nesterov
     momentum. Strided convolutions pad both sides by one here, where Keras pads the end only.
 
     Args:

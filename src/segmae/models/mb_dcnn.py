@@ -210,8 +210,9 @@ class MBDCNN(nn.Module):
 
     Differs from the release: one lesion channel in place of two classes (257 parameters a head fewer); mask-CN gets
     coarse-SN's probability, not its thresholded mask; mask-CN's last block and convolutions also start from public
-    weights; enhanced-SN does not start from coarse-SN, which is not trained before it but along with it; identity
-    shortcuts carry the map before the ReLU; norms of the aligned Xception have TensorFlow's epsilon; one view, not 18.
+    weights; enhanced-SN does not start from coarse-SN, which is not trained before it but along with it; shortcuts
+    carry the map before the ReLU (in the release identities carry it after, and in mask-CN projections too); norms of the aligned
+    Xception have TensorFlow's epsilon; one view, not 18.
     The three biases of the class logits play no part in the mask.
 
     As in the paper: `losses: {bce: 0, dice: 1, patch: 0}` (the task adds the rank loss), Adam at 1e-4.

@@ -20,7 +20,7 @@ class Entry:
     # 2 x multiply-adds of convolutions and matrix products, one image of 224 x 224 (UM-MAE: 256; MedT resizes to 128).
     # Element-wise work is not counted: VM-UNet's scans would add about 2.3.
     gflops: float
-    pretraining: str  # public weights that its encoder can start from
+    pretraining: str  # public weights that its encoder can start from; their licence where it forbids commercial use
     licence: str = "Apache-2.0"  # of the code for it
     origin: str = "ours"  # or the library that is wrapped
 
@@ -40,7 +40,7 @@ _UM_MAE: dict[str, Any] = dict(
 
 TABLE: tuple[Entry, ...] = (
     Entry("segmae-base", "segmae.models.segmae:segmae_base", parameters=105_275_921, gflops=58.39,
-          pretraining="ImageNet-21k R50+ViT-B/16 (timm, Google), MAE ViT-B", **_SEGMAE),
+          pretraining="ImageNet-21k R50+ViT-B/16 (timm, Google), MAE ViT-B (CC-BY-NC-4.0)", **_SEGMAE),
     Entry("segmae-small", "segmae.models.segmae:segmae_small", parameters=25_868_657, gflops=15.21,
           pretraining="DINOv2 ViT-S/14, any ViT-S (timm)", **_SEGMAE),
     Entry("segmae-tiny", "segmae.models.segmae:segmae_tiny", parameters=4_297_753, gflops=2.93,
@@ -57,7 +57,7 @@ TABLE: tuple[Entry, ...] = (
     Entry("segformer-b2", "segmae.models.segformer:SegFormer", kind="segmentation", year=2021,
           link="https://arxiv.org/abs/2105.15203",
           paper="SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers (NeurIPS)",
-          parameters=27_347_393, gflops=21.94, pretraining="ImageNet MiT-B2 (Hugging Face)"),
+          parameters=27_347_393, gflops=21.94, pretraining="ImageNet MiT-B2 (Hugging Face; research only)"),
     Entry("swin-unet", "segmae.models.swin_unet:SwinUNet", kind="segmentation", year=2022,
           link="https://arxiv.org/abs/2105.05537",
           paper="Swin-Unet: Unet-like Pure Transformer for Medical Image Segmentation (ECCV Workshops)",
@@ -125,7 +125,7 @@ TABLE: tuple[Entry, ...] = (
     Entry("dinov2-conv", "segmae.models.dinov2:dinov2_conv", parameters=22_591_201, gflops=12.78, **_DINOV2),
     Entry("mae-vit-base", "segmae.models.mae:mae_vit_base", kind="pretraining", year=2022,
           link="https://arxiv.org/abs/2111.06377", paper="Masked Autoencoders Are Scalable Vision Learners (CVPR)",
-          parameters=111_907_840, gflops=19.56, pretraining="MAE ViT-B, any ViT-B/16 (timm)"),
+          parameters=111_907_840, gflops=19.56, pretraining="MAE ViT-B (CC-BY-NC-4.0), any ViT-B/16 (timm)"),
     Entry("um-mae-swin", "segmae.models.um_mae:um_mae_swin", parameters=35_777_034, gflops=6.78, **_UM_MAE),
     Entry("um-mae-pvt", "segmae.models.um_mae:um_mae_pvt", parameters=28_522_560, gflops=6.34, **_UM_MAE),
 )  # fmt: skip

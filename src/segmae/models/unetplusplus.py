@@ -18,6 +18,7 @@ class UNetPlusPlus(nn.Module):
     Args:
         widths: channels of the rows.
         deep_supervision: give the other nodes of row 0 a head too, so that each can be trained and the net pruned to it.
+            Each head's loss counts in full; the authors take the mean of them.
     """
 
     def __init__(
