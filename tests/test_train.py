@@ -19,10 +19,10 @@ from lightning_fabric.plugins import MixedPrecision  # noqa: E402
 
 from segmae.config import Config, Preprocess, config_to_dict, load_config  # noqa: E402
 from segmae.data.augment import Augment  # noqa: E402
-from segmae.data.catalog import open_dataset  # noqa: E402
+from segmae.data.catalog import Case, open_dataset  # noqa: E402
 from segmae.data.dataset import prepare  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
-from segmae.data.splits import load_split, make_split, met_ids, save_split  # noqa: E402
+from segmae.data.splits import Split, load_split, make_split, met_ids, save_split  # noqa: E402
 from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
 from segmae.files import locked  # noqa: E402
 from segmae.models import create_model  # noqa: E402
@@ -31,7 +31,7 @@ from segmae.runstate import State  # noqa: E402
 from segmae.stopping import OutOfTime, TrainingStopped  # noqa: E402
 from segmae.tasks import Batch, create_task, freeze_for  # noqa: E402
 from segmae.train import run, train_step, update_average  # noqa: E402
-from segmae.trainset import epoch_batches, load_batch, make_resident  # noqa: E402
+from segmae.trainset import epoch_batches, load_batch, make_resident, refuse_seen_images  # noqa: E402
 
 SMALL = ["model.name=segmae-tiny", "model.options.depth=1", "model.options.decoder=[32,1,2]", "preprocess.size=64",
          "batch_size=4", "epochs=2", "device=cpu", "threads=1", "optimizer.name=adamw", "optimizer.lr=1e-3",
@@ -379,14 +379,37 @@ def test_a_runs_configuration_is_a_recipe(data: Path, tmp_path: Path) -> None:
 
 def test_the_shipped_model_is_no_start_for_a_fold_whose_test_images_it_saw() -> None:
     from segmae.checkpoint import read_info
-    from segmae.trainset import refuse_seen_images
 
     provenance = read_info("segmae-tiny").provenance
     config = load_config(None, ["model.start=segmae-tiny"])
-    refuse_seen_images(provenance, load_split("isic2018/fold1"), config, "the start")
+    told: list[Any] = []
+    refuse_seen_images(provenance, load_split("isic2018/fold1"), config, "the start", (), told.append)
     for chain in (provenance, {"started_from": provenance}):
         with pytest.raises(DataError, match="the start was trained on"):
-            refuse_seen_images(chain, load_split("isic2018/fold2"), config, "the start")
+            refuse_seen_images(chain, load_split("isic2018/fold2"), config, "the start", (), told.append)
+    assert not told
+
+
+def test_a_start_that_does_not_say_what_it_saw_is_told_of() -> None:
+    told: list[dict[str, Any]] = []
+    split = Split("mine", "", {"train": ("a",), "val": ("b",), "test": ("c",)}, "")
+    refuse_seen_images({}, split, load_config(None), "model.start=x", (), told.append)
+    assert [event["kind"] for event in told] == ["message"]
+    assert told[0]["text"].startswith("model.start=x does not say which images it was trained on: those that")
+    refuse_seen_images({"train_ids": ["z"]}, split, load_config(None), "model.start=x", (), told.append)
+    assert len(told) == 1
+
+
+def test_a_start_that_saw_another_image_of_a_lesion_has_seen_it() -> None:
+    cases = [Case(name, Path(name), group=group) for name, group in (("b", "L1"), ("x", "L1"), ("z", None))]
+    split = Split("mine", "", {"train": ("a",), "val": ("b",), "test": ("c",)}, "")
+    config, told = load_config(None), []  # type: ignore[var-annotated]
+    with pytest.raises(DataError, match=r"model\.start=x was trained on.* lesions\), e\.g\. b\."):
+        refuse_seen_images({"train_ids": ["x"]}, split, config, "model.start=x", cases, told.append)
+    refuse_seen_images({"train_ids": ["z"]}, split, config, "model.start=x", cases, told.append)
+    chosen = {"train_ids": ["z"], "val_ids": ["x"]}  # the same image chooses again: no test image
+    refuse_seen_images(chosen, split, config, "model.start=x", cases, told.append)
+    assert not told
 
 
 def test_training_reads_what_data_prepare_stored(data: Path, tmp_path: Path) -> None:

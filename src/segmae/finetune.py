@@ -19,7 +19,7 @@ from segmae.checkpoint import ONNX, WEIGHTS, load_model, read_info, resolve
 from segmae.config import Config, config_to_dict, load_config
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.dataset import prepare
-from segmae.data.splits import Split, load_split, make_split, met_ids, save_split
+from segmae.data.splits import Split, load_split, make_split, met_ids, save_split, with_lesions
 from segmae.errors import CheckpointError, ConfigError, DataError, MissingExtra, require
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import write_json
@@ -214,9 +214,9 @@ def divide(cases: Sequence[Case], provenance: Mapping[str, Any], seed: int) -> t
     Images that the model was trained on or chosen by, and all others of the same lesions, are only trained on.
     """
     met = set().union(*met_ids(provenance))
-    groups = {case.group for case in cases if case.id in met and case.group}
-    known = [case for case in cases if case.id in met or case.group in groups]
-    fresh = [case for case in cases if not (case.id in met or case.group in groups)]
+    related = with_lesions(met, cases)
+    known = [case for case in cases if case.id in related]
+    fresh = [case for case in cases if case.id not in related]
     notes = []
     if known:
         own = sum(case.id in met for case in known)

@@ -23,6 +23,7 @@ from segmae import devices, metrics
 from segmae.checkpoint import read_info, resolve
 from segmae.config import Config
 from segmae.data.augment import Augment
+from segmae.data.catalog import Case
 from segmae.data.dataset import Cache
 from segmae.data.splits import Split
 from segmae.files import locked
@@ -99,8 +100,8 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
     torch.manual_seed(config.seed)
     model = create_model(config.model.name, **config.model.options)
     task = create_task(config.task, config.losses, config.reconstruction, model)
-    started_from = load_weights(model, config, split, tell)
-    teachers = check_teachers(config, split)
+    started_from = load_weights(model, config, split, dataset.cases, tell)
+    teachers = check_teachers(config, split, dataset.cases, tell)
     # not before all settings are known to go together
     with devices.first_alone(fabric):
         cache, rows = prepare_cases(config, dataset, parts, tell)
@@ -146,13 +147,15 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
     return folder
 
 
-def load_weights(model: nn.Module, config: Config, split: Split, tell: Listener) -> dict[str, Any] | None:
+def load_weights(
+    model: nn.Module, config: Config, split: Split, cases: Sequence[Case], tell: Listener
+) -> dict[str, Any] | None:
     """Load the starts that `config.model` names, say what was loaded, and return the provenance of `start`."""
     provenance = None
     if config.model.start:
         folder = resolve(config.model.start)
         provenance = read_info(folder).provenance
-        refuse_seen_images(provenance, split, config, f"model.start={config.model.start}")
+        refuse_seen_images(provenance, split, config, f"model.start={config.model.start}", cases, tell)
         tell({"kind": "message", "text": f"start {folder}: {load_start(model, folder)}"})
     if config.model.cnn:
         tell(

@@ -18,7 +18,7 @@ from segmae.config import Config
 from segmae.data.augment import Augment, Share
 from segmae.data.catalog import Case, Dataset, find_data, open_dataset
 from segmae.data.dataset import Cache, prepare
-from segmae.data.splits import Split, group_leaks, load_split, met_ids, overlap, training_leaks
+from segmae.data.splits import Split, group_leaks, load_split, met_ids, overlap, training_leaks, with_lesions
 from segmae.distill import soft_masks
 from segmae.errors import ConfigError, DataError
 from segmae.models import model_function
@@ -96,25 +96,41 @@ def count_classes(config: Config, classes: Sequence[str], dataset: str, tell: Li
     return replace(config, model=replace(config.model, options={**config.model.options, "classes": wanted}))
 
 
-def refuse_seen_images(provenance: dict[str, Any], split: Split, config: Config, what: str) -> None:
-    """A start (say, of stage 1) or a teacher must not have seen the images that this split validates or tests on."""
+def refuse_seen_images(
+    provenance: dict[str, Any], split: Split, config: Config, what: str, cases: Sequence[Case], tell: Listener
+) -> None:
+    """A start (say, of stage 1) or a teacher must not have seen the images that this split validates or tests on.
+
+    Args:
+        cases: of the dataset; other images of a lesion or patient that it has seen count as seen.
+        tell: is told where it does not say what it has seen.
+
+    Raises:
+        DataError: it has seen some, and `data.allow_leaks` is off.
+    """
     trained, selected = met_ids(provenance)
+    if not trained:
+        text = f"{what} does not say which images it was trained on: those that split {split.name} judges on may be among them"
+        tell({"kind": "message", "text": text})
+    trained, selected = with_lesions(trained, cases), with_lesions(selected, cases)
     judged = split.parts.get("val", ()), split.parts.get("test", ())
     shared = sorted({*overlap(trained, [*judged[0], *judged[1]]), *overlap(selected, judged[1])})
     if shared and not config.data.allow_leaks:
         raise DataError(
-            f"{what} was trained on, or chosen by, {len(shared)} images that split {split.name} judges on, "
-            f"e.g. {', '.join(shared[:3])}. Train it on this split's own train part, or set data.allow_leaks=true"
+            f"{what} was trained on, or chosen by, {len(shared)} images that split {split.name} judges on (or others of "
+            f"their lesions), e.g. {', '.join(shared[:3])}. Train it on this split's own train part, or set data.allow_leaks=true"
         )
 
 
-def check_teachers(config: Config, split: Split) -> list[dict[str, Any]]:
+def check_teachers(
+    config: Config, split: Split, cases: Sequence[Case], tell: Listener
+) -> list[dict[str, Any]]:
     """The provenance of the teachers, each of which `refuse_seen_images` lets pass."""
     found = []
     for teacher in config.distillation.teachers:
         for single in members(teacher):
             found.append(read_info(single).provenance)
-            refuse_seen_images(found[-1], split, config, f"distillation.teachers: {teacher}")
+            refuse_seen_images(found[-1], split, config, f"distillation.teachers: {teacher}", cases, tell)
     return found
 
 

@@ -164,6 +164,13 @@ def group_leaks(split: Split, cases: Iterable[Case]) -> list[str]:
     return sorted(group for group, parts in seen.items() if len(parts) > 1)
 
 
+def with_lesions(ids: Iterable[str], cases: Iterable[Case]) -> set[str]:
+    """These ids, and those of the cases that show the same lesions or patients."""
+    known, own = list(cases), set(ids)
+    groups = {case.group for case in known if case.group and case.id in own}
+    return own | {case.id for case in known if case.group in groups}
+
+
 def met_ids(provenance: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     """Ids that a model, one it started from, or one that taught it was trained on, and ids that its checkpoint was chosen by.
 
