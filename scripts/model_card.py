@@ -9,6 +9,7 @@ then this. The pictures show drawn lesions only: docs/images/failures.png.
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def training(config: dict[str, Any]) -> str:
         runs.append(earlier)
     runs.reverse()
     last, data = runs[-1], runs[-1]["trained_on"]
-    hours = sum(one["seconds"] for one in runs) / 3600
+    logs = [RESULTS / name for name in ("start-training.jsonl", "training.jsonl")][-len(runs) :]
+    hours = sum(json.loads(log.read_text().splitlines()[-1])["seconds"] for log in logs) / 3600
+    needed = sum(one["seconds"] for one in runs) / 60
     steps = "; then ".join(
         f"{one['task']} at {one['config']['preprocess']['size']} px, {one['config']['optimizer']['name']}, at most {one['config']['epochs']} "
         f"epochs of which {one['epochs']} were run to the saved one, seed {one['seed']}, {one['config']['precision']}"
@@ -98,7 +101,7 @@ def training(config: dict[str, Any]) -> str:
         ("settings", "[run_config.json](results/default_model/run_config.json), every epoch: [training.jsonl](results/default_model/training.jsonl)"
                      + ("; of the run before: [start-run_config.json](results/default_model/start-run_config.json), "
                         "[start-training.jsonl](results/default_model/start-training.jsonl)" if len(runs) > 1 else "")),
-        ("time", f"{hours * 60:.0f} minutes on {last['machine']}, which did other work as well"),
+        ("time", f"{hours * 60:.0f} minutes, {needed:.0f} of them to the saved epochs, on {last['machine']}, which did other work as well"),
         ("energy", f"about {hours * WATTS / 1000:.2f} kWh: that time at {WATTS:.0f} W, an **assumption** for the whole machine; nothing was metered, "
                    "and runs that led to the recipe are not counted"),
         ("licence", "; ".join(last.get("licence", ["see the card beside the weights"]))),
@@ -115,7 +118,7 @@ def _parameters(architecture: str) -> float:
 
 
 def metrics(evaluations: dict[str, dict[str, Any]]) -> str:
-    lines = ["## Figures", "", "On images that it never saw, at the photographs' own size (the copies here have a short side of 256 px). 95 % bootstrap "
+    lines = ["## Figures", "", "On images that it was not trained on, at the photographs' own size (the copies here have a short side of 256 px). 95 % bootstrap "
              "intervals over images; one seed, so that the choice of the seed is not in them.", ""]  # fmt: skip
     header = ["| measure |", "| --- |"]
     for name, summary in evaluations.items():

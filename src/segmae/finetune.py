@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segmae.calibrate import FEW as CALIBRATION_NEEDS
 from segmae.calibrate import calibrate
-from segmae.checkpoint import ONNX, WEIGHTS, load_model, read_info, resolve
+from segmae.checkpoint import ONNX, WEIGHTS, epochs_done, load_model, read_info, resolve
 from segmae.config import Config, config_to_dict, load_config
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.dataset import prepare
@@ -27,7 +27,8 @@ from segmae.paired import difference, read_evaluation
 from segmae.predict import Progress
 from segmae.predictor import DEFAULT_MODEL
 
-Listener = Callable[[dict[str, Any]], None]
+if TYPE_CHECKING:
+    from segmae.runstate import Listener
 
 EPOCHS = 20
 RATIOS = (0.6, 0.2, 0.2)  # val chooses the epoch and calibrates, test is what the table is made of
@@ -35,7 +36,7 @@ FEW = 20  # images; fewer show nothing
 MEASURES = {"dice@original": "Dice", "iou@original": "IoU"}
 FORWARD = 1 / 3  # a forward pass against a training step, which goes back as well
 DEFAULTS: dict[str, Any] = {
-    # A tenth of the rate that the shipped model was trained with, so that little is forgotten; its augmentation.
+    # A quarter of the rate that the shipped model was trained with, so that little is forgotten; its augmentation.
     "task": "supervised",
     "batch_size": 8,
     "ema": 0.99,
@@ -128,7 +129,7 @@ def finetune(
         raise ConfigError(
             f"{folder}: was started with other images or another seed. Choose another folder (-o)"
         )
-    done = _epochs_done(folder)
+    done = epochs_done(folder)
     if done < config.epochs:
         found.seconds = estimate(config, split, config.epochs - done)
         tell({"kind": "message", "text": _announcement(found, config, done)})
@@ -294,11 +295,6 @@ def _announcement(found: Finetuned, config: Config, done: int) -> str:
         f"{parts['train']} images to train on{used}, {parts['val']} to choose the epoch by, {parts['test']} held out; "
         f"{left} {epochs} and the evaluation will take about {time_left} here"
     )
-
-
-def _epochs_done(folder: Path) -> int:
-    log = folder / "metrics.jsonl"
-    return len(log.read_text().splitlines()) if log.exists() else 0
 
 
 def _export(best: Path) -> str:
