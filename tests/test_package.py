@@ -78,3 +78,17 @@ def test_the_data_that_the_package_reads_is_installed_with_it() -> None:
         if file.is_file() and file.suffix not in {".py", ".pyc"} and "__pycache__" not in file.parts
     }
     assert data <= packed
+
+
+def test_every_result_says_what_made_it() -> None:
+    """`results/README.md` names each folder and file beside it; studies have a report instead."""
+    text = (REPOSITORY / "results" / "README.md").read_text(encoding="utf-8")
+    for path in (REPOSITORY / "results").iterdir():
+        if (path / "study.json").exists():
+            assert (REPOSITORY / "docs" / "results" / f"{path.name}.md").exists(), (
+                f"{path.name} has no report"
+            )
+        elif path.name != "README.md":
+            assert f"`{path.name}{'/' if path.is_dir() else ''}`" in text, (
+                f"{path.name} is not in results/README.md"
+            )

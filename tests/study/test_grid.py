@@ -12,8 +12,9 @@ import pytest
 
 pytest.importorskip("omegaconf")
 
-from segmae.config import load_config
+from segmae.config import load_config, merge_settings
 from segmae.errors import ConfigError
+from segmae.files import read_json
 from segmae.models import list_models
 from segmae.study.grid import FULL, Study, digest, find_study, load_study, training_images
 from segmae.study.printed import _tables, printed
@@ -237,3 +238,18 @@ def test_the_module_says_what_a_file_may_hold() -> None:
         assert all(
             key in inspect.getdoc(grid) for key in keys if key not in ("data", "split", "part", "unseen")
         )  # type: ignore[operator]
+
+
+def test_the_settings_that_results_were_made_by_are_still_those_of_their_cells() -> None:
+    """A digest leaves defaults out, so that a default which changes would silently belie the results made before."""
+    checked = 0
+    for plan in sorted((STUDIES[0].parents[2] / "results").glob("*/study.json")):
+        written = read_json(plan)
+        name = written["name"].removesuffix(f"-{written['scale']}")
+        for cell in load_study(STUDIES[0].parent / f"{name}.yaml", written["scale"]).cells:
+            path = plan.parent / f"{cell.id}.json"
+            if path.exists() and (outcome := read_json(path))["digest"] == cell.digest:
+                then = merge_settings([(str(path), outcome["settings"])])
+                assert digest(replace(then, model=replace(then.model, start=""))) == digest(cell.config), path
+                checked += 1
+    assert checked > 50
