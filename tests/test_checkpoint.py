@@ -19,6 +19,7 @@ from segmae.checkpoint import (
     WEIGHTS,
     ModelInfo,
     embedded_models,
+    epochs_done,
     load_model,
     members,
     model_card,
@@ -374,3 +375,10 @@ def test_the_card_tells_training_figures_licence_and_limits() -> None:
         "## Limits\n\n- one lesion a photograph\n",
     ):
         assert line in card
+
+
+def test_epochs_are_counted_by_whole_records(tmp_path: Path) -> None:
+    assert epochs_done(tmp_path) == 0
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"epoch": 1, "val_dice": 0.5}\n{"epoch": 2, "val_dice": 0.6}\n{"epoch": 3, "val_d')
+    assert epochs_done(tmp_path) == 2, "a kill cut the third short"

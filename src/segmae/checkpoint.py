@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmae.config import Preprocess, config_to_dict
 from segmae.errors import CheckpointError, ConfigError, require
-from segmae.files import atomic_path, atomic_write, read_json, write_json
+from segmae.files import atomic_path, atomic_write, read_json, read_records, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,6 +100,12 @@ def resolve(model: str | Path) -> Path:
         f"{model}: no model here. Looked for a folder with {CONFIG} and {WEIGHTS}, {ONNX} or {OPENVINO[0]}, for best/ and last/ of a "
         f"run, and for an embedded model ({', '.join(embedded_models()) or 'none in this installation'}){hint}"
     )
+
+
+def epochs_done(run: Path) -> int:
+    """How many epochs of a run's folder are finished."""
+    records = read_records(run / "metrics.jsonl")
+    return records[-1]["epoch"] if records else 0
 
 
 def members(model: str | Path) -> list[Path]:

@@ -156,3 +156,14 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a file with one JSON object a line, [] if it is not there; a line that a kill cut short is left out."""
+    path, found = Path(path), []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found

@@ -23,9 +23,9 @@ from segmae.config import WITHOUT_EFFECT, Config, config_to_dict
 from segmae.data.dataset import Cache
 from segmae.data.splits import Split
 from segmae.errors import ConfigError
-from segmae.files import atomic_path, read_json, write_json
+from segmae.files import atomic_path, atomic_write, read_json, read_records, write_json
 
-Listener = Callable[[dict[str, Any]], None]
+Listener = Callable[[dict[str, Any]], None]  # is told every event of a run, see `train.run`
 
 
 @dataclass
@@ -156,16 +156,8 @@ def load_state(fabric: Fabric, folder: Path, state: State, tell: Listener) -> bo
 def forget_later_records(path: Path, state: State) -> None:
     """Drop log lines of epochs that will be run again."""
     if path.exists():
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # half a line, written when the run was killed
-            if record["epoch"] <= state.epoch:
-                kept.append(line)
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
+        kept = [record for record in read_records(path) if record["epoch"] <= state.epoch]
+        atomic_write(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def describe_data(config: Config, split: Split, cache: Cache, rows: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from segmae.models.pretrained import load_cnn, load_encoder, load_start, load_vi
 from segmae.optimizer import build_optimizer, learning_rate
 from segmae.runlog import RunLog
 from segmae.runstate import (
+    Listener,
     State,
     claim,
     describe_data,
@@ -54,8 +55,6 @@ from segmae.trainset import (
     soft_targets,
     step_seed,
 )
-
-Listener = Callable[[dict[str, Any]], None]
 
 
 def run(config: Config, listener: Listener | None = None, deadline: float | None = None) -> Path:

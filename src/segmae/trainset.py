@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -22,10 +22,10 @@ from segmae.data.splits import Split, group_leaks, load_split, met_ids, overlap,
 from segmae.distill import soft_masks
 from segmae.errors import ConfigError, DataError
 from segmae.models import model_function
+from segmae.runstate import Listener
 from segmae.tasks import UNKNOWN, Batch
 
 WINDOW = 2  # stores of prepared images that are shuffled together
-Listener = Callable[[dict[str, Any]], None]
 
 
 def choose_cases(config: Config) -> tuple[Split, Dataset, dict[str, tuple[Case, ...]]]:

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segmae.checkpoint import epochs_done
 from segmae.errors import DataError
-from segmae.files import atomic_write, read_json, write_json
+from segmae.files import atomic_write, read_json, read_records, write_json
 from segmae.models import code_file, find_entry
 from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study, training_images
 
@@ -185,20 +185,9 @@ def rate(outcome: Mapping[str, Any]) -> float:
     return outcome["training"]["tflop"] / max(outcome["training"]["seconds"], 1e-9)
 
 
-def epochs_done(run: Path) -> int:
-    """How many epochs of a run are finished."""
-    return history(run)[-1]["epoch"] if history(run) else 0
-
-
 def history(run: Path) -> list[dict[str, Any]]:
-    """The records of a run's epochs; a line that a kill cut short is left out."""
-    path, found = run / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
+    """The records of a run's epochs."""
+    return read_records(run / "metrics.jsonl")
 
 
 def counted(standings: Iterable[Standing]) -> dict[str, int]:
