@@ -144,8 +144,9 @@ import os, sys, torch
 from torch import distributed
 from segmae.config import load_config
 from segmae.devices import join_norms
+from segmae.losses import focal_loss, label_loss
 from segmae.models import create_model
-from segmae.tasks import Batch, create_task, focal_loss, label_loss
+from segmae.tasks import Batch, create_task
 torch.manual_seed(0)
 model = create_model("segmae-tiny", depth=1, decoder=[32, 1, 2]).double()
 image, mask = torch.randn(4, 3, 64, 64).double(), (torch.rand(4, 1, 64, 64) > 0.7).double()

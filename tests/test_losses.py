@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from segmae.losses import bce_loss, dice_loss, patch_wise_loss, reconstruction_loss, temperature_mean
+from segmae.losses import (
+    bce_loss,
+    dice_loss,
+    edge_target,
+    focal_loss,
+    label_loss,
+    patch_wise_loss,
+    rank_loss,
+    reconstruction_loss,
+    temperature_mean,
+)
 
 THIRD = math.log(3)  # the logit of probability 3/4; its negative is that of 1/4
 
@@ -278,3 +288,46 @@ def test_gradient_of_weighted_reconstruction_treats_weights_as_constants() -> No
     # d error / d value = -2 * value / 8; the weights as in test_temperature_mean_by_hand
     wanted = [0, -0.2689414 * 2 * math.sqrt(0.1) / 8, -0.7310586 * 2 * math.sqrt(0.2) / 8]
     torch.testing.assert_close(gradient, flat_patches(*wanted))
+
+
+# --- losses of other networks ---------------------------------------------------------------------------------------
+
+
+def test_the_edge_is_a_line_of_two_pixels_that_leaves_out_the_images_border() -> None:
+    mask = torch.tensor([[1, 1, 0, 0, 0],
+                         [1, 1, 0, 0, 0],
+                         [0, 0, 0, 0, 0],
+                         [0, 0, 0, 0, 0]])  # fmt: skip
+    edge = torch.tensor([[0, 1, 1, 0, 0],
+                         [1, 1, 1, 0, 0],
+                         [1, 1, 1, 0, 0],
+                         [0, 0, 0, 0, 0]])  # fmt: skip
+    assert torch.equal(edge_target(mask[None, None].float()), edge[None, None].float())
+
+
+def test_the_label_loss_is_a_mean_over_known_labels() -> None:
+    logits = torch.tensor([[0.0, math.log(2)], [5.0, 5.0], [0.0, 0.0]], requires_grad=True)
+    loss = label_loss(logits, torch.tensor([0, -1, 1]))  # probabilities 1/3 and 1/2 of the truth
+    assert loss.item() == pytest.approx((math.log(3) + math.log(2)) / 2)
+    nothing = label_loss(logits, torch.tensor([-1, -1, -1]))
+    nothing.backward()
+    assert nothing.item() == 0 and not logits.grad.any()
+
+
+def test_the_focal_loss_balances_lesion_and_skin() -> None:
+    # one lesion pixel with p = 3/4, three skin pixels with p = 1/2, 1/2, 1/4
+    logits = torch.tensor([math.log(3), 0.0, 0.0, -math.log(3)]).reshape(1, 1, 2, 2)
+    mask = torch.tensor([1.0, 0, 0, 0]).reshape(1, 1, 2, 2)
+    lesion = (1 / 4) ** 2 * -math.log(3 / 4)
+    skin = (2 * (1 / 2) ** 2 * math.log(2) + (1 / 4) ** 2 * -math.log(3 / 4)) / 3
+    assert focal_loss(logits, mask).item() == pytest.approx(lesion + skin)
+    assert focal_loss(logits, torch.zeros_like(mask)).isfinite()
+
+
+def test_the_rank_loss_compares_the_hardest_pixels_of_each_side() -> None:
+    # lesion .9 .8 .2, skin .7 .1 .1: the two hardest are q = .2, .8 and p = .7, .1
+    probability = torch.tensor([0.9, 0.8, 0.2, 0.7, 0.1, 0.1])
+    mask = torch.tensor([1.0, 1, 1, 0, 0, 0]).reshape(1, 1, 2, 3)
+    pairs = [0.7 - 0.2 + 0.3, 0.7 - 0.8 + 0.3, 0.1 - 0.2 + 0.3, 0.0]
+    loss = rank_loss(torch.logit(probability).reshape(1, 1, 2, 3), mask, hardest=2)
+    assert loss.item() == pytest.approx(sum(pairs) / 4)

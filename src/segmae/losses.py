@@ -1,13 +1,18 @@
 """The losses of section 3.4 of the paper. All are means over the batch, computed in float32.
 
-The `literal_*` switches follow the printed equations where these differ from what the text describes.
+The `literal_*` switches follow the printed equations where these differ from what the text describes. The losses of the
+networks that the paper compares with come after its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
+
+UNKNOWN = -1  # the class index of an image without a label
 
 
 def temperature_mean(errors: Tensor, beta: float, detach_weights: bool = True) -> Tensor:
@@ -94,3 +99,52 @@ def reconstruction_loss(
     )  # the hidden ones first
     errors = errors.gather(1, order[:, : errors.shape[1] - visible.shape[1]])
     return temperature_mean(errors, beta).mean() if weighted else errors.mean()
+
+
+def edge_target(mask: Tensor) -> Tensor:
+    """The boundary of masks `[B,1,H,W]` in {0, 1}: the morphological gradient of a 3x3 square.
+
+    It marks the pixels with both lesion and skin among themselves and their eight neighbours: a line two pixels
+    wide, one on each side. The image's border is no boundary.
+    """
+    return F.max_pool2d(mask, 3, 1, 1) + F.max_pool2d(-mask, 3, 1, 1)
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of class logits `[B,K]`, mean over the images whose label is known; 0 if none is."""
+    total = F.cross_entropy(logits.float(), labels, ignore_index=UNKNOWN, reduction="sum")
+    return total / at_least_one((labels != UNKNOWN).sum())
+
+
+def at_least_one(count: Tensor) -> Tensor:
+    """A count to divide a sum by: at least 1. Of several processes that train, their mean, so that the mean of their
+    quotients is the quotient of the joined batch."""
+    if not torch.is_grad_enabled() or not (distributed.is_available() and distributed.is_initialized()):
+        return count.clamp(min=1)
+    total = count.detach().float()
+    distributed.all_reduce(total)
+    return total.clamp(min=1) / distributed.get_world_size()
+
+
+def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
+    """Focal loss (Lin et al., 2017) as CKDNet balances it: the mean over lesion pixels + the mean over skin pixels."""
+    logits, mask = logits.float(), mask.float()
+    probability = logits.sigmoid()
+    lesion = (1 - probability) ** gamma * F.softplus(-logits) * mask
+    skin = probability**gamma * F.softplus(logits) * (1 - mask)
+    return lesion.sum() / at_least_one(mask.sum()) + skin.sum() / at_least_one((1 - mask).sum())
+
+
+def rank_loss(logits: Tensor, mask: Tensor, hardest: int = 30, margin: float = 0.3) -> Tensor:
+    """Rank loss of MB-DCNN: the skin pixels surest to be lesion against the lesion pixels least so.
+
+    Per image, the mean over all pairs of the 30 hardest of each of `max(0, p - q + 0.3)`, p of skin, q of lesion.
+    """
+    probability, mask = logits.float().sigmoid().flatten(1), mask.float().flatten(1)
+    hardest = min(hardest, mask.shape[1])
+    p = (probability * (1 - mask)).topk(hardest, 1).values
+    q = 1 - ((1 - probability) * mask).topk(hardest, 1).values
+    return F.relu(p[:, :, None] - q[:, None, :] + margin).mean()
+
+
+MASK_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"focal": focal_loss, "rank": rank_loss}

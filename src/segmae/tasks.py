@@ -14,16 +14,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from segmae.config import Losses, Reconstruction
 from segmae.errors import ConfigError
-from segmae.losses import bce_loss, dice_loss, patch_wise_loss, reconstruction_loss
+from segmae.losses import (
+    MASK_LOSSES,
+    UNKNOWN,
+    bce_loss,
+    dice_loss,
+    edge_target,
+    label_loss,
+    patch_wise_loss,
+    reconstruction_loss,
+)
 from segmae.models.hiding import choose_visible
 from segmae.models.segmae import PATCH, patchify
 
-UNKNOWN = -1  # the class index of an image without a label
 OWN_WAY = ("adversarial", "chained")  # only for models that name them in their attribute `task`
 
 
@@ -298,55 +305,6 @@ def segmentation_loss(logits: Tensor, mask: Tensor, c: Losses) -> tuple[Tensor, 
     return loss, {"bce": bce.detach(), "dice_loss": dice.detach(), "patch_loss": patch.detach()}
 
 
-def edge_target(mask: Tensor) -> Tensor:
-    """The boundary of masks `[B,1,H,W]` in {0, 1}: the morphological gradient of a 3x3 square.
-
-    It marks the pixels with both lesion and skin among themselves and their eight neighbours: a line two pixels
-    wide, one on each side. The image's border is no boundary.
-    """
-    return F.max_pool2d(mask, 3, 1, 1) + F.max_pool2d(-mask, 3, 1, 1)
-
-
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of class logits `[B,K]`, mean over the images whose label is known; 0 if none is."""
-    total = F.cross_entropy(logits.float(), labels, ignore_index=UNKNOWN, reduction="sum")
-    return total / at_least_one((labels != UNKNOWN).sum())
-
-
-def at_least_one(count: Tensor) -> Tensor:
-    """A count to divide a sum by: at least 1. Of several processes that train, their mean, so that the mean of their
-    quotients is the quotient of the joined batch."""
-    if not torch.is_grad_enabled() or not (distributed.is_available() and distributed.is_initialized()):
-        return count.clamp(min=1)
-    total = count.detach().float()
-    distributed.all_reduce(total)
-    return total.clamp(min=1) / distributed.get_world_size()
-
-
 def judged(judgements: dict[str, Tensor], verdict: float) -> Tensor:
     """BCE of each discriminator's logits against one verdict for all regions, 1 real or 0 drawn; summed."""
     return torch.stack([bce_loss(x, torch.full_like(x, verdict)) for x in judgements.values()]).sum()
-
-
-def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
-    """Focal loss (Lin et al., 2017) as CKDNet balances it: the mean over lesion pixels + the mean over skin pixels."""
-    logits, mask = logits.float(), mask.float()
-    probability = logits.sigmoid()
-    lesion = (1 - probability) ** gamma * F.softplus(-logits) * mask
-    skin = probability**gamma * F.softplus(logits) * (1 - mask)
-    return lesion.sum() / at_least_one(mask.sum()) + skin.sum() / at_least_one((1 - mask).sum())
-
-
-def rank_loss(logits: Tensor, mask: Tensor, hardest: int = 30, margin: float = 0.3) -> Tensor:
-    """Rank loss of MB-DCNN: the skin pixels surest to be lesion against the lesion pixels least so.
-
-    Per image, the mean over all pairs of the 30 hardest of each of `max(0, p - q + 0.3)`, p of skin, q of lesion.
-    """
-    probability, mask = logits.float().sigmoid().flatten(1), mask.float().flatten(1)
-    hardest = min(hardest, mask.shape[1])
-    p = (probability * (1 - mask)).topk(hardest, 1).values
-    q = 1 - ((1 - probability) * mask).topk(hardest, 1).values
-    return F.relu(p[:, :, None] - q[:, None, :] + margin).mean()
-
-
-MASK_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"focal": focal_loss, "rank": rank_loss}

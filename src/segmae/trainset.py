@@ -21,9 +21,10 @@ from segmae.data.dataset import Cache, prepare
 from segmae.data.splits import Split, group_leaks, load_split, met_ids, overlap, training_leaks, with_lesions
 from segmae.distill import soft_masks
 from segmae.errors import ConfigError, DataError
+from segmae.losses import UNKNOWN
 from segmae.models import model_function
 from segmae.runstate import Listener
-from segmae.tasks import UNKNOWN, Batch
+from segmae.tasks import Batch
 
 WINDOW = 2  # stores of prepared images that are shuffled together
 
