@@ -176,7 +176,7 @@ def test_the_report_says_what_holds_what_is_printed_and_what_is_open(three_rows:
     write_seeds(three_rows, 0.001)
     text = build_page(load_evidence(Ledger("three", three_rows))).markdown("three")
     assert "# Drawn (cpu scale)" in text and "**small, for a CPU.** 3 of 4 cells are finished" in text
-    assert "A wins, on drawn: **holds against 1 of 2, not against C**; open against D." in text
+    assert "A wins, on drawn: **holds against 1 of 2; not shown against C**; open against D." in text
     assert "B beats A, on drawn: **does not hold: it is the other way round**." in text
     assert "D wins, on drawn: open, the cells are not finished." in text
     assert "0.941†" in text and "† A on ph2: Dice 0.941 is above 2 IoU / (1 + IoU) = 0.937" in text

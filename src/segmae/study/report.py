@@ -36,6 +36,7 @@ VERDICTS = {
     "one seed": "not decided: another seed may change as much",
     "worse": "does not hold: it is the other way round",
 }
+SHORT = {"one seed": "not decided by one seed", "not shown": "not shown", "worse": "the other way round"}
 HOW = (
     "**mean of images**: measured on each image, averaged over seeds, then over the images of all folds. **pooled**: from the "
     f"pixels of all images together. In brackets 95 % bootstrap intervals over images ({RESAMPLES} resamples).",
@@ -144,24 +145,29 @@ def _claim_lines(evidence: Evidence) -> list[tuple[str, list[list[str]]]]:
         for place, every in compared:
             found = [every[pair] for than in claim["than"] if (pair := (claim["row"], than)) in every]
             absent = [_label(plan, than) for than in claim["than"] if (claim["row"], than) not in every]
-            failing = [
-                _label(plan, c.than) + (f" ({c.verdict})" if c.verdict == "one seed" else "")
-                for c in found
-                if c.verdict != "better"
-            ]
             if not found:
                 verdict = "open, the cells are not finished"
             elif len(found) == 1:
                 verdict = VERDICTS[found[0].verdict]
-            elif not failing:
-                verdict = f"holds against all {len(found)}"
             else:
-                verdict = f"holds against {len(found) - len(failing)} of {len(found)}, not against {', '.join(failing)}"
-            verdict = f"**{verdict}**" if failing else verdict
+                verdict = _against(plan, found)
+            verdict = f"**{verdict}**" if any(c.verdict != "better" for c in found) else verdict
             late = f"; open against {', '.join(absent)}" if found and absent else ""
             rows = [_claim_row(plan, place, c) for c in found]
             lines.append((f"{claim['text']}, on {place.label}: {verdict}{late}.", rows))
     return lines
+
+
+def _against(plan: Plan, found: Sequence[Comparison]) -> str:
+    """The verdicts on several rows in one sentence."""
+    verdicts = {kind: [_label(plan, c.than) for c in found if c.verdict == kind] for kind in VERDICTS}
+    better = len(verdicts["better"])
+    if better == len(found):
+        return f"holds against all {better}"
+    others = [
+        f"{short} against {', '.join(names)}" for kind, short in SHORT.items() if (names := verdicts[kind])
+    ]
+    return "; ".join([f"holds against {better} of {len(found)}", *others])
 
 
 def _claim_row(plan: Plan, place: Place, c: Comparison) -> list[str]:

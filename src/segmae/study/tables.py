@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from segmae import metrics, statistics
 from segmae.metrics import Counts
-from segmae.study.grid import FULL
 from segmae.study.ledger import PLAN, Ledger
 
 RESAMPLES = 2000
@@ -182,11 +181,13 @@ class Evidence:
         From the study `seeds` at a scale of the same label: what is left of its table of rows and seeds without the means of
         rows and of seeds. The latter are no part of it, since rows of one seed share the images that it draws.
         """
-        scale = self.plan["scale"]
-        ledger = Ledger(SEEDS if scale == FULL else f"{SEEDS}-{scale}", self.ledger.folder.parent)
-        if not (ledger.folder / PLAN).exists() or ledger.plan()["scale_label"] != self.plan["scale_label"]:
+        results = self.ledger.folder.parent
+        ledgers = [Ledger(path.parent.name, results) for path in sorted(results.glob(f"{SEEDS}*/{PLAN}"))]
+        label = self.plan["scale_label"]
+        same = next((ledger for ledger in ledgers if ledger.plan()["scale_label"] == label), None)
+        if same is None:
             return None
-        measured = self if ledger.folder == self.ledger.folder else load_evidence(ledger)
+        measured = load_evidence(same)
         means: dict[int, list[float]] = defaultdict(list)
         for cell in measured.plan["cells"]:
             if cell["id"] in measured.outcomes:
