@@ -148,7 +148,7 @@ def load_state(fabric: Fabric, folder: Path, state: State, tell: Listener) -> bo
     if paths:
         names = ", ".join(path.name for path in paths)
         raise ConfigError(
-            f"{folder}: no state file can be read ({names}). The models in best/ and last/ are whole; to train anew choose another name="
+            f"{folder}: no state file can be read ({names}). Models in best/ and last/ can be used; to train anew choose another name="
         )
     return False
 

@@ -11,7 +11,7 @@ import re
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -35,13 +35,13 @@ from segmae.errors import (
 )
 from segmae.evaluate import evaluate_checkpoint, machine, portable, versions
 from segmae.files import locked
+from segmae.runstate import Listener
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped
 from segmae.study.cost import measure_cost
 from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger, history, work
 from segmae.train import run
 
-Listener = Callable[[dict[str, Any]], None]
 NOT_HERE = (DataError, CheckpointError, MissingExtra)  # data, weights or packages that this machine lacks
 _RATES = {"s": 1, "m": 60, "h": 3600}
 
