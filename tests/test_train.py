@@ -560,3 +560,31 @@ def test_compiling_changes_neither_names_nor_the_step(data: Path) -> None:
         train_step(fabric, config, state, task, [batch], steps=1)
         steps[compiled] = {name: value.clone() for name, value in module.state_dict().items()}
     assert same(steps[False], steps[True])
+
+
+def test_a_run_is_not_resumed_with_an_edited_network_or_split(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    toy, split = Path("toy.py"), Path("mine.csv")
+    code = "from torch import nn\ndef Toy():\n    return nn.Conv2d(3, 1, {}, padding='same')\n"
+    toy.write_text(code.format(1))
+    lists = (data / "split.csv").read_text()
+    split.write_text(lists)
+    options = ("task=supervised", "model.name=toy.py:Toy", "model.options={}", f"data.split={split}")
+    config = load_config(None, [*SMALL[3:], f"data.root={data / 'lesions'}", f"data.cache={data / 'cache'}",
+                                f"output={tmp_path}", *options])  # fmt: skip
+    run(config)
+    toy.write_text(code.format(1) + "# another\n")
+    with pytest.raises(ConfigError, match=r"model\.name=toy\.py:Toy: the file was edited.*another name="):
+        run(config)
+    toy.write_text(code.format(1))
+    split.write_text("\n".join(lists.splitlines()[:-1]))
+    with pytest.raises(ConfigError, match=r"data\.split=mine\.csv: the file was edited"):
+        run(config)
+    split.write_text(lists.replace("\n", "\r\n"))
+    run(config)
+    fingerprint = json.loads((tmp_path / config.name / "fingerprint.json").read_text())
+    del fingerprint["own_files"]  # as earlier versions wrote it
+    (tmp_path / config.name / "fingerprint.json").write_text(json.dumps(fingerprint))
+    run(config)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import struct
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from segmae.config import Preprocess, config_to_dict
 from segmae.errors import CheckpointError, ConfigError, require
 from segmae.files import atomic_path, atomic_write, read_json, read_records, write_json
+from segmae.ownfiles import is_trusted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -280,10 +280,7 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:
             f"{path}: has no {WEIGHTS}; only the engines onnxruntime and openvino can use it"
         )
     code = code_file(info.architecture)
-    trusted = [
-        Path(name).resolve() for name in os.environ.get("SEGMAE_TRUST_CODE", "").split(os.pathsep) if name
-    ]
-    if code is not None and code.resolve() not in trusted:
+    if code is not None and not is_trusted(code):
         raise CheckpointError(
             f"{path}: loading it runs the code of {code}. If you trust that file, set SEGMAE_TRUST_CODE={code}"
         )

@@ -24,6 +24,7 @@ from segmae.data.dataset import Cache
 from segmae.data.splits import Split
 from segmae.errors import ConfigError
 from segmae.files import atomic_path, atomic_write, read_json, read_records, write_json
+from segmae.ownfiles import own_files
 
 Listener = Callable[[dict[str, Any]], None]  # is told every event of a run, see `train.run`
 
@@ -53,6 +54,7 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
     mine = {key: value for key, value in config_to_dict(config).items() if key not in WITHOUT_EFFECT}
     mine["data"] = {**mine["data"], "root": "", "cache": "", "sha256": cache.digest}
     del mine["data"]["resident"]
+    own = own_files(config)
     if config.resume == "never" and path.exists():
         raise ConfigError(
             f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it"
@@ -61,11 +63,14 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
         left.unlink()
     if not path.exists() or not any(folder.glob("state*.pt")):  # nothing to lose
         write_json(folder / "config.json", config_to_dict(config))
-        write_json(path, mine)
+        write_json(path, {**mine, "own_files": own})
         write_json(folder / "cases.json", checksums(cache))
         return
     before = read_json(path)
-    changed = sorted(_differences(before, mine))
+    was = before.pop("own_files", {})  # fingerprints of earlier versions have none
+    names = {"model.name": config.model.name, "data.split": config.data.split}
+    edited = [f"{key}={names[key]}: the file was edited" for key in own if was.get(key, own[key]) != own[key]]
+    changed = [*edited, *sorted(_differences(before, mine))]
     if before["data"]["sha256"] != cache.digest and (folder / "cases.json").exists():
         changed = [changes(read_json(folder / "cases.json"), checksums(cache)), *changed]
     if changed:

@@ -303,3 +303,62 @@ def test_a_failures_reason_names_no_folder_of_this_machine() -> None:
         "reason"
     ] == ("isic2018: no such folder; split isic2018/fold1")
     assert describe_failure(RuntimeError("at '/tmp/a/b.npy'"))["reason"] == "RuntimeError: at 'b.npy'"
+
+
+TOY = "from torch import nn\ndef Toy():\n    return nn.Conv2d(3, 1, {}, padding='same')\n"
+
+
+@pytest.fixture
+def own_study(write_study: Write, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One row, whose network is toy.py and whose split is mine.csv, both in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEGMAE_TRUST_CODE", "toy.py")
+    Path("toy.py").write_text(TOY.format(1))
+    Path("mine.csv").write_text((drawn / "split.csv").read_text())
+    return write_study(
+        reference="toy",
+        rows={"toy": {}},
+        settings={"epochs": 1, "batch_size": 4, "device": "cpu", "threads": 1, "preprocess": {"size": 32},
+                  "task": "supervised", "model": {"name": "toy.py:Toy"}},
+        data={"drawn": {"settings": {"data": {"root": str(drawn / "lesions"), "split": "mine.csv",
+                                              "cache": str(drawn / "cache")}}}},
+    )  # fmt: skip
+
+
+def test_a_network_or_split_of_ones_own_that_was_edited_makes_a_cell_outdated(
+    own_study: Path, tmp_path: Path
+) -> None:
+    assert run_studies([own_study], **folders(tmp_path)).finished == ["toy_drawn_s0"]
+    lists = Path("mine.csv").read_text()
+    for file, text, standing in (
+        ("toy.py", TOY.format(3), "outdated"),
+        ("toy.py", TOY.format(1), "done"),
+        ("mine.csv", "\n".join(lists.splitlines()[:-1]), "outdated"),
+        ("mine.csv", lists.replace("\n", "\r\n"), "done"),
+    ):
+        Path(file).write_text(text)
+        assert counted(status(own_study, **folders(tmp_path))[1]) == {standing: 1}, file
+    Path("toy.py").unlink()
+    with pytest.raises(ConfigError, match=r"toy\.py is no file here"):
+        status(own_study, **folders(tmp_path))
+
+
+def test_a_network_that_is_edited_while_its_study_runs_is_not_recorded(
+    own_study: Path, tmp_path: Path
+) -> None:
+    def edit(event: dict[str, Any]) -> None:
+        Path("toy.py").write_text(TOY.format(1) + "# better\n")
+
+    done = run_studies([own_study], **folders(tmp_path), listener=edit)
+    assert not done.finished and "was edited while the study ran" in done.failed[0]["problem"]
+    assert counted(status(own_study, **folders(tmp_path))[1]) == {"open": 1}
+
+
+def test_code_that_is_not_trusted_is_told_before_a_cell_is_trained(
+    own_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEGMAE_TRUST_CODE")
+    events: list[dict[str, Any]] = []
+    done = run_studies([own_study], **folders(tmp_path), listener=events.append)
+    assert not events and not list((tmp_path / "results").rglob("*.failed.json"))
+    assert "set SEGMAE_TRUST_CODE=toy.py" in done.failed[0]["problem"]

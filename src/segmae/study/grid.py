@@ -26,7 +26,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from segmae.config import WITHOUT_EFFECT, Config, Losses, config_to_dict, merge_
 from segmae.data.splits import Split, load_split, without
 from segmae.errors import ConfigError, SegmaeError
 from segmae.models import code_file, find_entry
+from segmae.ownfiles import own_files, read_split
 
 FOLDER = Path("recipes/studies")
 FULL = "paper"  # the scale that changes nothing
@@ -228,10 +228,15 @@ def _cell(
     if stage1 is not None:
         stage1 = replace(stage1, seed=seed, output=STAGE1)
         stage1 = replace(stage1, name=f"{_slug(stage1.model.name)}-{digest(stage1)[:10]}")
-    name = f"{row}_{place}_s{seed}"
-    facts = [digest(config), digest(stage1) if stage1 else "", *(dataclasses.astuple(test) for test in tests)]
-    code = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    name, code = f"{row}_{place}_s{seed}", cell_digest(config, stage1, tests)
     return Cell(name, row, place, seed, replace(config, name=f"{name}-{code[:8]}"), stage1, tests, code)
+
+
+def cell_digest(config: Config, stage1: Config | None, tests: Sequence[Test]) -> str:
+    """SHA-256 of all that a cell's figures depend on, with the lists of one's own that it is tested on."""
+    facts = [digest(config), digest(stage1) if stage1 else "", *(dataclasses.astuple(test) for test in tests)]
+    facts += [split.sha256 for test in tests if not (split := read_split(test.split)).dataset]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _tests(wanted: Mapping[str, Any] | None, config: Config, where: str) -> tuple[Test, ...]:
@@ -244,25 +249,23 @@ def _tests(wanted: Mapping[str, Any] | None, config: Config, where: str) -> tupl
         found.append(Test(name, **{"data": config.data.root, "split": config.data.split, **values}))
     for split in (config.data.split, *(test.split for test in found)):
         try:
-            _known_split(split)
+            read_split(split)
         except SegmaeError as error:
             raise ConfigError(f"{where}: {error}") from error
     return tuple(found)
 
 
-@lru_cache(maxsize=64)
-def _known_split(name: str) -> Split:
-    return load_split(name)
-
-
 def training_images(config: Config) -> int:
     """How many images an epoch of these settings trains on."""
-    images = len(_known_split(config.data.split).parts.get("train", ()))
+    images = len(read_split(config.data.split).parts.get("train", ()))
     return min(config.data.subset or images, images)
 
 
 def digest(config: Config) -> str:
-    """SHA-256 of the settings that decide a result and differ from the defaults: a default added later changes none."""
+    """SHA-256 of the settings that decide a result and differ from the defaults: a default added later changes none.
+
+    Of a network or a split in a file of one's own, the content counts too.
+    """
 
     def changes(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -277,8 +280,10 @@ def digest(config: Config) -> str:
     values["data"] = {
         key: value for key, value in values["data"].items() if key not in ("root", "cache", "resident")
     }
-    text = json.dumps(changes(values, config_to_dict(Config())), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    found = changes(values, config_to_dict(Config()))
+    if own := own_files(config):
+        found["own_files"] = own
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _layers(value: Any, path: Path, where: str) -> list[Layer]:

@@ -35,10 +35,12 @@ from segmae.errors import (
 )
 from segmae.evaluate import evaluate_checkpoint, machine, portable, versions
 from segmae.files import locked
+from segmae.models import code_file
+from segmae.ownfiles import is_trusted
 from segmae.runstate import Listener
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped
 from segmae.study.cost import measure_cost
-from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study
+from segmae.study.grid import FULL, STAGE1, Cell, Study, cell_digest, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger, history, work
 from segmae.train import run
 
@@ -164,6 +166,8 @@ def run_cell(
         OutOfTime: the deadline came first; the same call goes on from there.
     """
     refuse_several(cell.config, "a study")
+    refuse_untrusted(cell.config)
+    refuse_edited(cell)
     _reset_peak_memory()
     stage1, config = None, _placed(cell.config, place, study.name)
     if cell.stage1 is not None:
@@ -194,6 +198,7 @@ def run_cell(
         tests[test.name] = {key: summary[key] for key in kept}
 
     provenance = read_info(folder).provenance
+    refuse_edited(cell)
     ledger.write(cell, {
         "study": study.name, "scale": study.scale, "scale_label": study.scale_label,
         "cell": cell.id, "row": cell.row, "data": cell.data, "seed": cell.seed,
@@ -208,6 +213,31 @@ def run_cell(
     }, per_image)  # fmt: skip
     for state in folder.glob("state*.pt"):  # three times the network's size, and never resumed
         state.unlink()
+
+
+def refuse_untrusted(config: Config) -> None:
+    """A network of one's own is loaded for its tests: better said before it is trained.
+
+    Raises:
+        CheckpointError: SEGMAE_TRUST_CODE does not name its file.
+    """
+    code = code_file(config.model.name)
+    if code is not None and not is_trusted(code):
+        raise CheckpointError(f"{code}: a trained cell is tested by loading it, which runs this code. If you trust that file, "
+                              f"set SEGMAE_TRUST_CODE={code}")  # fmt: skip
+
+
+def refuse_edited(cell: Cell) -> None:
+    """What was read when the call began has to be what is trained and tested hours later.
+
+    Raises:
+        DataError: the file of its network or of a split was edited since.
+    """
+    if cell_digest(cell.config, cell.stage1, cell.tests) != cell.digest:
+        raise DataError(
+            f"the file of its network ({cell.config.model.name}) or of a split ({cell.config.data.split}) was edited while "
+            "the study ran. Start the same call again"
+        )
 
 
 def seconds(budget: str | float) -> float:
