@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from segmae.errors import InUse, OutputError
-from segmae.files import atomic_path, atomic_write, locked, write_json
+from segmae.errors import DamagedFile, DataError, InUse, OutputError
+from segmae.files import atomic_path, atomic_write, locked, read_json, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -95,3 +95,11 @@ def test_a_disk_without_locks_is_not_taken_for_another_process(
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(OutputError, match=r"cannot be locked \(No locks"), locked(tmp_path / "lock"):
         pass
+
+
+@pytest.mark.parametrize("text", [b"", b"<<<<<<< HEAD\n{}", b'{"a": ', b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_json_names_its_file(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(text)
+    with pytest.raises(DamagedFile, match=r"a\.json: is damaged \(not JSON: .*Restore it") as caught:
+        read_json(tmp_path / "a.json")
+    assert isinstance(caught.value, ValueError) and isinstance(caught.value, DataError)

@@ -588,3 +588,14 @@ def test_a_run_is_not_resumed_with_an_edited_network_or_split(
     del fingerprint["own_files"]  # as earlier versions wrote it
     (tmp_path / config.name / "fingerprint.json").write_text(json.dumps(fingerprint))
     run(config)
+
+
+def test_a_damaged_fingerprint_is_named(data: Path, tmp_path: Path) -> None:
+    config = config_for(data, tmp_path, "task=supervised", "epochs=1")
+    path = run(config) / "fingerprint.json"
+    for damage in ("", "{}"):
+        path.write_text(damage)
+        with pytest.raises(DataError, match=r"fingerprint\.json: is damaged.*Remove it to go on"):
+            run(config)
+    path.unlink()
+    run(config)

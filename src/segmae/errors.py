@@ -21,6 +21,22 @@ class DataError(SegmaeError):
     """A dataset, a split or a cache that cannot be used."""
 
 
+class DamagedFile(DataError, ValueError):
+    """A JSON file that is empty, cut short or not JSON.
+
+    Args:
+        path: the file.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, path: str | Path, problem: str) -> None:
+        super().__init__(str(path), problem)
+        self.path, self.problem = str(path), problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: is damaged ({self.problem}). Restore it, for example from git, or remove it"
+
+
 class ImageError(SegmaeError):
     """One image or mask file that cannot be used. A batch goes on after it.
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from segmae.errors import InUse, OutputError
+from segmae.errors import DamagedFile, InUse, OutputError
 
 HALF = ".writing-"  # begins the names of files that are not whole yet
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is run by spreadsheets
@@ -161,8 +161,15 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        DamagedFile: it is empty, cut short or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(path, f"not JSON: {error}") from error
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:

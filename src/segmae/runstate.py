@@ -22,7 +22,7 @@ from segmae.checkpoint import ModelInfo, save_pretrained
 from segmae.config import WITHOUT_EFFECT, Config, config_to_dict
 from segmae.data.dataset import Cache
 from segmae.data.splits import Split
-from segmae.errors import ConfigError
+from segmae.errors import ConfigError, DamagedFile, DataError
 from segmae.files import atomic_path, atomic_write, read_json, read_records, write_json
 from segmae.ownfiles import own_files
 
@@ -66,7 +66,7 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
         write_json(path, {**mine, "own_files": own})
         write_json(folder / "cases.json", checksums(cache))
         return
-    before = read_json(path)
+    before = _fingerprint(path)
     was = before.pop("own_files", {})  # fingerprints of earlier versions have none
     names = {"model.name": config.model.name, "data.split": config.data.split}
     edited = [f"{key}={names[key]}: the file was edited" for key in own if was.get(key, own[key]) != own[key]]
@@ -76,6 +76,17 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
     if changed:
         raise ConfigError(f"{folder}: was started with other settings or data ({'; '.join(changed[:4])}). "
                           "Choose another name=, or restore what changed to go on")  # fmt: skip
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = read_json(path)
+        if not isinstance(found, dict) or "sha256" not in found.get("data", {}):
+            raise DamagedFile(path, "it has no data.sha256")
+    except DamagedFile as error:
+        raise DataError(f"{path}: is damaged ({error.problem}), so that what the run was started with is not known. Remove it to go "
+                        "on, if you changed neither settings nor data, or choose another name=") from error  # fmt: skip
+    return found
 
 
 def checksums(cache: Cache) -> dict[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segmae import statistics
-from segmae.errors import DataError
+from segmae.errors import ConfigError, DataError
 from segmae.study.ledger import Ledger
 from segmae.study.printed import faults, printed
 from segmae.study.report import build_page, write_all_reports, write_report
@@ -207,7 +207,8 @@ def test_a_report_is_made_without_torch_and_without_data_and_stands_alone(three_
 def test_all_reports_at_once_and_a_page_of_all_claims(three_rows: Path) -> None:
     write_seeds(three_rows, 0.001)
     write_plan(three_rows / "begun", {"a": ""}, {"drawn": "drawn"}, [0], claims=[{"text": "x", "row": "a", "than": ["a"]}])  # fmt: skip
-    written = write_all_reports(three_rows, three_rows / "docs")
+    written, failed = write_all_reports(three_rows, three_rows / "docs")
+    assert not failed
     names = [
         f"{name}.{ending}" for name in ("begun", "seeds-cpu", "three", "claims") for ending in ("md", "html")
     ]
@@ -260,3 +261,33 @@ def test_rounding_alone_is_no_fault() -> None:
         len(faults({"dice": 0.81, "iou": 0.6667, "accuracy": 0.5, "sensitivity": 0.9, "specificity": 0.8}))
         == 2
     )
+
+
+def test_a_damaged_study_is_named_and_the_others_are_reported(three_rows: Path) -> None:
+    write_plan(three_rows / "begun", {"a": ""}, {"drawn": "drawn"}, [0])
+    cell = next(path for path in (three_rows / "three").glob("*_s0.json"))
+    whole = cell.read_text()
+    for damage in ("", f"<<<<<<< HEAD\n{whole}", "[]", "{}", whole[:50]):
+        cell.write_text(damage)
+        with pytest.raises(
+            DataError, match=rf"{cell.name}: is damaged.*Restore it from git, or remove it: the cell is run"
+        ):
+            write_report("three", three_rows, three_rows / "docs")
+        written, failed = write_all_reports(three_rows, three_rows / "docs")
+        assert [path.name for path in written] == ["begun.md", "begun.html"]
+        assert [failure["study"] for failure in failed] == ["three"]
+    cell.write_text(whole)
+    (three_rows / "three" / "study.json").write_text("")
+    with pytest.raises(DataError, match=r"study\.json: is damaged.*`segmae study run` writes it again"):
+        write_report("three", three_rows, three_rows / "docs")
+
+
+def test_a_report_is_named_by_a_file_a_name_or_a_folder(three_rows: Path, tmp_path: Path) -> None:
+    file = tmp_path / "drawn.yaml"
+    file.write_text("")
+    (three_rows / "three").rename(three_rows / "drawn-cpu")
+    for study, scale in ((file, "cpu"), ("drawn", "cpu"), ("drawn-cpu", "paper")):
+        written = write_report(study, three_rows, tmp_path / "docs", scale)
+        assert [path.name for path in written] == ["drawn-cpu.md", "drawn-cpu.html"]
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such study"):
+        write_report("none.yaml", three_rows, tmp_path)

@@ -75,3 +75,22 @@ def test_slips_are_one_line(
         code, _, err = call(capsys, *words)
         assert code == 2 and len(err.splitlines()) == 1 and err.startswith("error: ")
     assert call(capsys, "list")[0] == 0
+
+
+def test_a_damaged_outcome_is_named_and_the_plan_is_mended(
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_study(rows=ROWS, reference="one")
+    monkeypatch.chdir(tmp_path)
+    outcome = Path("results/drawn/one_drawn_s0.json")
+    outcome.parent.mkdir(parents=True)
+    outcome.write_text("")
+    (outcome.parent / "study.json").write_text("<<<<<<< HEAD\n")
+    for words in (("status", path), ("run", path), ("report", path)):
+        code, _, err = call(capsys, *words)
+        assert code == 2 and len(err.splitlines()) == 1, words
+        assert "one_drawn_s0.json: is damaged" in err and "Restore it from git" in err
+    code, out, err = call(capsys, "report")
+    assert (code, out) == (1, "") and "one_drawn_s0.json: is damaged" in err
+    code, _, err = call(capsys, "report", "--scale", "cpu")
+    assert code == 2 and "--scale goes with a study" in err

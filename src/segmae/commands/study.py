@@ -9,6 +9,7 @@ import typer
 
 from segmae.commands.options import Device, Json, Threads, given
 from segmae.commands.show import note, print_failures, print_json, print_table, progress, short
+from segmae.errors import ConfigError
 
 study = typer.Typer(
     no_args_is_help=True, help="Grids of runs: train and test them, and report what they show."
@@ -117,9 +118,10 @@ def report_study(
         str | None,
         typer.Argument(
             metavar="[STUDY]",
-            help="Name of its folder in results, e.g. table2-cpu; default: all of them, and a page of all claims.",
+            help="Name or YAML file, or the name of its folder in results, e.g. table2-cpu; default: all of them, and a page of all claims.",
         ),
     ] = None,
+    scale: Scale = None,
     results: Results = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder to write to; default: docs/results.")
@@ -128,9 +130,19 @@ def report_study(
     """Tables, tests and plots as Markdown and HTML, from the outcomes alone."""
     from segmae.study.report import write_all_reports, write_report
 
-    options = given(results=results, out=out)
-    for path in write_report(name, **options) if name else write_all_reports(**options):
+    if scale and not name:
+        raise ConfigError("--scale goes with a study: `segmae study report STUDY --scale SCALE`")
+    options, failed = given(results=results, out=out), []  # type: tuple[dict[str, Any], list[dict[str, str]]]
+    if name:
+        written = list(write_report(name, **options, **given(scale=scale)))
+    else:
+        written, failed = write_all_reports(**options)
+    for path in written:
         print(path)
+    print_failures(failed)
+    if failed:
+        note("the page of claims stays as it was: it needs all studies")
+        raise typer.Exit(1)
 
 
 @study.command("sheets")

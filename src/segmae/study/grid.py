@@ -37,6 +37,7 @@ from segmae.ownfiles import own_files, read_split
 
 FOLDER = Path("recipes/studies")
 FULL = "paper"  # the scale that changes nothing
+SUFFIXES = (".yaml", ".yml")
 STAGE1 = "_stage1"  # the folder of first stages, which studies share; no study can have this name
 
 Layer = tuple[str, Mapping[str, Any]]  # where settings come from, and the settings
@@ -124,7 +125,7 @@ def find_study(name: str | Path) -> Path:
         ConfigError: there is none.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in SUFFIXES:
         if not path.is_file():
             raise ConfigError(f"{path}: no such study. Give the path of a YAML file")
         return path
@@ -133,6 +134,11 @@ def find_study(name: str | Path) -> Path:
         return FOLDER / f"{name}.yaml"
     raise ConfigError(f"study '{name}': not in ./{FOLDER}.{_nearest(str(name), names)} Give the path of a YAML file, or "
                       "change to the folder that has recipes/")  # fmt: skip
+
+
+def folder_name(study: str, scale: str = FULL) -> str:
+    """Of a study's folders in results and runs."""
+    return study if scale == FULL else f"{study}-{scale}"
 
 
 def load_study(name: str | Path, scale: str = FULL) -> Study:
@@ -169,7 +175,7 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
         raise ConfigError(
             f"{path}: reference '{reference}' is not one of the rows.{_nearest(reference, rows)}"
         )
-    label = path.stem if scale == FULL else f"{path.stem}-{scale}"
+    label = folder_name(path.stem, scale)
     study = Study(
         _check_name(label, str(path)), text["title"], text.get("text", ""), scale,
         chosen.get("label", ""), reference, text.get("table", ""),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from segmae.checkpoint import epochs_done
-from segmae.errors import DataError
+from segmae.errors import DamagedFile, DataError
 from segmae.files import atomic_write, read_json, read_records, write_json
 from segmae.models import code_file, find_entry
 from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study, training_images
@@ -52,7 +52,11 @@ class Ledger:
     def write_plan(self, study: Study) -> None:
         """Write `study.json`, where it is not there as it should be."""
         plan, path = {"format": FORMAT, **study.plan()}, self.folder / PLAN
-        if not path.exists() or read_json(path) != plan:
+        try:
+            there = read_json(path) if path.exists() else None
+        except DamagedFile:
+            there = None
+        if there != plan:
             write_json(path, plan)
 
     def plan(self) -> dict[str, Any]:
@@ -66,24 +70,28 @@ class Ledger:
             raise DataError(
                 f"{path}: not here yet. `segmae study run` writes it, or name another folder of results"
             )
-        return read_json(path)
+        return _read(path, "cells", "`segmae study run` writes it again")
 
     def state(self, cell: str, digest: str) -> str:
-        """`done`, `failed`, `outdated` (done with other settings) or `open`."""
+        """`done`, `failed`, `outdated` (done with other settings) or `open`.
+
+        Raises:
+            DataError: a file of the cell is damaged.
+        """
         finished, failed = self.folder / f"{cell}.json", self.folder / f"{cell}.failed.json"
-        if finished.is_file() and read_json(finished)["digest"] == digest:
+        if finished.is_file() and self.outcome(cell)["digest"] == digest:
             return "done"
-        if failed.is_file() and read_json(failed)["digest"] == digest:
+        if failed.is_file() and self.failure(cell)["digest"] == digest:
             return "failed"
         return "outdated" if finished.is_file() else "open"
 
     def outcome(self, cell: str) -> dict[str, Any]:
         """A finished cell's JSON."""
-        return read_json(self.folder / f"{cell}.json")
+        return _read(self.folder / f"{cell}.json", "digest", "the cell is run again")
 
     def failure(self, cell: str) -> dict[str, Any]:
         """A failed cell's JSON."""
-        return read_json(self.folder / f"{cell}.failed.json")
+        return _read(self.folder / f"{cell}.failed.json", "digest", "the cell is run again")
 
     def images(self, cell: str) -> list[dict[str, str]]:
         """The lines of a finished cell's CSV: `test`, `id`, counts `tp@224` ..., distances."""
@@ -105,6 +113,18 @@ class Ledger:
         write_json(
             self.folder / f"{cell.id}.failed.json", {"format": FORMAT, "digest": cell.digest, **failure}
         )
+
+
+def _read(path: Path, key: str, removed: str) -> dict[str, Any]:
+    """A JSON file of results, which holds `key`; `removed` says what happens where it is not there."""
+    try:
+        found: dict[str, Any] = read_json(path)
+        if not isinstance(found, dict) or key not in found:
+            raise DamagedFile(path, f"it has no '{key}'")
+    except DamagedFile as error:
+        remedy = f"Restore it from git, or remove it: {removed}"
+        raise DataError(f"{path}: is damaged ({error.problem}). {remedy}") from error
+    return found
 
 
 def merged(per_image: Mapping[str, Path]) -> str:

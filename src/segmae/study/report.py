@@ -9,7 +9,7 @@ from typing import Any
 
 from segmae.errors import DataError
 from segmae.study import plots
-from segmae.study.grid import FULL
+from segmae.study.grid import FULL, SUFFIXES, find_study, folder_name
 from segmae.study.ledger import PLAN, RESULTS, Ledger
 from segmae.study.page import Block, Bullets, Heading, Page, Paragraph, Picture, Table
 from segmae.study.printed import SOURCE, Printed, printed
@@ -51,22 +51,31 @@ HOW = (
 )
 
 
-def write_report(study: str, results: Path = RESULTS, out: Path = OUT) -> tuple[Path, Path]:
+def write_report(
+    study: str | Path, results: Path = RESULTS, out: Path = OUT, scale: str = FULL
+) -> tuple[Path, Path]:
     """Write `OUT/STUDY.md` with pictures in `OUT/STUDY/`, and `OUT/STUDY.html`; the two paths.
 
     Args:
-        study: a folder's name in `results`: the study's name, with `-SCALE` where it was run at one.
+        study: a study's name or YAML file, or a folder's name in `results`, which has `-SCALE` at its end already.
+        scale: that the study was run at.
 
     Raises:
-        DataError: nothing was run yet.
+        ConfigError: a YAML file that is not there.
+        DataError: nothing was run yet, or a file of the results is damaged.
         MissingExtra: matplotlib is not installed.
     """
-    evidence = load_evidence(Ledger(study, Path(results)))
-    return build_page(evidence).write(Path(out), study)
+    name = find_study(study).stem if Path(study).suffix in SUFFIXES else str(study)
+    name = folder_name(name, scale)
+    evidence = load_evidence(Ledger(name, Path(results)))
+    return build_page(evidence).write(Path(out), name)
 
 
-def write_all_reports(results: Path = RESULTS, out: Path = OUT) -> list[Path]:
-    """The report of every study in `results`, and `OUT/claims.md` and `.html`: what all of them say together; the paths.
+def write_all_reports(results: Path = RESULTS, out: Path = OUT) -> tuple[list[Path], list[dict[str, str]]]:
+    """The report of every study in `results`, and `OUT/claims.md` and `.html`: what all of them say together.
+
+    Returns:
+        The paths, and `study` and `problem` of each whose results are damaged. Where there is one, the page of claims stays as it is.
 
     Raises:
         DataError: `results` holds no study.
@@ -76,19 +85,25 @@ def write_all_reports(results: Path = RESULTS, out: Path = OUT) -> list[Path]:
     if not studies:
         raise DataError(f"{results}: holds no study. Run one first: `segmae study run NAME`")
     written: list[Path] = []
+    failed: list[dict[str, str]] = []
     page = Page("Do the claims hold?")
     page.add(Paragraph(
         "Every claim of every study in `results/`, as far as its cells are finished; `segmae study report` writes this page and the "
         "reports, where the differences stand, with their intervals and tests. One seed, unless a report says more."
     ))  # fmt: skip
     for study in studies:
-        evidence = load_evidence(Ledger(study, Path(results)))
-        written += build_page(evidence).write(Path(out), study)
+        try:
+            evidence = load_evidence(Ledger(study, Path(results)))
+            report = build_page(evidence)
+        except DataError as error:
+            failed.append({"study": study, "problem": str(error)})
+            continue
+        written += report.write(Path(out), study)
         if evidence.places and evidence.plan["claims"]:
             text = f"**{evidence.plan['scale_label']}.** {_finished(evidence)} The report: `{study}.md`."
             lines = [line for line, _ in _claim_lines(evidence)]
             page.add(Heading(_title(evidence.plan)), Paragraph(text), Bullets(lines))
-    return [*written, *page.write(Path(out), "claims")]
+    return written if failed else [*written, *page.write(Path(out), "claims")], failed
 
 
 def build_page(evidence: Evidence) -> Page:
