@@ -235,12 +235,10 @@ def test_masks_overlays_and_superpixels_are_no_photographs(by_darkness: Path, tm
     folder.mkdir()
     for name in ("a", "b_mask", "c_superpixels", ".hidden"):
         half_dark(64, 64).save(folder / f"{name}.png")
-    done = predict_files([folder], folder, by_darkness)
-    assert [row["name"] for row in done.rows] == [
-        "a",
-        "b_mask",
-    ]  # no a lies beside b_mask, so it is a photograph
-    assert [row["name"] for row in predict_files([folder], folder, by_darkness).rows] == ["a", "b_mask"]
+    files = sorted(folder.iterdir())[1:3]  # no b lies beside b_mask, so it is a photograph
+    predict_files(files, folder, by_darkness)
+    assert (folder / "a_overlay.png").is_file()
+    assert find_photographs([folder]) == {"a": files[0], "b_mask": files[1]}
 
 
 @pytest.mark.parametrize("layout", ["folder", "isic2018", "ph2"])
@@ -271,12 +269,20 @@ def test_real_photographs_of_ph2(real_data: Path, by_darkness: Path, tmp_path: P
 def test_results_of_images_that_share_a_stem_are_no_photographs_either(
     by_darkness: Path, tmp_path: Path
 ) -> None:
-    for name in ("a.png", "a.jpg"):
-        half_dark(64, 64).save(tmp_path / "darkness" / name)
-    folder = tmp_path / "darkness"
-    first = predict_files([folder], folder, by_darkness)
-    again = predict_files([folder], folder, by_darkness)
-    assert [row["name"] for row in again.rows] == [row["name"] for row in first.rows] == ["a.jpg", "a.png"]
+    files = [tmp_path / "darkness" / name for name in ("a.jpg", "a.png")]
+    for path in files:
+        half_dark(64, 64).save(path)
+    done = predict_files(files, tmp_path / "darkness", by_darkness)
+    assert [row["name"] for row in done.rows] == ["a.jpg", "a.png"]
+    assert list(find_photographs([tmp_path / "darkness"])) == ["a.jpg", "a.png"]
+
+
+def test_a_folder_of_photographs_takes_no_results(by_darkness: Path, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "set", 2) / "images"
+    before = contents(folder)
+    with pytest.raises(DataError, match=r"is the folder of the photographs\. Choose another one"):
+        predict_files([folder], f"{folder.parent}/masks/../images", by_darkness)
+    assert contents(folder) == before
 
 
 def test_a_photograph_too_large_for_memory_does_not_stop_the_rest(
@@ -316,6 +322,20 @@ def test_another_photograph_of_the_same_name_is_refused(by_darkness: Path, tmp_p
     with pytest.raises(DataError, match=r"'a' is the result of .*one.*Choose another folder for .*two"):
         predict_files([tmp_path / "two"], tmp_path / "out", by_darkness)
     assert contents(tmp_path / "out") == before
+
+
+def test_a_failure_that_left_nothing_owns_no_name(by_darkness: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    half_dark(64, 64).save(tmp_path / "lesion.png")
+    assert predict_files([tmp_path / "lesion"], out, by_darkness).failures, "a slip in the name"
+    done = predict_files([tmp_path / "lesion.png"], out, by_darkness)
+    assert [row["file"] for row in rows_of(out)] == [str(tmp_path / "lesion.png")]
+    assert (len(done.rows), done.failures) == (1, [])
+    (tmp_path / "lesion.png").write_bytes(b"spoilt")
+    assert predict_files([tmp_path / "lesion.png"], out, by_darkness).failures
+    half_dark(64, 64).save(tmp_path / "lesion.bmp")
+    with pytest.raises(DataError, match=r"'lesion' is the result of .*lesion\.png"):
+        predict_files([tmp_path / "lesion.bmp"], out, by_darkness)  # results of the other are still there
 
 
 def test_results_in_a_folder_are_no_photographs(by_darkness: Path, tmp_path: Path) -> None:

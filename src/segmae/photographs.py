@@ -169,6 +169,11 @@ def earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def has_results(folder: Path, name: str) -> bool:
+    """Files of this name lie in a folder of results."""
+    return any((folder / (name + ending)).exists() for ending in FILES.values())
+
+
 def _stem(name: str) -> str:
     return os.path.splitext(os.path.basename(name))[0]
 

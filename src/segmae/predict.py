@@ -27,7 +27,16 @@ from segmae.outputs import (
     write_collections,
     write_files,
 )
-from segmae.photographs import FILES, RESULTS, Ignored, collect, earlier_rows, file_stamp, name_results
+from segmae.photographs import (
+    FILES,
+    RESULTS,
+    Ignored,
+    collect,
+    earlier_rows,
+    file_stamp,
+    has_results,
+    name_results,
+)
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
 TOO_LARGE = "does not fit into memory. Scale it down"
@@ -93,24 +102,31 @@ def predict_files(
         measure: put measurements into the rows; so do the format `csv` and a scale.
         mm_per_pixel: width of a pixel, or its (width, height).
         batch_size: photographs that the network sees at once.
-        views: 1, or 8 for test-time augmentation, see `load`.
+        views: 1 to 8, see `load`.
         resume: leave out what an earlier call with the same model and options has done and whose file has not changed since.
         progress: called after every file.
 
     Raises:
         ConfigError: an option that cannot be used.
-        DataError: not one file in `sources`, or `out` holds the results of another photograph of the same name.
+        DataError: not one file in `sources`, or `out` is one of these folders or holds the results of another photograph of the same name.
         OutputError: `out` cannot be written.
         CheckpointError: no usable model.
     """
     want = wanted(formats, overlay_style, keep_largest, fill_holes, measure, mm_per_pixel)
+    if any(os.path.isdir(source) and _place(Path(source)) == _place(Path(out)) for source in sources):
+        raise DataError(f"{out}: is the folder of the photographs. Choose another one for the results")
     files, ignored = collect(sources)
     photographs = name_results(files)
     predictor = load(model, engine, threads, device, views)
     folder, digest = make_folder(out), predictor.digest
     rows = earlier_rows(folder)
+    owned = {  # a failure that left nothing, of a slip in a name perhaps, keeps no other photograph out
+        name: Path(row["file"])
+        for name, row in rows.items()
+        if "error" not in row or has_results(folder, name)
+    }
     for name, path in photographs.items():
-        before = Path(rows[name]["file"]) if name in rows else path
+        before = owned.get(name, path)
         if _place(before) != _place(path):
             raise DataError(
                 f"{folder}: '{name}' is the result of {before} there. Choose another folder for {path}"
@@ -160,7 +176,7 @@ def predict_files(
     report.notes += [
         f"{row['file']}: its results in {folder} are of an earlier call"
         for row in ordered
-        if "error" in row and any((folder / (row["name"] + ending)).exists() for ending in FILES.values())
+        if "error" in row and has_results(folder, row["name"])
     ]
     report.notes += write_collections(folder, rows.values(), want.formats)
     return report
