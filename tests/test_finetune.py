@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,34 @@ def test_few_images_and_unknown_lesions_are_said() -> None:
         "only 12 images, 2 of them held out" in notes[0] or "only 12 images, 3 of them held out" in notes[0]
     )
     assert "metadata.csv" in notes[1]
+
+
+def test_copies_of_an_image_are_in_one_part_and_that_is_said(tmp_path: Path) -> None:
+    own = [replace(case, image=tmp_path / case.image) for case in cases(60, group=2)]
+    for i, case in enumerate(own):
+        case.image.write_text(f"picture {i % 30:02}")
+    split, notes = divide(own, {"train_ids": ["c00"]}, seed=0)
+    part_of = {name: part for part, ids in split.parts.items() for name in ids}
+    assert all(part_of[f"c{i:02}"] == part_of[f"c{i + 30:02}"] for i in range(30))
+    assert part_of["c30"] == "train", "a copy of what the model met"
+    assert "30 images are byte for byte copies of others" in notes[0]
+
+
+def test_images_without_masks_are_refused_with_the_folder_to_give(small_model: Path, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "lesions", 4, size=(96, 72))
+    more = settings(tmp_path)
+    with pytest.raises(DataError, match=r"images: none of its 4 images has a mask.*holds images/ and masks/"):
+        finetune(data / "images", tmp_path / "run", model=small_model, settings=more)
+    masks = sorted((data / "masks").iterdir())
+    masks.pop().unlink()  # there is something to prepare then
+    for path in masks:
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=rf"no image with a mask can be read.*{masks[0].name}"):
+        finetune(data, tmp_path / "run", model=small_model, settings=more)
+    for path in masks:
+        path.unlink()
+    with pytest.raises(DataError, match="none of its 4 images has a mask"):
+        finetune(data, tmp_path / "run", model=small_model, settings=more)
 
 
 def test_differences_are_taken_image_by_image(tmp_path: Path) -> None:
@@ -176,5 +205,13 @@ def test_what_follows_from_the_model_cannot_be_set(small_model: Path, tmp_path: 
     data = write_dataset(tmp_path / "lesions", 2, size=(96, 72))
     with pytest.raises(ConfigError, match=r"preprocess\.size=96"):
         finetune(data, tmp_path / "run", model=small_model, settings=["preprocess.size=96"])
+    for text, remedy in (
+        ("epochs=4", "--epochs"),
+        ("data.root=x", "--data"),
+        ("model.start=x", "--model"),
+        ("name=x", "--out"),
+    ):
+        with pytest.raises(ConfigError, match=f"{text}: .*Give {remedy} instead"):
+            finetune(data, tmp_path / "run", model=small_model, settings=[text])
     with pytest.raises(DataError):
         finetune(data, tmp_path / "run", model=small_model, settings=settings(tmp_path))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,16 @@ from segmae.checkpoint import ONNX, WEIGHTS, epochs_done, load_model, read_info,
 from segmae.config import Config, config_to_dict, load_config
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.dataset import prepare
-from segmae.data.splits import Split, load_split, make_split, met_ids, save_split, with_lesions
+from segmae.data.splits import (
+    Split,
+    copies_note,
+    group_copies,
+    load_split,
+    make_split,
+    met_ids,
+    save_split,
+    with_lesions,
+)
 from segmae.errors import CheckpointError, ConfigError, DataError, MissingExtra, require
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import write_json
@@ -45,7 +55,16 @@ DEFAULTS: dict[str, Any] = {
     "augmentation": {"rotation": 90.0, "scale": [0.8, 1.25], "brightness": 0.25, "contrast": 0.25, "saturation": 0.25,
                      "hue": 0.03},
 }  # fmt: skip
-OWNED = ("name", "output", "task", "epochs", "data.root", "data.split", "model.", "preprocess.")
+OWNED = {  # settings that the call makes itself, and from what
+    "name": "--out",
+    "output": "--out",
+    "epochs": "--epochs",
+    "data.root": "--data",
+    "data.split": "the data",
+    "task": "the model",
+    "model.": "--model",
+    "preprocess.": "the model",
+}
 
 
 @dataclass
@@ -99,7 +118,7 @@ def finetune(
         progress: called while images are read and evaluated.
 
     Raises:
-        DataError: too few images, or none that the model has not met.
+        DataError: no masks, too few images, or none that the model has not met.
         CheckpointError: the model has no model.safetensors.
         ConfigError: a setting that this call makes itself, or a run that was started otherwise.
         MissingExtra: training needs the extra `train`.
@@ -177,8 +196,10 @@ def make_config(
     data: str | Path, folder: Path, model: str | Path, epochs: int, settings: Sequence[str]
 ) -> Config:
     """The run's settings: the model's own network and preprocessing, `DEFAULTS`, and what the user set."""
-    if own := [text for text in settings if text.startswith(OWNED)]:
-        raise ConfigError(f"{own[0]}: is made from the model, the data and the other options. Leave it out")
+    for text, (setting, source) in product(settings, OWNED.items()):
+        if text.startswith(setting):
+            remedy = f"Give {source} instead" if source.startswith("--") else f"It follows from {source}"
+            raise ConfigError(f"{text}: finetune makes this setting itself. {remedy}: leave it out here")
     info, place = read_info(model), resolve(model)
     if place.is_dir() and not (place / WEIGHTS).is_file():
         raise CheckpointError(
@@ -201,10 +222,19 @@ def _usable_cases(
 ) -> tuple[list[Case], list[dict[str, str]], list[str]]:
     """The cases with a mask that can be read; `id` and `problem` of those that cannot; and a note on those without a mask."""
     dataset = open_dataset(config.data.root)
+    if not any(case.mask for case in dataset.cases):
+        raise DataError(
+            f"{dataset.root}: none of its {len(dataset.cases)} images has a mask, and training needs them. Give the folder that holds "
+            "images/ and masks/, with each mask named like its image"
+        )
     place = Path(config.data.cache) if config.data.cache else None
     broken = dict(prepare(dataset.cases, config.preprocess, folder=place, progress=progress).failures)
     whole = [case for case in dataset.cases if case.id not in broken]
     cases = [case for case in whole if case.mask is not None]
+    if not cases:
+        raise DataError(
+            f"{dataset.root}: no image with a mask can be read. The first: {next(iter(broken.values()))}"
+        )
     notes = [f"left out: {len(whole) - len(cases)} images without a mask"] if len(cases) < len(whole) else []
     return cases, [{"id": name, "problem": problem} for name, problem in broken.items()], notes
 
@@ -213,12 +243,15 @@ def divide(cases: Sequence[Case], provenance: Mapping[str, Any], seed: int) -> t
     """The split, and what is to be said about it.
 
     Images that the model was trained on or chosen by, and all others of the same lesions, are only trained on.
+    Copies, byte for byte, count as of one lesion.
     """
+    lesions_known = any(case.group for case in cases)
+    cases, copies = group_copies(cases)
     met = set().union(*met_ids(provenance))
     related = with_lesions(met, cases)
     known = [case for case in cases if case.id in related]
     fresh = [case for case in cases if case.id not in related]
-    notes = []
+    notes = [copies_note(copies)] if copies else []
     if known:
         own = sum(case.id in met for case in known)
         lesions = f", as are {len(known) - own} others of the same lesions" if len(known) > own else ""
@@ -239,7 +272,7 @@ def divide(cases: Sequence[Case], provenance: Mapping[str, Any], seed: int) -> t
             f"only {len(cases)} images, {len(split.parts['test'])} of them held out: so few cannot show whether fine-tuning helps, "
             "and intervals over them are too narrow. Label about 100 before you rely on the table"
         )
-    if not any(case.group for case in cases):
+    if not lesions_known:
         notes.append(
             "no metadata.csv says which images show the same lesion or patient: if some do, the held-out figures flatter"
         )

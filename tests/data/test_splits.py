@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from segmae.data import splits
 from segmae.data.catalog import Case, open_dataset
 from segmae.data.splits import (
     Split,
+    group_copies,
     group_leaks,
     list_splits,
     load_split,
@@ -201,6 +203,36 @@ def test_unknown_names_get_the_nearest_one_and_folders_are_refused(tmp_path: Pat
 
 
 # Making splits
+
+
+def test_copies_byte_for_byte_stay_together_with_the_lesions_of_each(tmp_path: Path) -> None:
+    some = [
+        replace(
+            case,
+            image=written(tmp_path / case.image, f"picture {i % 15:02}"),
+            group=f"p{i // 2}" if i < 6 else None,
+        )
+        for i, case in enumerate(cases(30))
+    ]
+    grouped, count = group_copies(some)
+    assert count == 15
+    group_of = {case.id: case.group for case in grouped}
+    assert group_of["c0000"] == group_of["c0001"] == group_of["c0015"] == group_of["c0016"], (
+        "through both pictures of p0"
+    )
+    assert group_of["c0007"] == group_of["c0022"] != group_of["c0008"]
+    for seed in range(5):
+        split = make_split(some, seed=seed)
+        part_of = {name: part for part, names in split.parts.items() for name in names}
+        assert all(part_of[f"c{i:04}"] == part_of[f"c{i + 15:04}"] for i in range(15))
+        assert group_leaks(split, some) == []
+
+
+def test_without_copies_groups_and_splits_are_as_they_were(tmp_path: Path) -> None:
+    absent = cases(30, group=2)
+    there = [replace(case, image=written(tmp_path / case.image, f"picture {case.id}")) for case in absent]
+    assert group_copies(there) == (there, 0)
+    assert make_split(there, seed=3) == make_split(absent, seed=3)
 
 
 def test_the_same_seed_and_cases_give_the_same_split_in_whatever_order_they_come() -> None:

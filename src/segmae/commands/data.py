@@ -167,7 +167,7 @@ def make(
 ) -> None:
     """Divide your own dataset; lesions and patients stay together, diagnoses are spread evenly."""
     from segmae.data.catalog import find_data, open_dataset
-    from segmae.data.splits import make_split, save_split
+    from segmae.data.splits import copies_note, group_copies, make_split, save_split
 
     shares = None if ratios is None else parse_ratios(ratios)
     cases = open_dataset(find_data(folder)).cases
@@ -175,6 +175,8 @@ def make(
     if with_mask and len(with_mask) < len(cases):
         note(f"left out: {len(cases) - len(with_mask)} images without a mask")
     split = make_split(with_mask or cases, **given(ratios=shares, seed=seed))
+    if copies := group_copies(with_mask or cases)[1]:
+        note(copies_note(copies))
     save_split(split, out)
     print(f"{out}: " + ", ".join(f"{len(ids)} {part}" for part, ids in split.parts.items()))
 

@@ -12,7 +12,8 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,43 @@ def save_split(split: Split, path: str | Path) -> Path:
     return Path(path)
 
 
+def group_copies(cases: Sequence[Case]) -> tuple[list[Case], int]:
+    """The cases, with images that are the same byte by byte in one group, and how many repeat an earlier image.
+
+    Groups (lesions, patients) that share an image become one. Scaled or recompressed copies are not looked for here:
+    `segmae data check` finds them. An image that cannot be read counts as no copy.
+    """
+    by_size: dict[int, list[Case]] = defaultdict(list)
+    for case in cases:
+        with suppress(OSError):
+            by_size[case.image.stat().st_size].append(case)
+    by_content: dict[str, list[Case]] = defaultdict(list)
+    for case in (case for alike in by_size.values() if len(alike) > 1 for case in alike):
+        with suppress(OSError), case.image.open("rb") as file:
+            by_content[hashlib.file_digest(file, "sha256").hexdigest()].append(case)
+    group_of = {case.id: case.group or f"\0{case.id}" for case in cases}
+    members: dict[str, list[str]] = defaultdict(list)
+    for name, group in group_of.items():
+        members[group].append(name)
+    for copies in by_content.values():
+        first, *others = dict.fromkeys(group_of[case.id] for case in copies)
+        for other in others:
+            group_of.update(dict.fromkeys(members[other], first))
+            members[first] += members.pop(other)
+    count = sum(len(copies) - 1 for copies in by_content.values())
+    return [
+        replace(case, group=group) if len(members[group := group_of[case.id]]) > 1 else case for case in cases
+    ], count
+
+
+def copies_note(count: int) -> str:
+    """What is said of so many images that repeat an earlier one."""
+    return (
+        f"{count} images are byte for byte copies of others: each is in the same part as its original. "
+        "`segmae data check` names them, and copies that are nearly the same"
+    )
+
+
 def make_split(
     cases: Sequence[Case],
     ratios: tuple[float, float, float] = (0.7, 0.1, 0.2),
@@ -98,8 +136,8 @@ def make_split(
 ) -> Split:
     """Divide cases at random into train, val and test.
 
-    Cases of one group (lesion or patient) stay together. Where cases have labels, each label is divided by the
-    same ratios.
+    Cases of one group (lesion or patient) stay together, as do images that are the same byte by byte (`group_copies`).
+    Where cases have labels, each label is divided by the same ratios.
 
     Args:
         ratios: shares of train, val and test; they must add up to 1.
@@ -113,7 +151,7 @@ def make_split(
     folds = [(part, share) for part, share in zip(PARTS, ratios, strict=True) if share]
     if len(cases) < len(folds):
         raise DataError(f"{len(cases)} cases cannot be divided into {len(folds)} parts. Add images")
-    parts = _divide(cases, [share for _, share in folds], seed)
+    parts = _divide(group_copies(cases)[0], [share for _, share in folds], seed)
     if bare := [part for (part, _), ids in zip(folds, parts, strict=True) if not ids]:
         raise DataError(f"{len(cases)} cases, divided by {ratios}, leave nothing for {' and '.join(bare)}. "
                         "Add images (of other lesions or patients), or give that part a larger share")  # fmt: skip
