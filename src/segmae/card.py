@@ -22,6 +22,7 @@ from segmae.checkpoint import (
 from segmae.errors import CheckpointError, ConfigError
 from segmae.evaluate import portable
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, write_json
+from segmae.models import code_file
 from segmae.trust import FILE as CALIBRATION
 
 
@@ -31,6 +32,7 @@ def publish(
     """Copy a model into a folder that can be published as it is, with a card in Hugging Face's form.
 
     Ids of images that it was trained on or chosen by, and paths of this machine are left out of its configuration: they may hold names of patients.
+    Of a network that is a Python file of one's own only model.onnx is copied: its weights are of no use without that file.
 
     Args:
         model: see `segmae.checkpoint.resolve`.
@@ -39,7 +41,7 @@ def publish(
         results: `summary.json` files of `segmae evaluate`, for the card; those of a run's evaluations are found without it.
 
     Raises:
-        CheckpointError: no usable model, an ensemble, an export for OpenVINO alone, or a network that is a Python file of one's own.
+        CheckpointError: no usable model, an ensemble, an export for OpenVINO alone, or a network of one's own file without model.onnx.
         ConfigError: the folder holds something already, or results that are those of another model.
     """
     source, folder = resolve(model), Path(folder)
@@ -50,20 +52,28 @@ def publish(
         raise ConfigError(
             f"{folder}: is not empty. Choose a new folder, which will hold this model and nothing else"
         )
-    if info.architecture.endswith(".py"):
-        raise CheckpointError(f"{source}: its network is a Python file of your own, which nobody else has")
+    names: tuple[str, ...] = (WEIGHTS, ONNX, CALIBRATION)
+    if (code := code_file(info.architecture)) is not None:
+        if not (source / ONNX).is_file():
+            raise CheckpointError(
+                f"{source}: its network is {code}, a Python file of your own, which nobody else has. Run `segmae export {source} --to onnx` "
+                f"first: {ONNX} predicts without it"
+            )
+        names = (ONNX, CALIBRATION)  # weights that nobody could load
     if not any((source / name).is_file() for name in (WEIGHTS, ONNX)):
         raise CheckpointError(
             f"{source}: has neither {WEIGHTS} nor {ONNX}. Publish the model that it was exported from"
         )
     summaries = _summaries(source, [Path(path) for path in results])
     make_folder(folder)
-    for name in (WEIGHTS, ONNX, CALIBRATION):
+    for name in names:
         if (source / name).is_file():
             with atomic_path(folder / name) as temporary:
                 shutil.copyfile(source / name, temporary)
     values = read_json(source / CONFIG)
     values["provenance"] = portable(values["provenance"])
+    if code is not None:
+        values["architecture"] = f"{code.name}:{info.architecture.rpartition(':')[2]}"
     if summaries:
         values["provenance"]["figures"] = [sentence(summary) for summary in summaries]
     if (folder / WEIGHTS).is_file():

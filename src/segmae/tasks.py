@@ -31,6 +31,7 @@ from segmae.losses import (
 from segmae.models.hiding import choose_visible
 from segmae.models.segmae import PATCH, patchify
 
+EXTRA_TARGETS = ("mask", "edge", "label")  # what an extra head may be compared with
 OWN_WAY = ("adversarial", "chained")  # only for models that name them in their attribute `task`
 
 
@@ -67,6 +68,17 @@ class Supervised:
         network = unwrapped(model)
         extra_losses = getattr(network, "extra_losses", {}) if network.training else {}
         outputs = model(batch.image, extras=True) if extra_losses else {"logits": model(batch.image)}
+        for name in ("logits", *extra_losses):
+            if not isinstance(outputs, dict) or name not in outputs:
+                found = (
+                    ", ".join(map(str, outputs))
+                    if isinstance(outputs, dict)
+                    else f"a {type(outputs).__name__}"
+                )
+                raise ConfigError(
+                    f"the model's forward(image, extras=True) returns {found}, without '{name}'. Return a dict with logits and an entry for "
+                    "each name of extra_losses"
+                )
         logits = outputs["logits"]
         loss, parts = segmentation_loss(logits, batch.mask, self.losses)
         for name, (target, weight) in extra_losses.items():
@@ -206,7 +218,7 @@ def create_task(
         model: the network to train. Its attribute `task` names the task it needs, if that is one of the last two.
 
     Raises:
-        ConfigError: the model needs another task. A chain or a generator is not trained as if it were one network,
+        ConfigError: extra losses of no known kind, or the model needs another task. A chain or a generator is not trained as if it were one network,
             since its first networks or its discriminators would stay untrained without a word.
     """
     needed = getattr(model, "task", "supervised")
@@ -226,12 +238,28 @@ def create_task(
     if name == "hybrid":
         return Hybrid(losses, reconstruction)
     if name == "supervised":
+        _check_extra_losses(getattr(model, "extra_losses", {}))
         return Supervised(losses)
     if name == "adversarial":
         return Adversarial(losses)
     if name == "chained" and model is not None:
         return Chained(losses, model)
     raise ValueError(f"task '{name}': choose pretrain, hybrid, supervised, adversarial or chained")
+
+
+def _check_extra_losses(extra_losses: Any) -> None:
+    """Raises ConfigError: not as `Supervised` takes them, as may be in a model of one's own."""
+    try:
+        unknown = {
+            target for target, weight in extra_losses.values() if target not in EXTRA_TARGETS or weight < 0
+        }
+    except (AttributeError, TypeError, ValueError):
+        unknown = {repr(extra_losses)}
+    if unknown:
+        raise ConfigError(
+            f"the model's extra_losses: {', '.join(map(str, unknown))}. Each is name: (target, weight), with the target {', '.join(EXTRA_TARGETS[:-1])} "
+            f"or {EXTRA_TARGETS[-1]} and a weight of at least 0"
+        )
 
 
 def freeze_for(name: str, model: nn.Module) -> None:

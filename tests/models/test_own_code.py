@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from segmae.checkpoint import load_model  # noqa: E402
-from segmae.config import Losses, Reconstruction, load_config  # noqa: E402
+from segmae.card import publish  # noqa: E402
+from segmae.checkpoint import ModelInfo, load_model, read_info, save_pretrained  # noqa: E402
+from segmae.config import Losses, Preprocess, Reconstruction, load_config  # noqa: E402
 from segmae.data.catalog import open_dataset  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.data.splits import make_split, save_split  # noqa: E402
+from segmae.engines.export import export_onnx  # noqa: E402
 from segmae.errors import CheckpointError, ConfigError  # noqa: E402
 from segmae.models import create_model  # noqa: E402
+from segmae.predictor import load  # noqa: E402
 from segmae.tasks import Batch, create_task  # noqa: E402
 from segmae.train import run  # noqa: E402
 
@@ -94,10 +98,54 @@ def test_an_output_that_is_not_one_logit_a_pixel_is_said(output: object) -> None
         task(Constant(output), batch, "segment")
 
 
+def test_a_function_that_gives_no_network_is_said(toy: Path) -> None:
+    toy.write_text("def make():\n    pass\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"toy\.py:make' gives a NoneType, not a torch\.nn\.Module"):
+        create_model("toy.py:make")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"deep1": ("mosk", 0.4)}, {"deep1": 0.4}, {"deep1": ("mask", "much")}, ["deep1"]]
+)
+def test_extra_losses_of_no_known_kind_are_said(wrong: object) -> None:
+    model = Constant({})
+    model.extra_losses = wrong
+    with pytest.raises(ConfigError, match=r"extra_losses.*mask, edge or label"):
+        create_task("supervised", Losses(), Reconstruction(), model)
+
+
+@pytest.mark.parametrize("output", [torch.zeros(2, 1, 4, 4), {"logits": torch.zeros(2, 1, 4, 4)}])
+def test_an_extra_head_that_does_not_come_out_is_said(output: object) -> None:
+    model = Constant(output)
+    model.extra_losses = {"deep1": ("mask", 0.4)}
+    batch = Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4), ("one", "two"))
+    task = create_task("supervised", Losses(), Reconstruction(), model)
+    with pytest.raises(ConfigError, match=r"extras=True\) returns .*, without '(logits|deep1)'"):
+        task(model, batch, "segment")
+
+
+def test_it_is_published_as_an_export_that_needs_no_file(toy: Path) -> None:
+    name = f"{toy}:Toy"
+    model = create_model(name, width=4)
+    info = ModelInfo(name, {"width": 4}, Preprocess(size=32))
+    saved = save_pretrained("saved", model, info)
+    with pytest.raises(
+        CheckpointError, match=r"toy\.py, a Python file of your own.*segmae export saved --to onnx"
+    ):
+        publish(saved, "public")
+    assert not Path("public").exists()
+    export_onnx(model, saved / "model.onnx", 32)
+    found = publish(saved, "public")
+    assert sorted(path.name for path in found.iterdir()) == ["README.md", "config.json", "model.onnx"]
+    assert read_info(found).architecture == "toy.py:Toy"
+    toy.unlink()
+    assert load(found, threads=1)(np.zeros((20, 30, 3), np.uint8)).mask.shape == (20, 30)
+
+
 class Constant(torch.nn.Module):
     def __init__(self, output: object) -> None:
         super().__init__()
         self.output = output
 
-    def forward(self, image: torch.Tensor) -> object:
+    def forward(self, image: torch.Tensor, extras: bool = False) -> object:
         return self.output

@@ -34,10 +34,11 @@ def create_model(name: str, **options: Any) -> nn.Module:
         A module whose `forward(image [B,3,H,W])` gives logits `[B,1,H,W]`.
 
     Raises:
-        ConfigError: no such name, or an option that the network does not have (the nearest name is given) or take.
+        ConfigError: no such name, an option that the network does not have (the nearest name is given) or take, or a function
+            that gives no network.
         MissingExtra: torch is not installed.
     """
-    require("torch", "train")
+    torch = require("torch", "train")
     build = model_function(name)
     known = option_names(build)
     for option in options:
@@ -53,6 +54,10 @@ def create_model(name: str, **options: Any) -> nn.Module:
             f"model '{name}' cannot be built with options {options}: {error}{_line(error, code_file(name))}. "
             f"The docstring of {build.__module__}.{getattr(build, '__qualname__', name)} says what each takes"
         ) from error
+    if not isinstance(model, torch.nn.Module):
+        raise ConfigError(
+            f"model '{name}' gives a {type(model).__name__}, not a torch.nn.Module. Return the network"
+        )
     return model
 
 
