@@ -17,6 +17,7 @@ from segmae import cli
 from segmae.compare import compare, find_masks, table
 from segmae.data.phantom import write_dataset
 from segmae.errors import CheckpointError, DataError
+from segmae.predict import predict_files
 
 
 def square(side: int, left: int = 10, size: tuple[int, int] = (60, 80)) -> np.ndarray:
@@ -153,6 +154,26 @@ def test_a_model_against_masks(tmp_path: Path, small_model: Path) -> None:
     assert found.readers == ["masks", small_model.name]
     assert not any(found.missing.values())
     assert (found.rows[0].width, found.rows[0].height) == (96, 72)
+
+
+def test_results_match_whatever_their_photographs_are_called(tmp_path: Path, small_model: Path) -> None:
+    names = ['say "x"', "a*", "tab\there", "plain"]
+    data = write_dataset(tmp_path / "data", len(names), size=(96, 72))
+    for folder in ("images", "masks"):
+        for path, name in zip(sorted((data / folder).iterdir()), names, strict=True):
+            path.rename(path.with_name(name + path.suffix))
+    predict_files([data], tmp_path / "out", small_model, threads=1)
+    found = compare([data, small_model, tmp_path / "out"], data=data, threads=1)
+    assert {row.image for row in found.rows} == set(names)
+    assert len(found.rows) == 3 * len(names) and not any(found.missing.values())
+
+
+def test_names_that_are_alike_when_safe_are_not_mixed_up(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", {"x?": square(20), "x*": square(5)})
+    b = write(tmp_path / "b", {"x?": square(20), "x_": square(5)})
+    found = compare([a, b])
+    assert [row.image for row in found.rows] == ["x?"]
+    assert found.missing == {"a": ["x_"], "b": ["x*"]}
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path, small_model: Path) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from segmae.data.preprocess import read_mask
 from segmae.errors import CheckpointError, DataError, ImageError
 from segmae.files import atomic_write, harmless, write_json
 from segmae.metrics import Counts
-from segmae.photographs import find_photographs
+from segmae.photographs import find_photographs, safe_name
 from segmae.predict import Progress
 from segmae.predictor import Predictor, load
 from segmae.statistics import mean_interval
@@ -116,7 +116,8 @@ def compare(
 ) -> Comparison:
     """Compare masks of the same images, pair by pair, and write `per_image.csv` and `summary.json` into `out` if given.
 
-    Images are matched by name, without `_mask`, `_segmentation` or `_lesion` at its end. A mask that cannot be read, or two
+    Images are matched by name, without `_mask`, `_segmentation` or `_lesion` at its end; a name counts as that which
+    `segmae predict` makes of it (`safe_name`), unless that may be two images. A mask that cannot be read, or two
     of different sizes, are listed in `failures`, and the rest goes on.
 
     Args:
@@ -132,7 +133,7 @@ def compare(
     """
     if len(readers) < 2:
         raise DataError("one reader has nobody to be compared with. Name two folders of masks or models")
-    known = _open_readers(readers, data, device, threads)
+    known = _matched(_open_readers(readers, data, device, threads))
     having = Counter(name for reader in known for name in reader.files)
     shared = sorted(name for name, count in having.items() if count > 1)
     if not shared:
@@ -184,6 +185,25 @@ def _open_readers(
             f"{data}: photographs are for models, and all of these are folders of masks. Leave it out"
         )
     return readers
+
+
+def _matched(readers: Sequence[Reader]) -> list[Reader]:
+    """Results, which have safe names, under the names of the images that they are of, as other readers have them."""
+    originals: dict[str, set[str]] = defaultdict(set)
+    for name in {name for reader in readers for name in reader.files}:
+        if (safe := safe_name(name)) != name:
+            originals[safe].add(name)
+    own = {safe: names.pop() for safe, names in originals.items() if len(names) == 1}
+    return [
+        replace(
+            reader,
+            files={
+                name if own.get(name, name) in reader.files else own[name]: path
+                for name, path in reader.files.items()
+            },
+        )
+        for reader in readers
+    ]
 
 
 def _is_model(source: str | Path) -> bool:
