@@ -174,6 +174,7 @@ def load_config(
         layers.append(("recipe", recipe))
     elif recipe is not None:
         layers.append((str(recipe), read_settings(recipe)))
+        _refuse_other_kinds(*layers[-1])
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise ConfigError(f"'{override}': an override is KEY=VALUE, for example epochs=10")
@@ -262,11 +263,53 @@ def _merge(config: Any, addition: Any, source: str) -> Any:
         near = [name for name in near or config_keys() if name.split(".")[-1] == last] or near
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise ConfigError(f"{source}: unknown setting '{key}'.{hint}") from error
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        if "TupleConfig" in reason or "ListConfig" in reason:
-            reason = "it takes a list, for example [0.8,1.25]"
-        raise ConfigError(f"{source}: setting '{error.full_key}' has a wrong value: {reason}") from error
+    except (OmegaConfBaseException, TypeError) as error:
+        # of an item of a list, and of a list for a mapping, it names none
+        key = str(getattr(error, "full_key", None) or _wrong_one(config, addition))
+        reason = _takes(key, OmegaConf.select(addition, key)) or str(error).splitlines()[0]
+        raise ConfigError(f"{source}: setting '{key}' has a wrong value: {reason}") from error
+
+
+def _wrong_one(config: Any, addition: Any) -> str:
+    """The first key of an addition that cannot be merged by itself."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for key in config_keys():
+        if (value := OmegaConf.select(addition, key)) is not None:
+            try:
+                alone = OmegaConf.create()
+                OmegaConf.update(alone, key, value)
+                OmegaConf.merge(config, alone)
+            except (OmegaConfBaseException, TypeError):
+                return key
+    return "?"
+
+
+def _takes(key: str, value: Any) -> str:
+    """What a setting takes instead of a value that is of the wrong kind; "" where omegaconf says it well enough."""
+    if key not in config_keys():
+        return ""
+    default = _value(Config(), key)
+    if isinstance(default, tuple):
+        numbers = ",".join(map(str, default))
+        return (
+            f"it takes {len(default)} numbers, for example [{numbers}]"
+            if numbers
+            else "it takes a list, for example [a,b]"
+        )
+    if isinstance(default, dict):
+        return f"it takes a mapping, for example {key}.NAME=1"
+    return "it is empty. Write a value, or leave it out" if value is None else ""
+
+
+def _refuse_other_kinds(source: str, settings: Mapping[str, Any]) -> None:
+    """Files of ours that are mappings too, but no recipes."""
+    if {"title", "rows"} <= settings.keys():
+        raise ConfigError(f"{source}: is a study, not a recipe. `segmae study run {source}` runs it")
+    if {"architecture", "preprocess"} <= settings.keys():
+        raise ConfigError(f"{source}: is the configuration of a saved model, not a recipe. To start from its weights set model.start="
+                          f"{Path(source).parent}; the recipe that it was trained by is config.json of its run")  # fmt: skip
 
 
 def _refuse_bare_groups(addition: Any, source: str) -> None:
@@ -290,36 +333,47 @@ CHOICES = {
     "optimizer.name": ("sgd", "adamw"),
     "schedule.name": ("plateau", "cosine", "constant"),
 }
-TINY = 1e-6  # what has to be above 0
+TINY = 1e-6  # what has to be above 0, or below 1
+MOST_SIZE = (
+    4096  # pixels: more than networks of this kind are fed with, and a slip before it fills the memory
+)
+MOST_SEED = 2**63 - 1  # that torch takes
 RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (1, math.inf), "batch_size": (1, math.inf), "accumulate": (1, math.inf), "save_every": (1, math.inf),
-    "threads": (0, math.inf), "devices": (0, math.inf), "num_nodes": (0, math.inf), "ema": (0, 1 - TINY), "data.subset": (0, math.inf),
-    "preprocess.std": (TINY, math.inf), "augmentation.horizontal_flip": (0, 1), "augmentation.vertical_flip": (0, 1),
-    "augmentation.scale": (0.01, 100), "augmentation.hue": (0, 0.5), "augmentation.elastic": (0, 1),
+    "seed": (0, MOST_SEED), "epochs": (1, math.inf), "batch_size": (1, math.inf), "accumulate": (1, math.inf), "save_every": (1, math.inf),
+    "threads": (0, 1024), "devices": (0, math.inf), "num_nodes": (0, math.inf), "ema": (0, 1 - TINY), "data.subset": (0, math.inf),
+    "preprocess.mean": (0, 1), "preprocess.std": (TINY, math.inf), "augmentation.horizontal_flip": (0, 1), "augmentation.vertical_flip": (0, 1),
+    "augmentation.rotation": (0, 180), "augmentation.scale": (0.01, 100),
+    "augmentation.brightness": (0, 1), "augmentation.contrast": (0, 1), "augmentation.saturation": (0, 1), "augmentation.hue": (0, 0.5), "augmentation.elastic": (0, 1),
     "augmentation.hair": (0, 1), "augmentation.vignette": (0, 1), "distillation.weight": (0, 1), "distillation.views": (1, 8),
-    "losses.beta": (TINY, math.inf),
+    "losses.bce": (0, math.inf), "losses.dice": (0, math.inf), "losses.patch": (0, math.inf), "losses.beta": (TINY, math.inf),
     "reconstruction.ratio": (0.01, 0.99), "reconstruction.beta": (TINY, math.inf), "optimizer.lr": (0, math.inf),
-    "optimizer.weight_decay": (0, math.inf), "optimizer.layer_decay": (TINY, 1), "optimizer.clip": (0, math.inf),
-    "schedule.warmup": (0, math.inf), "schedule.floor": (0, 1), "schedule.patience": (0, math.inf),
+    "optimizer.weight_decay": (0, math.inf), "optimizer.momentum": (0, 1 - TINY), "optimizer.betas": (0, 1 - TINY), "optimizer.layer_decay": (TINY, 1), "optimizer.clip": (0, math.inf),
+    "schedule.warmup": (0, math.inf), "schedule.floor": (0, 1), "schedule.factor": (TINY, 1 - TINY), "schedule.patience": (0, math.inf),
 }  # fmt: skip
 
 
 def _check(config: Config) -> Config:
     for key, allowed in CHOICES.items():
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
+        value = _value(config, key)
         if value not in allowed:
             near = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ConfigError(f"{key}={value}: not one of {', '.join(allowed)}.{hint}")
     for key, (low, high) in RANGES.items():
-        for number in _numbers(config, key):
-            if not low <= number <= high:
-                limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-                raise ConfigError(f"{key}={number:g}: must be {limits}")
+        numbers = _value(config, key)
+        for number in numbers if isinstance(numbers, tuple | list) else (numbers,):
+            if not low <= number <= high or number == math.inf:
+                finite = "" if abs(number) < math.inf else "a finite number, "
+                limits = f"{finite}at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise ConfigError(f"{key}={number}: must be {limits}")
+    losses = config.losses
+    if config.task in ("hybrid", "supervised") and losses.bce == losses.dice == losses.patch == 0:
+        raise ConfigError(f"losses.bce, losses.dice and losses.patch are 0: task={config.task} learns from them. "
+                          "Set at least one of them above 0")  # fmt: skip
     check_size(config.preprocess.size)
-    if set(config.name) & set("/\\") or config.name in ("", ".", ".."):
+    if not config.name:
+        raise ConfigError("name: is empty. Give the run's folder inside output a name")
+    if set(config.name) & set("/\\") or config.name in (".", ".."):
         raise ConfigError(f"name={config.name}: is the name of a folder inside output. Leave out / and \\")
     return config
 
@@ -328,15 +382,15 @@ def check_size(size: int) -> None:
     """Refuse a side of the network's input that no network here takes.
 
     Raises:
-        ConfigError: not a multiple of 16, or below 32.
+        ConfigError: not a multiple of 16, below 32, or so large that no memory holds a batch.
     """
-    if size % 16 or size < 32:
-        raise ConfigError(f"preprocess.size={size}: must be a multiple of 16, at least 32")
+    if size % 16 or not 32 <= size <= MOST_SIZE:
+        raise ConfigError(f"preprocess.size={size}: must be a multiple of 16, from 32 to {MOST_SIZE}")
 
 
-def _numbers(config: Config, key: str) -> tuple[float, ...]:
-    """The value of a setting, or the several that it has."""
+def _value(config: Config, key: str) -> Any:
+    """The value of a setting."""
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part)
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
+    return value

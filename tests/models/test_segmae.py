@@ -353,3 +353,9 @@ def test_blocks_of_small_count_from_a_random_start() -> None:
         for block in model.encoder.blocks:
             seen = block(seen)
     assert (seen - tokens).norm() > 0.1 * tokens.norm()
+
+
+def test_a_vit_has_at_least_one_block() -> None:
+    for depth in (0, -1):
+        with pytest.raises(ConfigError, match=f"depth={depth}: the ViT has at least one block"):
+            create_model("segmae-tiny", depth=depth)

@@ -209,6 +209,12 @@ def test_a_digest_tells_settings_apart_and_ignores_where_a_run_lies() -> None:
           "settings": {"data": {"root": "d", "split": "isic2018/fold1"}}}, r"fold9: no such split.* Did you mean 'isic2018/fold"),
         ({"data": {"drawn": {}}}, r"the settings name no data\.root or no data\.split"),
         ({"rows": {"plain": {"settings": 7}}}, "is a mapping of settings, a recipe's file, or a list of them"),
+        ({"rows": {"plain": {"settings": "none.yaml"}}}, r"drawn\.yaml: rows\.plain\.settings: .*none\.yaml: no such recipe"),
+        ({"rows": {"plain": {"settings": {"task": "hybrid", "model": {"options": {"decoder": None}}}}}},
+         r"rows\.plain: task=hybrid rebuilds patches, and model\.options\.decoder=null"),
+        ({"rows": {"plain": {"settings": {"model": {"options": {"decoder": None}}}, "stage1": {}}}}, r"rows\.plain: task=hybrid"),
+        *(({"seeds": seeds}, r"drawn\.yaml: seeds: .* must be a list of different whole numbers from 0 on")
+          for seeds in (3, ["a"], [0.5, -1], [-1], [0, 0], [True], [], 0, None, "1", [2**64])),
     ],
 )  # fmt: skip
 def test_slips_are_told(write_study: Write, parts: dict[str, Any], message: str) -> None:
@@ -229,6 +235,12 @@ def test_scales_and_names_that_are_not_there(
         ConfigError, match=r"study 'tabel2': not in \./recipes/studies\. Did you mean 'table2'\?"
     ):
         find_study("tabel2")
+
+
+@pytest.mark.parametrize("seeds", [0, [0, 0], []])
+def test_wrong_seeds_of_a_scale_are_not_passed_over(write_study: Write, seeds: Any) -> None:
+    with pytest.raises(ConfigError, match=r"drawn\.yaml: scales\.cpu: seeds: .* must be a list"):
+        load_study(write_study(scales={"cpu": {"seeds": seeds}}), "cpu")
 
 
 def test_the_module_says_what_a_file_may_hold() -> None:

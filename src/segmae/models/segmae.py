@@ -54,6 +54,8 @@ class HybridEncoder(nn.Module):
         super().__init__()
         if embed not in ("cnn", "residual"):
             raise ValueError(f"embed='{embed}': choose 'cnn' or 'residual'")
+        if depth < 1:
+            raise ValueError(f"depth={depth}: the ViT has at least one block")
         self.dim = dim
         self.cnn = cnn
         self.skip_channels: tuple[int, ...] = () if cnn is None else cnn.channels[:3]  # strides 2, 4, 8

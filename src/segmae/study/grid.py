@@ -5,7 +5,7 @@
     stage1               the same, for the first stage of those rows that have one
     data                 NAME: {label, group, printed, settings, tests}; folds of one dataset share a `group`
     rows                 NAME: {label, printed, note, settings, stage1}; a row with `stage1` is pretrained first
-    seeds                numbers
+    seeds                a list of different whole numbers; default: [0]
     order                what changes slowest, then less slowly, then fastest: [seed, data, row]
     reference            the row that the others are tested against
     table                of the paper, whose figures stand beside ours (see paper.csv)
@@ -29,7 +29,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from segmae.config import WITHOUT_EFFECT, Config, Losses, config_to_dict, merge_settings, read_settings
+from segmae.config import (
+    MOST_SEED,
+    WITHOUT_EFFECT,
+    Config,
+    Losses,
+    config_to_dict,
+    merge_settings,
+    read_settings,
+)
 from segmae.data.splits import Split, load_split, without
 from segmae.errors import ConfigError, SegmaeError
 from segmae.models import code_file, find_entry
@@ -189,7 +197,7 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
         key: (_layers(text.get(key), path, key), _layers(chosen.get(key), path, f"scales.{scale}.{key}"))
         for key in ("settings", "stage1")
     }
-    seeds = chosen.get("seeds") or text.get("seeds") or [0]
+    seeds = _seeds(chosen["seeds"], where) if "seeds" in chosen else _seeds(text.get("seeds", [0]), str(path))
     resolved = {
         (place, row): _resolve(path, layers, place, data[place], row, rows[row])
         for place in data
@@ -224,6 +232,10 @@ def _resolve(
                          losses=Losses())  # which stage 1 does not use  # fmt: skip
     if code_file(config.model.name) is None:
         find_entry(config.model.name)
+    for each in (config, stage1):
+        if each and each.task in ("pretrain", "hybrid") and each.model.options.get("decoder", True) is None:
+            raise ConfigError(f"{path}: rows.{row}: task={each.task} rebuilds patches, and model.options.decoder=null leaves out what does. "
+                              "Set task=supervised, or give a decoder")  # fmt: skip
     return config, stage1, _tests(data.get("tests"), config, f"{path}: data.{place}.tests")
 
 
@@ -297,7 +309,7 @@ def _layers(value: Any, path: Path, where: str) -> list[Layer]:
     found: list[Layer] = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str):
-            found.append((str(path.parent / item), read_settings(path.parent / item)))
+            found.append((str(path.parent / item), _read(path.parent / item, f"{path}: {where}")))
         elif isinstance(item, Mapping):
             found.append((f"{path}: {where}", item))
         elif item is not None:
@@ -309,10 +321,18 @@ def _gathered(value: Any, folder: Path, where: str) -> dict[str, Any]:
     """A scale as written: a mapping, a file with one, or a list of them, whose later keys replace earlier ones."""
     found: dict[str, Any] = {}
     for item in value if isinstance(value, list) else [value]:
-        found |= read_settings(folder / item) if isinstance(item, str) else item or {}
+        found |= _read(folder / item, where) if isinstance(item, str) else item or {}
     if not isinstance(found, dict):
         raise ConfigError(f"{where}: a mapping, a file, or a list of them")
     return found
+
+
+def _read(file: Path, where: str) -> dict[str, Any]:
+    """The settings in a file that a study names."""
+    try:
+        return read_settings(file)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _ordered(
@@ -327,6 +347,16 @@ def _ordered(
         at = dict(zip(order, values, strict=True))
         found.append((at["seed"], at["data"], at["row"]))
     return found
+
+
+def _seeds(value: Any, where: str) -> list[int]:
+    """The seeds of a study or a scale: a seed twice would pass for two runs that agree."""
+    good = isinstance(value, list) and all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in value)
+    if not good or not value or len(set(value)) < len(value):
+        raise ConfigError(
+            f"{where}: seeds: {value} must be a list of different whole numbers from 0 on, e.g. [0, 1, 2]"
+        )
+    return list(value)
 
 
 def _claims(
