@@ -134,7 +134,7 @@ def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -
     evidence = load_evidence(Ledger("three", three_rows))
     assert evidence.seed_spread is None
     text = build_page(evidence).markdown("three")
-    assert "B beats A, on drawn: **not decided: another seed may change as much**." in text
+    assert "B beats A, on drawn: **not decided: other seeds may change as much**." in text
     assert "How far was not measured at this scale" in text
     for label, apart, spread in (("another", 0.03, None), ("small, for a CPU", 0.03, 0.03 / 6**0.5)):
         write_seeds(three_rows, apart, label)
@@ -143,7 +143,7 @@ def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -
     assert place.compare([("b", "a")])[0].verdict == "worse"
     write_seeds(three_rows, 0.5)
     (place,) = load_evidence(Ledger("three", three_rows)).places
-    assert place.compare([("b", "a")])[0].verdict == "one seed"
+    assert place.compare([("b", "a")])[0].verdict == "few seeds"
     assert place.compare([("c", "a")])[0].verdict == "not shown"
 
 

@@ -33,10 +33,10 @@ MARK = "†"
 VERDICTS = {
     "better": "holds",
     "not shown": "not shown",
-    "one seed": "not decided: another seed may change as much",
+    "few seeds": "not decided: other seeds may change as much",
     "worse": "does not hold: it is the other way round",
 }
-SHORT = {"one seed": "not decided by one seed", "not shown": "not shown", "worse": "the other way round"}
+SHORT = {"few seeds": "not decided by so few seeds", "not shown": "not shown", "worse": "the other way round"}
 HOW = (
     "**mean of images**: measured on each image, averaged over seeds, then over the images of all folds. **pooled**: from the "
     f"pixels of all images together. In brackets 95 % bootstrap intervals over images ({RESAMPLES} resamples).",
@@ -308,15 +308,13 @@ def _sources(evidence: Evidence) -> list[str]:
 
 
 def _about_seeds(evidence: Evidence) -> str:
-    text = "**one seed**: rows of one cell each differ by chance too, whatever their images say, because another seed would give another figure."
+    text = "**few seeds**: rows differ by chance too, whatever their images say, because other seeds would give other figures."
     spread = evidence.seed_spread
     if spread is None:
-        return (
-            f"{text} How far was not measured at this scale (study `{SEEDS}`), so no such difference counts."
-        )
+        return f"{text} How far was not measured at this scale (study `{SEEDS}`), so no difference of rows of one cell counts."
     return (
-        f"{text} At this scale its standard deviation is {spread:.4f} (study `{SEEDS}`), and such a difference counts from "
-        f"{SEEDS_APART * spread:.3f} on, twice the deviation of a difference."
+        f"{text} At this scale a figure's standard deviation between seeds is {spread:.4f} (study `{SEEDS}`), and a difference of "
+        f"rows of one cell counts from {SEEDS_APART * spread:.3f} on, twice the deviation of a difference; of n cells, from that over the root of n on."
     )
 
 

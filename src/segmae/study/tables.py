@@ -86,8 +86,8 @@ class Comparison:
     """A row less another on the same images: mean difference of per-image Dice, and p of Wilcoxon's test.
 
     Attributes:
-        least: what the difference has to exceed because each row has one cell, and another seed would have given another
-            figure; infinite where that was not measured, 0 where a row has several cells.
+        least: what the difference has to exceed because other seeds would have given other figures. Where that was not measured,
+            infinite for rows of one cell, 0 for rows of several.
     """
 
     row: str
@@ -100,11 +100,11 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """`not shown` unless the interval leaves out 0 and adjusted p is below .05; then `one seed`, `better` or `worse`."""
+        """`not shown` unless the interval leaves out 0 and adjusted p is below .05; then `few seeds`, `better` or `worse`."""
         if self.adjusted >= ALPHA or self.difference.low <= 0 <= self.difference.high:
             return "not shown"
         if abs(self.difference.value) <= self.least:
-            return "one seed"
+            return "few seeds"
         return "better" if self.difference.value > 0 else "worse"
 
 
@@ -135,12 +135,16 @@ class Place:
                 interval = Interval(
                     float((one - two).mean()), *statistics.mean_interval(one - two, RESAMPLES)
                 )
-                least = 0.0
-                if min(figures.cells for figures in both) == 1:
-                    least = np.inf if self.seed_spread is None else SEEDS_APART * self.seed_spread
-                measured.append((row, than, len(one), interval, statistics.wilcoxon(one, two), least))
+                p, cells = statistics.wilcoxon(one, two), min(figures.cells for figures in both)
+                measured.append((row, than, len(one), interval, p, self._least(cells)))
         adjusted = statistics.holm([p for *_, p, _ in measured]) if measured else []
         return [Comparison(*each, p) for each, p in zip(measured, adjusted, strict=True)]
+
+    def _least(self, cells: int) -> float:
+        """What a difference of two rows of so many cells has to exceed; see `Comparison`."""
+        if self.seed_spread is not None:
+            return SEEDS_APART * self.seed_spread / cells**0.5
+        return np.inf if cells == 1 else 0.0
 
     def ranks(self) -> tuple[dict[str, float], float, int]:
         """Mean rank of each row by per-image Dice (1 the best; of which size: as `compare`), critical difference, images.
