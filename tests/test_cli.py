@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,17 @@ def test_shares_that_are_none_are_wrong_usage(run: Run, lesions: Path, tmp_path:
     assert code == 2
     assert "add up to 1" in one_line_error(err)
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_split_says_what_it_found_out_about_the_images(run: Run, lesions: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(lesions, tmp_path / "data"))
+    for folder, suffix in (("images", ".jpg"), ("masks", ".png")):
+        shutil.copy(data / folder / f"drawn_0001{suffix}", data / folder / f"again{suffix}")
+    (data / "metadata.csv").write_text("image_id,person\ndrawn_0001,anna\n")
+    code, _, err = run("data", "splits", "make", data, "-o", tmp_path / "split.csv")
+    assert code == 0
+    assert "1 image is a byte for byte copy of another: it is in the same part" in err
+    assert "metadata.csv: says of no image which lesion or patient it shows" in err
 
 
 def test_listed_splits_are_those_of_the_package(run: Run) -> None:

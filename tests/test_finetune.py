@@ -74,6 +74,9 @@ def test_images_without_masks_are_refused_with_the_folder_to_give(small_model: P
     more = settings(tmp_path)
     with pytest.raises(DataError, match=r"images: none of its 4 images has a mask.*holds images/ and masks/"):
         finetune(data / "images", tmp_path / "run", model=small_model, settings=more)
+    (data / "metadata.csv").write_text("image_id,person\ndrawn_0001,anna\n")
+    notes = finetune(data, tmp_path / "run", model=small_model, settings=more, dry_run=True).notes
+    assert any("metadata.csv: says of no image which lesion or patient it shows" in text for text in notes)
     masks = sorted((data / "masks").iterdir())
     masks.pop().unlink()  # there is something to prepare then
     for path in masks:

@@ -220,7 +220,7 @@ def make_config(
 def _usable_cases(
     config: Config, progress: Progress | None
 ) -> tuple[list[Case], list[dict[str, str]], list[str]]:
-    """The cases with a mask that can be read; `id` and `problem` of those that cannot; and a note on those without a mask."""
+    """The cases with a mask that can be read; `id` and `problem` of those that cannot; and notes on the rest of the data."""
     dataset = open_dataset(config.data.root)
     if not any(case.mask for case in dataset.cases):
         raise DataError(
@@ -236,6 +236,8 @@ def _usable_cases(
             f"{dataset.root}: no image with a mask can be read. The first: {next(iter(broken.values()))}"
         )
     notes = [f"left out: {len(whole) - len(cases)} images without a mask"] if len(cases) < len(whole) else []
+    if dataset.table_problem:
+        notes.append(dataset.table_problem[1])
     return cases, [{"id": name, "problem": problem} for name, problem in broken.items()], notes
 
 

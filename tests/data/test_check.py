@@ -305,14 +305,57 @@ def test_a_file_that_is_no_split_is_refused(lesions: Path) -> None:
 
 
 def test_an_unusable_folder_does_not_keep_others_from_being_checked(lesions: Path, tmp_path: Path) -> None:
-    twice = Path(shutil.copytree(lesions, tmp_path / "twice"))
-    shutil.copy(mask(twice), twice / "images" / "drawn_0001.png")
-    report = check([twice, lesions], workers=1)
+    bad = Path(shutil.copytree(lesions, tmp_path / "bad"))
+    (bad / "metadata.csv").write_text("name,dx\ndrawn_0000,mel\n")
+    report = check([bad, lesions], workers=1)
     assert not report.ok
     assert [dataset["name"] for dataset in report.datasets] == ["lesions"]
     finding = the_finding(report, "unusable folder")
-    assert finding.where == str(twice)
-    assert "two images with the id 'drawn_0001'. Rename one" in finding.items[0]["problem"]
+    assert finding.where == str(bad)
+    assert "no column is named" in finding.items[0]["problem"]
+
+
+def test_two_files_of_one_id_are_listed_with_the_rest(lesions: Path) -> None:
+    shutil.copy(image(lesions), lesions / "images" / "drawn_0001.jpeg")
+    shutil.copy(mask(lesions, 2), lesions / "masks" / "drawn_0002_mask.png")
+    truncate(image(lesions, 3))
+    report = check([lesions], workers=1)
+    assert not report.ok
+    assert kinds(report) == {"two files of one id": 2, "unreadable image": 1}
+    one, two = the_finding(report, "two files of one id").items
+    assert "two images with the id 'drawn_0001'. Rename one" in one["problem"]
+    assert (two["id"], two["file"]) == ("drawn_0002_mask", str(lesions / "masks" / "drawn_0002_mask.png"))
+    assert "two masks for 'drawn_0002'" in two["problem"]
+    assert open_problem(lesions) == one["problem"], "elsewhere it is refused"
+
+
+def open_problem(folder: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        open_dataset(folder)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        (
+            "image,person\ndrawn_0000,anna\n",
+            "says of no image which lesion or patient it shows. Name that column patient_id,",
+        ),
+        (
+            "image,patient\nscan0,anna\nscan1,bo\n",
+            "none of its 2 ids is the name of an image here, e.g. 'scan0' and drawn_0000.jpg",
+        ),
+    ],
+    ids=["columns", "ids"],
+)
+def test_metadata_that_helps_nobody_is_said(lesions: Path, table: str, problem: str) -> None:
+    (lesions / "metadata.csv").write_text(table)
+    report = check([lesions], workers=1)
+    assert kinds(report) == {"unused metadata": 1} and report.ok
+    assert report.findings[0].severity == "warning"
+    assert report.findings[0].items[0]["file"] == str(lesions / "metadata.csv")
+    assert problem in report.findings[0].items[0]["problem"]
 
 
 def test_nothing_to_check_is_refused(tmp_path: Path) -> None:

@@ -170,7 +170,10 @@ def make(
     from segmae.data.splits import copies_note, group_copies, make_split, save_split
 
     shares = None if ratios is None else parse_ratios(ratios)
-    cases = open_dataset(find_data(folder)).cases
+    dataset = open_dataset(find_data(folder))
+    cases = dataset.cases
+    if dataset.table_problem:
+        note(dataset.table_problem[1])
     with_mask = [case for case in cases if case.mask is not None]
     if with_mask and len(with_mask) < len(cases):
         note(f"left out: {len(cases) - len(with_mask)} images without a mask")

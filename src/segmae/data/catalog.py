@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from segmae.errors import DataError
@@ -55,6 +54,8 @@ class Dataset:
         name: isic2017, isic2018, ph2, ham10000 or folder.
         strays: superpixel pictures and files of no known kind among the images and masks.
         orphans: masks without an image.
+        doubles: files that were passed over since another one has their id, and what is to be done about each.
+        table_problem: the table beside the images and why it says nothing about any of them, if so.
     """
 
     name: str
@@ -62,6 +63,8 @@ class Dataset:
     cases: tuple[Case, ...]
     strays: tuple[Path, ...] = ()
     orphans: tuple[Path, ...] = ()
+    doubles: tuple[tuple[Path, str], ...] = ()
+    table_problem: tuple[Path, str] | None = None
 
     def select(self, ids: Iterable[str]) -> tuple[Case, ...]:
         """The cases of these ids, in their order.
@@ -78,7 +81,8 @@ class Dataset:
         return tuple(known[name] for name in ids)
 
 
-Pairs = tuple[list[Case], list[Path], list[Path]]  # cases, stray files, orphaned masks
+Doubles = list[tuple[Path, str]]
+Pairs = tuple[list[Case], list[Path], list[Path], Doubles]  # cases, stray files, orphaned masks, doubles
 
 
 def open_dataset(folder: str | Path) -> Dataset:
@@ -101,6 +105,18 @@ def open_datasets(folder: str | Path) -> list[Dataset]:
 
     Raises:
         DataError: no such folder, no known layout, or two files with one id.
+    """
+    found = find_datasets(folder)
+    for _, problem in (double for dataset in found for double in dataset.doubles):
+        raise DataError(problem)
+    return found
+
+
+def find_datasets(folder: str | Path) -> list[Dataset]:
+    """What `open_datasets` gives, also where two files have one id: of these the first counts, see `Dataset.doubles`.
+
+    Raises:
+        DataError: no such folder, or no known layout.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -160,6 +176,7 @@ def _isic(root: Path) -> Iterator[Dataset]:
         cases: list[Case] = []
         strays: list[Path] = []
         orphans: list[Path] = []
+        doubles: Doubles = []
         for folder_name, folder in sorted(folders.items()):
             match = re.fullmatch(images, folder_name)
             if not match:
@@ -172,8 +189,9 @@ def _isic(root: Path) -> Iterator[Dataset]:
             cases += [replace(case, part=part) for case in some[0]]
             strays += some[1]
             orphans += some[2]
+            doubles += some[3]
         if cases:
-            yield _dataset(name, root, cases, strays, orphans)
+            yield _dataset(name, root, (cases, strays, orphans, doubles))
 
 
 def _unwrapped(folder: Path) -> Path:
@@ -201,7 +219,7 @@ def _ph2(root: Path) -> Dataset | None:
             cases.append(Case(folder.name, image, mask, label=labels.get(folder.name)))
         elif mask is not None:
             orphans.append(mask)
-    return _dataset("ph2", root, cases, orphans=orphans) if cases else None
+    return _dataset("ph2", root, (cases, [], orphans, [])) if cases else None
 
 
 def _ph2_labels(path: Path) -> dict[str, str]:
@@ -238,19 +256,33 @@ def _images_and_masks(root: Path) -> Dataset | None:
 
 def _with_table(name: str, root: Path, table: Path, found: Pairs) -> Dataset | None:
     """A dataset whose groups and diagnoses are in a CSV file."""
-    cases, strays, orphans = found
+    cases, strays, orphans, doubles = found
+    if not cases:
+        return None
     rows = _table(table)
     known = []
     for case in cases:
         group, label = rows.get(case.id, (None, None))
         known.append(replace(case, group=group, label=label))
-    return _dataset(name, root, known, strays, orphans) if cases else None
+    problem = ""
+    if rows and not rows.keys() & {case.id for case in cases}:
+        problem = (
+            f"{table}: none of its {len(rows)} ids is the name of an image here, e.g. '{next(iter(rows))}' and {cases[0].image.name}. "
+            "Write the images' names into it"
+        )
+    elif rows and not any(case.group or case.label for case in known):
+        problem = (
+            f"{table}: says of no image which lesion or patient it shows. Name that column {', '.join(GROUP_COLUMNS[:-1])} or "
+            f"{GROUP_COLUMNS[-1]}; one of diagnoses {', '.join(LABEL_COLUMNS[:-1])} or {LABEL_COLUMNS[-1]}"
+        )
+    dataset = _dataset(name, root, (known, strays, orphans, doubles))
+    return replace(dataset, table_problem=(table, problem)) if problem else dataset
 
 
 def _plain(root: Path) -> Dataset | None:
     """A folder of photographs, without masks or with masks beside them (NAME_mask.png)."""
-    cases, strays, orphans = _pair([root], root)
-    return _dataset("folder", root, cases, strays, orphans) if cases else None
+    found = _pair([root], root)
+    return _dataset("folder", root, found) if found[0] else None
 
 
 def _pair(folders: Sequence[Path], masks: Path | None) -> Pairs:
@@ -259,13 +291,15 @@ def _pair(folders: Sequence[Path], masks: Path | None) -> Pairs:
     shared = masks in folders
     images: dict[str, Path] = {}
     strays: list[Path] = []
+    doubles: Doubles = []
     for path in (path for folder in folders for path in image_files(folder)):
         if path.stem.lower().endswith("_superpixels"):
             strays.append(path)
         elif not (shared and MASK_ENDING.search(path.stem)):
             if path.stem in images:
-                raise _two_images(images[path.stem], path)
-            images[path.stem] = path
+                doubles.append(_two_images(images[path.stem], path))
+            else:
+                images[path.stem] = path
     found: dict[str, Path] = {}
     for path in image_files(masks) if masks is not None else ():
         if path.stem.lower().endswith("_superpixels"):
@@ -273,12 +307,13 @@ def _pair(folders: Sequence[Path], masks: Path | None) -> Pairs:
         elif not shared or MASK_ENDING.search(path.stem):
             name = path.stem if path.stem in images and not shared else MASK_ENDING.sub("", path.stem)
             if name in found:
-                raise DataError(f"{path} and {found[name]}: two masks for '{name}'. Keep one of them")
-            found[name] = path
+                doubles.append((path, f"{path} and {found[name]}: two masks for '{name}'. Keep one of them"))
+            else:
+                found[name] = path
     for folder in dict.fromkeys([*folders, *([masks] if masks else [])]):
         strays += [path for path in sorted(folder.iterdir()) if _is_stray(path)]
     cases = [Case(name, path, found.pop(name, None)) for name, path in images.items()]
-    return cases, strays, list(found.values())
+    return cases, strays, list(found.values()), doubles
 
 
 def _is_stray(path: Path) -> bool:
@@ -316,15 +351,14 @@ def _table(path: Path) -> dict[str, tuple[str | None, str | None]]:
     return known
 
 
-def _two_images(one: Path, two: Path) -> DataError:
-    return DataError(f"{one} and {two}: two images with the id '{one.stem}'. Rename one")
+def _two_images(one: Path, two: Path) -> tuple[Path, str]:
+    return two, f"{one} and {two}: two images with the id '{one.stem}'. Rename one"
 
 
-def _dataset(
-    name: str, root: Path, cases: list[Case], strays: Iterable[Path] = (), orphans: Iterable[Path] = ()
-) -> Dataset:
-    ordered = sorted(cases, key=lambda case: case.id)
-    for one, two in pairwise(ordered):
-        if one.id == two.id:
-            raise _two_images(one.image, two.image)
-    return Dataset(name, root, tuple(ordered), tuple(strays), tuple(orphans))
+def _dataset(name: str, root: Path, found: Pairs) -> Dataset:
+    cases, strays, orphans, doubles = found
+    first: dict[str, Case] = {}
+    for case in sorted(cases, key=lambda case: case.id):
+        if first.setdefault(case.id, case) is not case:  # the same name in two parts
+            doubles = [*doubles, _two_images(first[case.id].image, case.image)]
+    return Dataset(name, root, tuple(first.values()), tuple(strays), tuple(orphans), tuple(doubles))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segmae.data.catalog import Case, Dataset, open_datasets
+from segmae.data.catalog import Case, Dataset, find_datasets
 from segmae.data.duplicates import near_pairs, perceptual_hash
 from segmae.data.preprocess import read_image, read_mask
 from segmae.data.splits import Split, group_leaks, list_splits, load_split, overlap, training_leaks
@@ -149,7 +149,7 @@ def _open(folders: Sequence[str | Path]) -> tuple[list[Dataset], list[Finding]]:
     findings: list[Finding] = []
     for folder in folders:
         try:
-            datasets += open_datasets(folder)
+            datasets += find_datasets(folder)
         except DataError as error:
             if not Path(folder).is_dir():
                 raise
@@ -242,6 +242,9 @@ def _file_findings(name: str, dataset: Dataset, facts: Sequence[_Facts]) -> Iter
         "error", "unreadable image", "Broken, truncated or no image. Copy or download them again",
         ({"id": c.id, "file": str(c.image), "problem": f.image_problem} for c, f in known if f.image_problem),
     )  # fmt: skip
+    message = "Only the first of each was looked at, and training refuses both. Rename or remove one"
+    doubles = ({"id": path.stem, "file": str(path), "problem": text} for path, text in dataset.doubles)
+    yield from finding("error", "two files of one id", message, doubles)
     for kind, (severity, message) in MASK_FINDINGS.items():
         found = ((c, f) for c, f in known if f.mask_kind == kind)
         items = ({"id": c.id, "file": str(c.mask), "problem": f.mask_problem} for c, f in found)
@@ -254,6 +257,10 @@ def _file_findings(name: str, dataset: Dataset, facts: Sequence[_Facts]) -> Iter
         yield from finding("error", "missing mask", "Add the masks, or take the images out", bare)
     orphans = ({"file": str(path)} for path in dataset.orphans)
     yield from finding("warning", "orphaned mask", "No image has this name. Rename or remove them", orphans)
+    if dataset.table_problem:
+        table, problem = dataset.table_problem
+        message = "Images of one lesion or patient are not kept together"
+        yield from finding("warning", "unused metadata", message, [{"file": str(table), "problem": problem}])
     sky = [path for path in dataset.strays if path.stem.lower().endswith("_superpixels")]
     rest = [path for path in dataset.strays if path not in set(sky)]
     message = "Part of the official archives; not used"

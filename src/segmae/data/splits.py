@@ -122,10 +122,12 @@ def group_copies(cases: Sequence[Case]) -> tuple[list[Case], int]:
 
 def copies_note(count: int) -> str:
     """What is said of so many images that repeat an earlier one."""
-    return (
-        f"{count} images are byte for byte copies of others: each is in the same part as its original. "
-        "`segmae data check` names them, and copies that are nearly the same"
+    said = (
+        "1 image is a byte for byte copy of another: it is"
+        if count == 1
+        else f"{count} images are byte for byte copies of others: each is"
     )
+    return f"{said} in the same part as its original. `segmae data check` names copies, also those that are nearly the same"
 
 
 def make_split(
