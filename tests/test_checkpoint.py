@@ -28,7 +28,7 @@ from segmae.checkpoint import (
     save_pretrained,
 )
 from segmae.config import Preprocess
-from segmae.errors import CheckpointError
+from segmae.errors import CheckpointError, OutputError
 
 OPTIONS = {"depth": 1, "decoder": None}
 VALUES = {
@@ -328,6 +328,19 @@ def test_saving_replaces_files_whole_or_not_at_all(saved: Path, monkeypatch: pyt
     after = {path.name: path.read_bytes() for path in saved.iterdir()}
     assert after == {name: content for name, content in before.items() if name != ONNX}
     load_model(saved)
+
+
+def test_a_network_under_another_name_and_a_folder_that_is_a_file_are_refused(
+    saved: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    model, info = load_model(saved)
+    with pytest.raises(CheckpointError, match=r"info\.architecture is unet, whose network is a UNet"):
+        save_pretrained(tmp_path / "new", model, dataclasses.replace(info, architecture="unet"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "README.md").write_text("")
+    with pytest.raises(OutputError, match=r"README\.md: no folder can be made here"):
+        save_pretrained(tmp_path / "README.md", model, info)
 
 
 def test_an_export_of_earlier_weights_does_not_outlive_them(saved: Path) -> None:

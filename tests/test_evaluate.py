@@ -265,6 +265,21 @@ def test_writes_into_the_folder_of_the_run(run: Path, folder: Path) -> None:
     assert summary["warnings"] == []
 
 
+def test_figures_of_last_instead_of_best_are_warned_of(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = run / "last"
+    (run / "best").rename(last)
+    monkeypatch.setattr(evaluation, "resolve", lambda name: last)
+    assert evaluate_checkpoint(run, folder, resamples=50)[0]["warnings"] == [], "a run that has no best/ yet"
+    (run / "best").mkdir()
+    summary, written = evaluate_checkpoint(run, folder, resamples=50)
+    assert written == run / "evaluation" / "set-all-last"
+    (warning,) = summary["warnings"]
+    assert warning.startswith(f"{run / 'best'} holds no whole model: these are figures of {last}")
+    assert evaluate_checkpoint(last, folder, resamples=50)[0]["warnings"] == [], "asked for by its name"
+
+
 def test_part_of_a_split_file(run: Path, folder: Path, tmp_path: Path) -> None:
     split = split_file(
         tmp_path, train=["x"], val=["y"], test=["ISIC_0000001", "ISIC_0000003", "ISIC_0000007"]

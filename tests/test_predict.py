@@ -20,6 +20,7 @@ from PIL import Image
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
+from segmae.engines.convert import export_model
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError, OutputError
 from segmae.exchange import from_geojson
 from segmae.photographs import find_photographs, safe_name
@@ -101,6 +102,13 @@ def test_paths_bytes_images_and_arrays_give_the_same(predictor: Predictor, tmp_p
     assert len(results) == 5
     for result in results:
         assert np.array_equal(result.probability, results[0].probability)
+
+
+def test_an_open_file_can_be_drawn_on_afterwards(predictor: Predictor, tmp_path: Path) -> None:
+    half_dark(90, 70).save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        result = predictor(file)
+    assert result.overlay().size == (90, 70)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -369,6 +377,8 @@ def test_a_model_of_stage_1_does_not_pretend_to_segment(small_model: Path, tmp_p
     values = json.loads((folder / "config.json").read_text())
     values["provenance"]["task"] = "pretrain"
     (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"stage 1 only.*Train stage 2"):
+        export_model(folder)
     with pytest.raises(CheckpointError, match="stage 1 only"):
         load(folder)
 

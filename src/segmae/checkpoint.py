@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmae.config import Preprocess, config_to_dict
 from segmae.errors import CheckpointError, ConfigError, require
-from segmae.files import atomic_path, atomic_write, read_json, read_records, write_json
+from segmae.files import atomic_path, atomic_write, make_folder, read_json, read_records, write_json
 from segmae.ownfiles import is_trusted
 
 if TYPE_CHECKING:
@@ -187,6 +187,14 @@ def read_info(model: str | Path) -> ModelInfo:
         ) from error
 
 
+def refuse_stage_1(model: Path) -> None:
+    """Raises CheckpointError: a resolved model that was only pretrained, and has not learned to segment."""
+    if read_info(model).provenance.get("task") == "pretrain":
+        raise CheckpointError(
+            f"{model}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={model}"
+        )
+
+
 def save_pretrained(
     folder: str | Path, model: nn.Module, info: ModelInfo, onnx: bool = False, half: bool = False
 ) -> Path:
@@ -199,11 +207,22 @@ def save_pretrained(
         info: see `ModelInfo`.
         onnx: also export `model.onnx`, so that the folder predicts without torch.
         half: store weights as float16 (half the size); they are computed with as float32.
+
+    Raises:
+        CheckpointError: `info` names another architecture than that of the network.
+        OutputError: the folder cannot be made.
     """
     torch, safetensors = require("torch", "train"), require("safetensors.torch", "train")
     from segmae import __version__
+    from segmae.models import network_class
 
-    folder = Path(folder)
+    wanted = network_class(info.architecture)
+    if wanted is not None and not isinstance(model, wanted):
+        raise CheckpointError(
+            f"info.architecture is {info.architecture}, whose network is a {wanted.__name__}, and this is a {type(model).__name__}. Give the "
+            "name that it was created by"
+        )
+    folder = make_folder(folder)
     values = {"format": FORMAT, "segmae": __version__, **config_to_dict(info)}
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if half:

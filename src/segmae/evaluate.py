@@ -205,6 +205,11 @@ def evaluate_checkpoint(
     cases = dataset.cases if chosen is None else _cases_of(dataset.cases, chosen, part, str(dataset.root))
     predictor = load(checkpoint, engine=engine, threads=threads, device=device)
     warnings = _check_leaks(predictor.info.provenance, [case.id for case in cases], allow_leaks)
+    best = path.parent / "best"
+    if path.name == "last" and Path(checkpoint).name != "last" and best.exists():
+        warnings.append(
+            f"{best} holds no whole model: these are figures of {path}. Copy the run again, or train it on"
+        )
 
     name = dataset.root.resolve().name if dataset.name == "folder" else dataset.name
     label = "-".join([name, *([Path(chosen.name).stem] if chosen else []), part])

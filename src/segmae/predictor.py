@@ -22,9 +22,10 @@ from segmae.checkpoint import (
     ModelInfo,
     members,
     read_info,
+    refuse_stage_1,
     resolve,
 )
-from segmae.data.preprocess import Photo, normalize, prepare_image, read_image
+from segmae.data.preprocess import Photo, content_of, normalize, prepare_image, read_image
 from segmae.engines import Engine, create_engine
 from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
@@ -62,7 +63,7 @@ class Predictor:
         """Segment one photograph, or each of a list of them.
 
         Args:
-            source: a path, bytes, a PIL image or an array, see `segmae.data.preprocess.read_image`; or a list of these.
+            source: a path, bytes, an open file, a PIL image or an array, see `segmae.data.preprocess.read_image`; or a list of these.
 
         Returns:
             A `Result`, or a list of them in the same order.
@@ -72,7 +73,7 @@ class Predictor:
         """
         sources = list(source) if isinstance(source, list | tuple) else [source]
         found = []
-        for one in sources:
+        for one in map(content_of, sources):
             photo = self.read(one)
             prepared = prepare_image(photo.pixels, self.info.preprocess)
             found.append(self.result(self.network_probability(prepared[None])[0], prepared, photo, one))
@@ -132,7 +133,8 @@ def load(
         model: an embedded model's name, a model folder, a run's folder, a `.safetensors` file or an ensemble's folder; or a list of
             these, of whose probabilities the mean is taken. Such a list has no calibration; an ensemble's folder may have one.
         engine, threads, device: see `segmae.engines.create_engine`.
-        views: 1, or 8 for test-time augmentation: the mean over quarter turns and mirror images, at eight times the cost.
+        views: the mean over the first so many, 1 to 8, of the ways to lay a picture (`segmae.views`), at so many times the cost;
+            8, all quarter turns and mirror images, is the usual test-time augmentation.
 
     Raises:
         CheckpointError: no such model, one named twice, or it is damaged.
@@ -148,10 +150,7 @@ def load(
     for single in singles:
         if singles.count(single) > 1:
             raise CheckpointError(f"{single}: is named twice. Its mean with itself changes nothing")
-        if read_info(single).provenance.get("task") == "pretrain":
-            raise CheckpointError(
-                f"{single}: was trained by stage 1 only and cannot segment yet. Train stage 2 with model.start={single}"
-            )
+        refuse_stage_1(single)
     place = resolve(named[0]) if len(named) == 1 else None
     if len(singles) == 1:
         info, network = read_info(singles[0]), create_engine(singles[0], engine, threads, device)

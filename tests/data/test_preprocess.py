@@ -260,6 +260,8 @@ def test_paths_bytes_pil_images_and_arrays_give_the_same_pixels(tmp_path: Path) 
         str(path),
         path.read_bytes(),
         bytearray(path.read_bytes()),
+        memoryview(path.read_bytes()),
+        io.BytesIO(path.read_bytes()),
         PICTURE,
         PIXELS,
         PIXELS[:, :, :],
@@ -271,6 +273,28 @@ def test_paths_bytes_pil_images_and_arrays_give_the_same_pixels(tmp_path: Path) 
     assert np.array_equal(read_image(PIXELS[::-1, ::-1]).pixels, PIXELS[::-1, ::-1]), "strided arrays"
     for array in (GREY, GREY[:, :, None]):
         assert np.array_equal(read_image(array).pixels, np.dstack([GREY] * 3))
+
+
+def test_an_open_file_is_read_and_text_or_nothing_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", PIXELS)
+    with path.open("rb") as file:
+        assert np.array_equal(read_image(file).pixels, PIXELS)
+        with pytest.raises(ImageError, match=r"a\.png: has no bytes left to read\. Go back"):
+            read_image(file)
+    with (
+        path.open(encoding="latin-1") as file,
+        pytest.raises(ImageError, match=r"a\.png: was opened as text.*'rb'"),
+    ):
+        read_image(file)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [(None, "a NoneType"), ((x for x in "a"), "a generator"), (7, "a int"), ("", "an empty name")],
+)
+def test_what_is_no_source_is_refused_with_what_is(source: Any, found: str) -> None:
+    with pytest.raises(ImageError, match=rf"{found}: is no photograph\. Give a path, bytes, an open file"):
+        read_image(source)
 
 
 def test_errors_say_where_a_picture_came_from(tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def test_threads_do_not_change_the_outcome(small_model: Path, images: np.ndarray
     assert np.abs(one - two).max() < 1e-5
 
 
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_threads_are_refused(small_model: Path, threads: int) -> None:
+    with pytest.raises(ConfigError, match=f"threads={threads}: give 1 or more"):
+        create_engine(small_model, threads=threads)
+
+
 def test_what_is_missing_is_named_with_the_remedy(
     small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from segmae.errors import ConfigError  # noqa: E402
-from segmae.models import create_model, model_function, option_names  # noqa: E402
-from segmae.models.table import TABLE  # noqa: E402
+from segmae.models import KINDS, create_model, list_models, model_function, network_class, option_names  # noqa: E402
+from segmae.models.table import TABLE, Entry  # noqa: E402
 
 
 def test_the_nearest_name_is_given() -> None:
@@ -31,6 +31,18 @@ def test_an_option_that_the_network_lacks_is_named_with_the_nearest_one(
         ConfigError, match=rf"'{name}' has no option '{wrong}'\. Did you mean '{near}'\?.*It has"
     ):
         create_model(name, **{wrong: 8})
+
+
+def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    assert sorted(name for kind in KINDS for name in list_models(kind)) == sorted(list_models())
+    with pytest.raises(ConfigError, match="kind 'foo': choose segmentation or pretraining"):
+        list_models("foo")
+
+
+@pytest.mark.parametrize("entry", TABLE, ids=lambda entry: entry.name)
+def test_the_class_of_every_rows_network_is_known(entry: Entry) -> None:
+    found = network_class(entry.name)
+    assert found is not None and issubclass(found, torch.nn.Module)
 
 
 def test_what_a_function_gives_itself_is_no_option() -> None:

@@ -62,7 +62,11 @@ def predict(
     resume: Annotated[bool | None, typer.Option("--resume", help="Skip what is already done.")] = None,
     views: Annotated[
         int | None,
-        typer.Option(min=1, max=8, help="8: mean over turned and mirrored views, 8 times the cost."),
+        typer.Option(
+            min=1,
+            max=8,
+            help="Mean over so many turned and mirrored views, at as many times the cost; 8 are all.",
+        ),
     ] = None,
     fractional: Annotated[
         bool | None,

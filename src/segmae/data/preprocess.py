@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import closing
@@ -28,6 +29,7 @@ EXIF_ORIENTATION = 0x0112
 UPRIGHT, ON_ITS_SIDE = 1, (5, 6, 7, 8)  # values of EXIF's orientation
 STRIP = 4_000_000  # pixels that are converted or restored at once: bounds the memory of large photographs
 PIXELS_AT_ONCE = 50_000_000  # of photographs that several threads work on; a larger one is worked on alone
+SOURCES = (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray)  # of photographs
 # Pillow keeps a picture in blocks. Those of its own size, 16 MB, stay with the process after a large photograph, once for every
 # thread that read one (glibc returns at once what is above 32 MB); smaller pictures take no more than they need.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
@@ -60,13 +62,14 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
     latter two by the range of their type (float: 0 to 1); of animations and multi-page files the first frame is taken.
 
     Args:
-        source: a path, bytes, a PIL image, or an array `[H,W]`, `[H,W,1]`, `[H,W,3]` or `[H,W,4]` of uint8 or uint16.
+        source: a path, bytes, a file opened to be read as bytes, a PIL image, or an array `[H,W]`, `[H,W,1]`, `[H,W,3]` or `[H,W,4]` of uint8 or uint16.
         at_least: where a JPEG can be decoded at 1/2, 1/4 or 1/8 with both sides still at least this many
             pixels, it is: far faster, and the network sees a reduced picture anyway.
 
     Raises:
-        ImageError: missing, unreadable, truncated, not an image, or absurdly large.
+        ImageError: missing, unreadable, truncated, not an image, or absurdly large; or the source is none of these.
     """
+    source = content_of(source)
     if isinstance(source, np.ndarray):
         return _upright_photo(*_photo(_from_array(source), "array"))
     if isinstance(source, Image.Image):
@@ -75,6 +78,28 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
     with closing(_opened(source, name)) as image:
         found = _photo(image, name, at_least)
     return _upright_photo(*found)  # with the decoder's memory given back
+
+
+def content_of(source: Any) -> Any:
+    """A source of `read_image` as one that can be read again: an open file becomes its bytes, the others stay.
+
+    Raises:
+        ImageError: it is none.
+    """
+    if isinstance(source, memoryview) or (hasattr(source, "read") and not isinstance(source, Image.Image)):
+        name = str(getattr(source, "name", type(source).__name__))
+        content = bytes(source) if isinstance(source, memoryview) else source.read()
+        if not isinstance(content, bytes):
+            raise ImageError(name, "was opened as text", "Open it as bytes, by the mode 'rb'")
+        if not content:
+            raise ImageError(name, "has no bytes left to read", "Go back to its beginning, by seek(0)")
+        return content
+    if source == "" if isinstance(source, str) else not isinstance(source, SOURCES):
+        found = "an empty name" if source == "" else f"a {type(source).__name__}"
+        raise ImageError(
+            found, "is no photograph", "Give a path, bytes, an open file, a PIL image or an array"
+        )
+    return source
 
 
 def read_prepared(source: str | Path, preprocess: Preprocess) -> tuple[np.ndarray, tuple[int, int]]:

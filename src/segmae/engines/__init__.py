@@ -45,13 +45,15 @@ def create_engine(
 
     Raises:
         CheckpointError: no model, or not in a form that the engine reads.
-        ConfigError: unknown engine, or a device that it cannot use.
+        ConfigError: unknown engine, no threads, or a device that the engine cannot use.
         MissingExtra: the engine is not installed.
     """
     if engine not in ENGINES:
         raise ConfigError(f"engine '{engine}': choose {', '.join(ENGINES)}")
     if device is not None and not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", device):
         raise ConfigError(f"device '{device}': choose cpu, cuda, or cuda:1 for the second GPU")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads={threads}: give 1 or more, or leave it out for one per core")
     path = resolve(model)
     on_gpu = device not in (None, "auto") and not str(device).startswith("cpu")
     if engine == "auto":

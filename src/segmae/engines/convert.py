@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segmae.checkpoint import ASSETS, CONFIG, ONNX, OPENVINO, load_model, resolve
+from segmae.checkpoint import ASSETS, CONFIG, ONNX, OPENVINO, load_model, refuse_stage_1, resolve
 from segmae.engines.export import export_onnx
 from segmae.engines.openvino import PRECISION
 from segmae.errors import ConfigError, require
@@ -59,7 +59,7 @@ def export_model(
 
     Raises:
         ConfigError: options that do not go together.
-        CheckpointError: no weights, an export that is not equal to the network, or int8 that costs too much Dice.
+        CheckpointError: no weights, a model of stage 1 only, an export that is not equal to the network, or int8 that costs too much Dice.
         DataError: unusable data.
         MissingExtra: onnx, openvino or nncf is not installed.
     """
@@ -73,6 +73,7 @@ def export_model(
     target = _target(place, to, out)
     if to == "openvino" or precision == "int8":
         require("openvino" if to == "openvino" else "nncf", "openvino")
+    refuse_stage_1(place)
     network, info = load_model(place)
     with tempfile.TemporaryDirectory() as folder:
         tell(f"exporting {info.architecture} ({precision})")

@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+KINDS = ("segmentation", "pretraining")
+
+
 def list_models(kind: str | None = None) -> list[str]:
-    """The names that `create_model` takes, of one kind (`segmentation`, `pretraining`) or of both."""
+    """The names that `create_model` takes, of one kind (`segmentation`, `pretraining`) or of both.
+
+    Raises:
+        ConfigError: no such kind.
+    """
+    if kind not in (None, *KINDS):
+        raise ConfigError(f"kind '{kind}': choose {' or '.join(KINDS)}, or leave it out for both")
     return [entry.name for entry in TABLE if kind in (None, entry.kind)]
 
 
@@ -71,12 +80,30 @@ def option_names(build: Callable[..., Any]) -> list[str] | None:
     names = [name for name, p in signature.parameters.items() if p.kind not in (p.VAR_POSITIONAL, takes_any)]
     if all(p.kind is not takes_any for p in signature.parameters.values()):
         return names
-    passed_to = getattr(build, "__globals__", {}).get(signature.return_annotation)
+    passed_to = _returned(build)
     if not isinstance(passed_to, type):
         return None
     # what has no default there is what the function itself gives
     more = [name for name, p in inspect.signature(passed_to).parameters.items() if p.default is not p.empty]
     return list(dict.fromkeys(names + more))
+
+
+def network_class(name: str) -> type | None:
+    """The class of a table's network; None where its function does not say, and for a file of one's own, which is not run.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    if code_file(name) is not None:
+        return None
+    build = model_function(name)
+    found = build if isinstance(build, type) else _returned(build)
+    return found if isinstance(found, type) else None
+
+
+def _returned(build: Callable[..., Any]) -> Any:
+    """What the return annotation of a function names, of what its module knows."""
+    return getattr(build, "__globals__", {}).get(inspect.signature(build).return_annotation)
 
 
 def find_entry(name: str) -> Entry:
