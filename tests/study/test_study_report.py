@@ -138,7 +138,10 @@ def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -
     assert "How far was not measured at this scale" in text
     for label, apart, spread in (("another", 0.03, None), ("small, for a CPU", 0.03, 0.03 / 6**0.5)):
         write_seeds(three_rows, apart, label)
-        assert load_evidence(Ledger("three", three_rows)).seed_spread == (spread and pytest.approx(spread))
+        found = load_evidence(Ledger("three", three_rows)).seed_spread
+        assert (found and found.deviation) == (spread and pytest.approx(spread))
+    assert found is not None and found.freedom == 2
+    assert found.least(4) == pytest.approx(4.3027 * 2**0.5 * found.deviation / 2, rel=1e-4)
     (place,) = load_evidence(Ledger("three", three_rows)).places
     assert place.compare([("b", "a")])[0].verdict == "worse"
     write_seeds(three_rows, 0.5)

@@ -16,7 +16,6 @@ from segmae.study.printed import SOURCE, Printed, printed
 from segmae.study.tables import (
     RESAMPLES,
     SEEDS,
-    SEEDS_APART,
     Comparison,
     Evidence,
     Figures,
@@ -313,8 +312,8 @@ def _about_seeds(evidence: Evidence) -> str:
     if spread is None:
         return f"{text} How far was not measured at this scale (study `{SEEDS}`), so no difference of rows of one cell counts."
     return (
-        f"{text} At this scale a figure's standard deviation between seeds is {spread:.4f} (study `{SEEDS}`), and a difference of "
-        f"rows of one cell counts from {SEEDS_APART * spread:.3f} on, twice the deviation of a difference; of n cells, from that over the root of n on."
+        f"{text} At this scale a figure's standard deviation between seeds is {spread.deviation:.4f} (study `{SEEDS}`), and a difference of "
+        f"rows of one cell counts from {spread.least(1):.3f} on (Student's t, 95 %); of n cells, from that over the root of n on."
     )
 
 

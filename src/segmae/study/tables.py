@@ -23,7 +23,7 @@ from segmae.study.ledger import PLAN, Ledger
 RESAMPLES = 2000
 ALPHA = 0.05
 SEEDS = "seeds"  # the study that measures how far a seed alone moves a figure
-SEEDS_APART = 2 * 2**0.5  # standard deviations between seeds: twice that of a difference of two figures
+FEWEST_SEEDS = 3  # from fewer no deviation is taken
 COUNTED = ("tp", "fp", "fn", "tn")
 SIZES = ("network", "original")
 FloatArray = NDArray[np.float64]
@@ -82,6 +82,20 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class SeedSpread:
+    """How far another seed moves a row's mean Dice: the standard deviation, and the degrees of freedom that it was measured with."""
+
+    deviation: float
+    freedom: int
+
+    def least(self, cells: int) -> float:
+        """What a difference of two rows of so many cells has to exceed: the 95 % range of one that is chance alone (Student's t)."""
+        from scipy import stats
+
+        return float(stats.t.ppf(0.975, self.freedom) * self.deviation * (2 / cells) ** 0.5)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A row less another on the same images: mean difference of per-image Dice, and p of Wilcoxon's test.
 
@@ -119,7 +133,7 @@ class Place:
     figures: Mapping[str, Figures]
     covered: str = ""  # how many of the split's images were there, where not all
     warnings: tuple[str, ...] = ()
-    seed_spread: float | None = None  # see `Evidence`
+    seed_spread: SeedSpread | None = None  # see `Evidence`
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
         """The pairs (row, than) of which both have figures, adjusted for their number.
@@ -143,7 +157,7 @@ class Place:
     def _least(self, cells: int) -> float:
         """What a difference of two rows of so many cells has to exceed; see `Comparison`."""
         if self.seed_spread is not None:
-            return SEEDS_APART * self.seed_spread / cells**0.5
+            return self.seed_spread.least(cells)
         return np.inf if cells == 1 else 0.0
 
     def ranks(self) -> tuple[dict[str, float], float, int]:
@@ -179,8 +193,8 @@ class Evidence:
     outdated: list[str] = field(default_factory=list)
 
     @cached_property
-    def seed_spread(self) -> float | None:
-        """Standard deviation of a row's mean Dice between seeds at this scale; None where it was not measured.
+    def seed_spread(self) -> SeedSpread | None:
+        """How far another seed moves a row's mean Dice at this scale; None where it was not measured.
 
         From the study `seeds` at a scale of the same label: what is left of its table of rows and seeds without the means of
         rows and of seeds. The latter are no part of it, since rows of one seed share the images that it draws.
@@ -200,10 +214,11 @@ class Evidence:
                 means[cell["seed"]].append(figure["mean"])
         rows = len(measured.plan["rows"])
         table = np.array([some for some in means.values() if len(some) == rows])
-        if rows < 2 or len(table) < 2:
+        if rows < 2 or len(table) < FEWEST_SEEDS:
             return None
         left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-        return float(np.sqrt((left**2).sum() / ((len(table) - 1) * (rows - 1))))
+        freedom = (len(table) - 1) * (rows - 1)
+        return SeedSpread(float(np.sqrt((left**2).sum() / freedom)), freedom)
 
     @cached_property
     def places(self) -> list[Place]:
