@@ -62,7 +62,8 @@ def dice_loss(logits: Tensor, mask: Tensor, literal_eq10: bool = False, smooth: 
     """Soft Dice loss of logits and mask `[B,1,H,W]`, per image, then mean (eq. 10).
 
     `1 - (2 sum(p y) + smooth) / (sum p + sum y + smooth)`, in [0, 1]. With `literal_eq10` the fraction is
-    doubled as printed, which moves the range to [-1, 1].
+    doubled as printed, which moves the range to [-1, 1]. Of soft masks, as teachers give them, it is not least where p = y:
+    it pushes p to 0 or 1.
     """
     probability, mask = logits.float().sigmoid().flatten(1), mask.float().flatten(1)
     overlap = 2 * (probability * mask).sum(1) + smooth
