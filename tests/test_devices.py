@@ -322,3 +322,10 @@ def test_numbers_that_do_not_fit_are_refused(
     for name, value in {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}.items():
         monkeypatch.setenv(name, value)
     assert count_processes(config_for(data, tmp_path)) == (2, 2)
+
+
+def test_a_precision_that_a_cpu_does_not_train_in_is_refused() -> None:
+    config = load_config(None, ["precision=16-mixed", "device=cpu"])
+    with pytest.raises(ConfigError, match="Set precision=bf16-mixed or 32-true, or device=cuda"):
+        devices.check(config)
+    devices.check(load_config(None, ["precision=bf16-mixed", "device=cpu"]))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def config_for(data: Path, output: Path, *overrides: str) -> Config:
         f"data.cache={data / 'cache'}",
     ]
     return load_config(None, [*SMALL, *paths, f"output={output}", *overrides])
+
+
+def without_a_loss(config: Config) -> Config:
+    """The same, but every loss is no number, which settings that are read cannot say."""
+    return replace(config, losses=replace(config.losses, bce=float("nan")))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -220,7 +226,7 @@ def test_training_learns_and_saves_a_model_that_loads(data: Path, tmp_path: Path
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch(data: Path, tmp_path: Path) -> None:
     for clip in (0, 1):
         with pytest.raises(TrainingStopped, match=r"loss is nan.*the batch: drawn_\d{4}, drawn_"):
-            run(config_for(data, tmp_path / str(clip), "losses.bce=.nan", f"optimizer.clip={clip}"))
+            run(without_a_loss(config_for(data, tmp_path / str(clip), f"optimizer.clip={clip}")))
 
 
 class Overflowing:
@@ -439,7 +445,7 @@ def test_pictures_change_no_number(data: Path, tmp_path: Path) -> None:
 
 def test_a_slip_that_stopped_a_run_before_it_began_can_be_mended(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped):
-        run(config_for(data, tmp_path, "losses.bce=.nan"))
+        run(without_a_loss(config_for(data, tmp_path)))
     run(config_for(data, tmp_path, "epochs=1"))
 
 
@@ -450,8 +456,6 @@ def test_a_slip_that_stopped_a_run_before_it_began_can_be_mended(data: Path, tmp
 def test_a_task_that_the_network_cannot_do_is_refused_before_it_begins(
     data: Path, tmp_path: Path, task: str, settings: list[str]
 ) -> None:
-    from dataclasses import replace
-
     config = config_for(data, tmp_path, f"task={task}", *settings)
     if "model.name=unet" in settings:
         config = replace(config, model=replace(config.model, options={"widths": [8, 16]}))
@@ -599,3 +603,26 @@ def test_a_damaged_fingerprint_is_named(data: Path, tmp_path: Path) -> None:
             run(config)
     path.unlink()
     run(config)
+
+
+def test_what_ctrl_c_leaves_is_said(data: Path, tmp_path: Path) -> None:
+    config = config_for(data, tmp_path, "task=supervised", "save_every=1")
+    told: list[str] = []
+    stop_at = [(1, 1), (2, 1)]
+
+    def listener(event: dict[str, Any]) -> None:
+        if event["kind"] == "message":
+            told.append(event["text"])
+        elif event["kind"] == "step" and (event["epoch"], event["step"]) == stop_at[0]:
+            stop_at.pop(0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, listener)
+    assert told[-1].endswith("stopped before its first save. Started again, it begins anew")
+    with pytest.raises(KeyboardInterrupt):
+        run(config, listener)
+    assert told[-1].endswith(
+        "go on from its last save (after each epoch, and each save_every=1 steps inside one)"
+    )
+    run(config, listener=None)

@@ -79,9 +79,13 @@ def on_gpu(config: Config) -> bool:
 
 
 def check(config: Config) -> None:
-    """Raises ConfigError: a GPU is asked for, and torch sees none."""
+    """Raises ConfigError: a GPU is asked for, and torch sees none; or a precision that a CPU does not train in."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: torch sees no GPU here. Set device=cpu, or install a torch with CUDA")
+    if config.precision == "16-mixed" and not on_gpu(config):  # Fabric would take bf16 without asking
+        raise ConfigError(
+            "precision=16-mixed: a CPU does not train in it. Set precision=bf16-mixed or 32-true, or device=cuda"
+        )
 
 
 @contextmanager

@@ -82,8 +82,22 @@ def run(config: Config, listener: Listener | None = None, deadline: float | None
         fabric = devices.start(config)
         if config.threads:
             torch.set_num_threads(config.threads)
-        with devices.ends_with_the_others():
-            return _run(fabric, config, listener if listener and fabric.is_global_zero else _silent, deadline)
+        tell = listener if listener and fabric.is_global_zero else _silent
+        try:
+            with devices.ends_with_the_others():
+                return _run(fabric, config, tell, deadline)
+        except KeyboardInterrupt:
+            tell({"kind": "message", "text": _what_is_saved(config)})
+            raise
+
+
+def _what_is_saved(config: Config) -> str:
+    """What Ctrl-C leaves, which unlike SIGTERM ends the step under way."""
+    folder = Path(config.output) / config.name
+    if not any(folder.glob("state*.pt")):
+        return f"{folder}: stopped before its first save. Started again, it begins anew"
+    saved = f"after each epoch, and each save_every={config.save_every} steps inside one"
+    return f"{folder}: stopped. Start it again to go on from its last save ({saved})"
 
 
 def _silent(event: dict[str, Any]) -> None:

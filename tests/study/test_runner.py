@@ -206,8 +206,8 @@ def test_a_cell_that_fails_is_recorded_and_stops_no_other(
 
     tried: list[str] = []
     monkeypatch.setattr(runner, "run_cell", lambda study, cell, *rest: tried.append(cell.id))
-    run_studies([path], **folders(tmp_path))
-    assert tried == []
+    done = run_studies([path], **folders(tmp_path))
+    assert tried == [] and done.passed_over == ["broken_drawn_s0"] and not done.failed
     run_studies([path], **folders(tmp_path), retry_failed=True)
     assert tried == ["broken_drawn_s0"]
 

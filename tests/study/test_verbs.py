@@ -65,6 +65,8 @@ def test_a_failed_cell_is_told_and_sets_the_exit_code(
     code, out, err = call(capsys, "run", write_study(rows=ROWS, reference="one"))
     assert (code, out) == (1, "0 cells finished, 2 failed\n")
     assert "failed: one_drawn_s0: RuntimeError: no such luck" in err
+    code, out, _ = call(capsys, "run", "drawn.yaml")
+    assert (code, out) == (0, "0 cells finished, 0 failed, 2 failed earlier, passed over: --retry-failed\n")
 
 
 def test_slips_are_one_line(
@@ -74,7 +76,8 @@ def test_slips_are_one_line(
     for words in (("run", "table9"), ("status", "none.yaml"), ("report", "table2")):
         code, _, err = call(capsys, *words)
         assert code == 2 and len(err.splitlines()) == 1 and err.startswith("error: ")
-    assert call(capsys, "list")[0] == 0
+    code, _, err = call(capsys, "list")
+    assert code == 0 and "./recipes/studies holds no study. Change to the folder that has recipes/" in err
 
 
 def test_a_damaged_outcome_is_named_and_the_plan_is_mended(

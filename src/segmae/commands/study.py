@@ -69,6 +69,11 @@ def run_study(
         print_json(vars(done))
     else:
         parts = [f"{len(done.finished)} cells finished", f"{len(done.failed)} failed"]
+        parts += (
+            [f"{len(done.passed_over)} failed earlier, passed over: --retry-failed"]
+            if done.passed_over
+            else []
+        )
         parts += [f"{len(done.busy)} being run by another process"] if done.busy else []
         parts += ["stopped in time, the same command goes on"] if done.stopped else []
         print(", ".join(parts))
@@ -162,9 +167,13 @@ def study_sheets(
 @study.command("list")
 def list_studies(as_json: Json = False) -> None:
     """The studies in recipes/studies, with their cells."""
-    from segmae.study.grid import list_studies, load_study
+    from segmae.study.grid import FOLDER, list_studies, load_study
 
     found = [load_study(path) for path in list_studies()]
+    if not found:
+        note(
+            f"./{FOLDER} holds no study. Change to the folder that has recipes/, or give `segmae study run` a YAML file"
+        )
     if as_json:
         print_json([{"name": s.name, "title": s.title, "cells": len(s.cells)} for s in found])
         return

@@ -55,12 +55,14 @@ class Done:
     Attributes:
         finished: ids of the cells that it finished.
         failed: `cell` and `problem` of those that failed in it, or for which something is not here.
+        passed_over: ids of those that failed in an earlier call.
         busy: ids of those that another process is running.
         stopped: whether the budget was used up before the cells were.
     """
 
     finished: list[str] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
     stopped: bool = False
 
@@ -126,8 +128,11 @@ def run_study(
     ledger = Ledger(study.name, place.results)
     ledger.write_plan(study)
     for cell in study.cells:
-        settled = ("done",) if retry_failed else ("done", "failed")
-        if ledger.state(cell.id, cell.digest) in settled:
+        state = ledger.state(cell.id, cell.digest)
+        if state == "failed" and not retry_failed:
+            done.passed_over.append(cell.id)
+            continue
+        if state == "done":
             continue
         if deadline is not None and time.monotonic() >= deadline:
             done.stopped = True
