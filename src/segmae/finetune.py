@@ -198,8 +198,12 @@ def make_config(
     """The run's settings: the model's own network and preprocessing, `DEFAULTS`, and what the user set."""
     for text, (setting, source) in product(settings, OWNED.items()):
         if text.startswith(setting):
-            remedy = f"Give {source} instead" if source.startswith("--") else f"It follows from {source}"
-            raise ConfigError(f"{text}: finetune makes this setting itself. {remedy}: leave it out here")
+            remedy = (
+                f"Give {source} instead"
+                if source.startswith("--")
+                else f"It follows from {source}: leave it out"
+            )
+            raise ConfigError(f"{text}: finetune makes this setting itself. {remedy}")
     info, place = read_info(model), resolve(model)
     if place.is_dir() and not (place / WEIGHTS).is_file():
         raise CheckpointError(
