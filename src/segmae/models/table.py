@@ -20,7 +20,7 @@ class Entry:
     # 2 x multiply-adds of convolutions and matrix products, one image of 224 x 224 (UM-MAE: 256; MedT resizes to 128).
     # Element-wise work is not counted: VM-UNet's scans would add about 2.3.
     gflops: float
-    pretraining: str  # public weights that its encoder can start from; their licence where it forbids commercial use
+    pretraining: str  # public weights to start from, with their licence where it forbids commercial use
     licence: str = "Apache-2.0"  # of the code for it
     origin: str = "ours"  # or the library that is wrapped
 
