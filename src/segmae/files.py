@@ -71,9 +71,13 @@ def append(path: str | Path, text: str) -> None:
         raise _not_written(path, error) from error
 
 
-def _is_full(error: Exception) -> bool:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-    return full or "No space left" in str(error)  # some wrap it
+def _is_full(error: BaseException | None) -> bool:
+    full = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    while error is not None:
+        if getattr(error, "errno", None) in full or "No space left" in str(error):  # some wrap it
+            return True
+        error = error.__context__  # torch stumbles over its own half-written file on top of it
+    return False
 
 
 def _is_about(error: OSError, path: Path) -> bool:
