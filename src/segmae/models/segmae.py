@@ -261,13 +261,13 @@ def segmae_base(**options: Any) -> SegMAE:
 def segmae_small(**options: Any) -> SegMAE:
     """ViT-S with LayerScale, so that DINOv2 weights fit, behind a ResNet of half the width, or another `cnn`.
 
-    The factors start at 1, a plain ViT: DINOv2's file brings its own, other files have none, and from DINOv2's start of
-    1e-5 a short training by SGD leaves random blocks at nothing.
+    The factors start at 1e-5, as DINOv2's did, whose file brings its own. A file without them, or a random start under SGD, wants
+    `layer_scale=1`: from 1e-5 a short training leaves the blocks at nothing (docs/lab-notes.md).
     """
     half = {"width": 32, "units": (3, 4, 6)}
     defaults: dict[str, Any] = dict(
         cnn_options=half if options.get("cnn", "resnet") == "resnet" else {}, dim=384, heads=6, embed="residual",
-        dropout=0.0, layer_scale=1.0, upsampler=(256, 128, 64, 32, 16), decoder=(256, 8, 8),
+        dropout=0.0, layer_scale=1e-5, upsampler=(256, 128, 64, 32, 16), decoder=(256, 8, 8),
     )  # fmt: skip
     return SegMAE(**{**defaults, **options})
 

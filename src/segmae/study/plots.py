@@ -41,7 +41,7 @@ def draw_ranks(place: Place, labels: Mapping[str, str], reference: str, note: st
     _rows_on_the_left(axes, [labels[row] for row in reversed(ordered)])
     axes.set_xlim(0.9, len(ordered) + 0.6)
     axes.set_xlabel(
-        f"mean rank by Dice over {images} images (1 = best); grey: within the critical difference {critical:.2f} of the best"
+        f"mean rank by Dice over {images} images (1 = best)\ngrey: within the critical difference {critical:.2f} of the best"
     )
     _headed(axes, f"Ranks: {place.label}", note)
     return _png(figure)
@@ -67,7 +67,7 @@ def draw_boxes(place: Place, labels: Mapping[str, str], reference: str, note: st
     lowest = min(float(column.min()) for column in values)
     axes.set_xlim(max(0.0, lowest - 0.03), 1.005)
     axes.set_xlabel(
-        "Dice of an image at network size; box: quartiles, whiskers: 5 % and 95 %, diamond: mean, dots: the worst 5 %"
+        "Dice of an image at network size; box: quartiles, diamond: mean\nwhiskers: 5 % and 95 %, dots: the worst 5 %"
     )
     _headed(axes, f"Every image: {place.label}", note)
     return _png(figure)
