@@ -22,8 +22,9 @@ class ASPP(nn.Module):
         self.fuse = conv_bn_relu((len(RATES) + 2) * width, width, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = self.pooled[0](x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
-        pooled = self.pooled[1:](mean)  # spread before the norm, so that a batch of one can be normalised
+        mean = self.pooled[0](x.mean((2, 3), keepdim=True))
+        # spread before the norm, so that a batch of one can be normalised; copied, since the activation works in place
+        pooled = self.pooled[1:](mean.expand(-1, -1, *x.shape[2:]).contiguous())
         return self.fuse(torch.cat([*(branch(x) for branch in self.branches), pooled], 1))
 
 
