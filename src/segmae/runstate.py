@@ -149,7 +149,8 @@ def load_state(fabric: Fabric, folder: Path, state: State, tell: Listener) -> bo
             with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
                 if spoilt := archive.testzip():
                     raise ValueError(spoilt)
-            values = torch.load(path, map_location=fabric.device, weights_only=True)
+            # read on the CPU: a GPU has no room for all of it twice, and what counts AdamW's steps may not lie there
+            values = torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # a torn, spoilt or foreign file: torch raises many kinds
             tell({"kind": "message", "text": f"{path}: is damaged; looking for the one before it"})
             continue

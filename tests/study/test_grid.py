@@ -103,7 +103,9 @@ def test_full_studies_follow_the_paper_and_small_ones_say_that_they_do_not(
         c = study.cells[0].config
         if scale == "cpu":
             assert study.name == f"{name}-cpu" and "not the paper's schedule" in study.scale_label
-            assert f"{c.preprocess.size} px" in study.scale_label and f"{c.epochs} epochs" in study.scale_label
+            assert (
+                f"{c.preprocess.size} px" in study.scale_label and f"{c.epochs} epochs" in study.scale_label
+            )
             assert (c.preprocess.size, c.epochs) in ((64, 5), (96, 8))
             assert {cell.seed for cell in study.cells} == ({0, 1, 2, 3, 4} if name == "seeds" else {0})
         else:
