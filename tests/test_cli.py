@@ -227,7 +227,7 @@ def test_ctrl_c_stops_a_training_run_which_then_resumes(lesions: Path, tmp_path:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert err.splitlines()[-1] == "stopped"
 
 

@@ -81,7 +81,8 @@ def test_means_over_seeds_and_folds_and_pooled_measures_by_hand(tmp_path: Path) 
     write_cell(folder, "a", "fold2", 0, {"i3": (0, 4, 4)})  # Dice 0; its second seed is open
     (place,) = load_evidence(Ledger("study", tmp_path)).places
     figures = place.figures["a"]
-    assert (figures.cells, figures.expected, figures.ids) == (3, 4, ("i1", "i2", "i3"))
+    assert (figures.cells, figures.expected) == (3, 4)
+    assert list(figures.values("dice@network")) == ["i1", "i2", "i3"]
     values = np.array([0.75, 2 / 3, 0])  # each image over its seeds
     assert figures.mean("dice@network").value == pytest.approx(values.mean())
     assert (figures.mean("dice@network").low, figures.mean("dice@network").high) == statistics.mean_interval(
@@ -153,7 +154,9 @@ def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -
 def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> None:
     write_seeds(three_rows, 0.001)
     (place,) = load_evidence(Ledger("three", three_rows)).places
-    dice = {row: figures.values["dice@network"] for row, figures in place.figures.items()}
+    dice = {
+        row: np.array(list(figures.values("dice@network").values())) for row, figures in place.figures.items()
+    }
     compared = {c.row: c for c in place.compare([("b", "a"), ("c", "a"), ("d", "a")])}
     assert compared.keys() == {"b", "c"}
     difference = dice["b"] - dice["a"]
@@ -173,6 +176,20 @@ def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> No
     assert critical == pytest.approx(
         2.3437 * np.sqrt(3 * 4 / (6 * 40)), rel=1e-3
     )  # q of three, Demsar 2006, table 5
+
+
+def test_rows_are_compared_by_the_runs_that_both_have(tmp_path: Path) -> None:
+    write_plan(tmp_path / "study", {"a": "", "b": "", "c": ""}, {"drawn": "drawn"}, [0, 1])
+    random = np.random.default_rng(0)
+    first, second = seen(random, 12), seen(random, 18)
+    for row, seed, images in (("a", 0, first), ("a", 1, second), ("b", 0, first), ("c", 1, second)):
+        write_cell(tmp_path / "study", row, "drawn", seed, images)
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    compared = place.compare([("b", "a"), ("c", "a"), ("c", "b")])
+    assert [(c.row, c.than, c.difference.value) for c in compared] == [("b", "a", 0), ("c", "a", 0)]
+    assert place.figures["a"].mean("dice@network").value > place.figures["b"].mean("dice@network").value
+    with pytest.raises(ValueError, match="a run in common"):
+        place.ranks()
 
 
 def test_the_report_says_what_holds_what_is_printed_and_what_is_open(three_rows: Path) -> None:

@@ -51,7 +51,7 @@ def draw_boxes(place: Place, labels: Mapping[str, str], reference: str, note: st
     """Dice of every image at network size: quartiles, whiskers at the 5th and 95th percentile, the mean as a diamond."""
     rows = list(place.figures)
     figure, axes = _figure(7.2, 1.5 + 0.34 * len(rows))
-    values = [place.figures[row].values["dice@network"] for row in reversed(rows)]
+    values = [np.array(list(place.figures[row].values("dice@network").values())) for row in reversed(rows)]
     drawn = axes.boxplot(values, orientation="horizontal", whis=(5, 95), widths=0.6, showfliers=False, showmeans=True,
                          patch_artist=True, medianprops={"color": INK}, whiskerprops={"color": GREY}, capprops={"color": GREY},
                          meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": INK, "markersize": 4})  # fmt: skip

@@ -21,6 +21,7 @@ from segmae.study.tables import (
     Figures,
     Interval,
     Place,
+    common,
     load_evidence,
 )
 
@@ -266,17 +267,27 @@ def _tests(plan: Plan, place: Place) -> list[Block]:
     if not compared:
         return []
     rows = [
-        [_label(plan, c.row), str(c.images), _difference(c.difference), _p(c.p), _p(c.adjusted), c.verdict]
+        [
+            _label(plan, c.row),
+            str(c.runs),
+            str(c.images),
+            _difference(c.difference),
+            _p(c.p),
+            _p(c.adjusted),
+            c.verdict,
+        ]
         for c in compared
     ]
     caption = f"Paired tests of per-image Dice: row less {_label(plan, reference)}"
-    return [_table(plan, caption, ("", "images", "difference", "p", "p (Holm)", "verdict"), rows)]
+    return [_table(plan, caption, ("", "runs", "images", "difference", "p", "p (Holm)", "verdict"), rows)]
 
 
 def _pictures(plan: Plan, place: Place, figures: Sequence[Figures]) -> list[Block]:
     labels = {row: _label(plan, row) for row in plan["rows"]}
     note = f"{plan['scale_label']}; {sum(f.cells for f in figures)} cells"
     drawn = {"ranks": plots.draw_ranks, "boxes": plots.draw_boxes, "costs": plots.draw_costs}
+    if not common(figures)[1]:
+        del drawn["ranks"]
     return [Picture(f"{place.group}-{place.test}-{kind}.png", f"{kind}, {place.label}, {plan['scale_label']}",
                     draw(place, labels, plan["reference"], note)) for kind, draw in drawn.items()]  # fmt: skip
 

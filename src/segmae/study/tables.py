@@ -3,12 +3,13 @@
 A row's value of an image is its mean over the seeds that measured it; folds add their test images to one set. Means and
 95 % intervals are over the images of that set (percentile bootstrap), so an interval covers the choice of images and
 not that of a seed: the spread of the cells' means stands beside it. Pooled measures are those of all pixel counts summed.
+Rows are compared by the runs (folds and seeds) that each of them has finished.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,8 @@ FEWEST_SEEDS = 3  # from fewer no deviation is taken
 COUNTED = ("tp", "fp", "fn", "tn")
 SIZES = ("network", "original")
 FloatArray = NDArray[np.float64]
+Run = tuple[str, int]  # a dataset, often a fold of one, and a seed
+Values = Mapping[str, Mapping[str, float]]  # per measure and size, by image
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,8 @@ class Figures:
     Attributes:
         cells, expected: finished cells, and those that the study has.
         pixels: side of the network's input.
-        ids: of the images, sorted.
-        values: per measure and size (`dice@network`, `hd95@original` ...) one value an image [images].
+        runs: of each finished cell, per measure and size (`dice@network`, `hd95@original` ...), one value an image.
         counts: per size, TP, FP, FN, TN of each image summed over its cells [images, 4].
-        means: mean Dice at network size of each cell.
         cost: parameters, gflops, minutes, cpu_ms: means over cells, where measured.
     """
 
@@ -56,15 +57,21 @@ class Figures:
     cells: int
     expected: int
     pixels: int
-    ids: tuple[str, ...]
-    values: Mapping[str, FloatArray]
+    runs: Mapping[Run, Values]
     counts: Mapping[str, FloatArray]
-    means: tuple[float, ...]
     cost: Mapping[str, float]
+
+    def values(self, measure: str, runs: Iterable[Run] | None = None) -> dict[str, float]:
+        """By image, sorted, its mean over these runs; default: over all."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for run in self.runs if runs is None else runs:
+            for image, value in self.runs[run][measure].items():
+                found[image].append(value)
+        return {image: float(np.mean(found[image])) for image in sorted(found)}
 
     def mean(self, measure: str) -> Interval:
         """Per-image mean of a measure, e.g. `dice@network`."""
-        values = self.values[measure]
+        values = np.array(list(self.values(measure).values()))
         return Interval(float(values.mean()), *statistics.mean_interval(values, RESAMPLES))
 
     def pooled(self, measure: str) -> Interval:
@@ -77,8 +84,9 @@ class Figures:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of the cells' mean Dice; None for a single cell."""
-        return float(np.std(self.means, ddof=1)) if len(self.means) > 1 else None
+        """Standard deviation of the cells' mean Dice at network size; None for a single cell."""
+        means = [np.mean(list(values["dice@network"].values())) for values in self.runs.values()]
+        return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -100,12 +108,14 @@ class Comparison:
     """A row less another on the same images: mean difference of per-image Dice, and p of Wilcoxon's test.
 
     Attributes:
+        runs: folds and seeds that both rows have; others are left out.
         least: what the difference has to exceed because other seeds would have given other figures. Where that was not measured,
             infinite for rows of one cell, 0 for rows of several.
     """
 
     row: str
     than: str
+    runs: int
     images: int
     difference: Interval
     p: float
@@ -136,7 +146,7 @@ class Place:
     seed_spread: SeedSpread | None = None  # see `Evidence`
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
-        """The pairs (row, than) of which both have figures, adjusted for their number.
+        """The pairs (row, than) of which both have figures of the same runs, adjusted for their number.
 
         Dice is that at network size, and at original size where the two networks' sizes differ: at network size they
         would be compared with two different masks.
@@ -144,13 +154,14 @@ class Place:
         measured = []
         for row, than in pairs:
             if row in self.figures and than in self.figures:
-                both = [self.figures[row], self.figures[than]]
-                one, two = common(both, shared_measure(both))
+                (one, two), runs = common([self.figures[row], self.figures[than]])
+                if not runs:
+                    continue
                 interval = Interval(
                     float((one - two).mean()), *statistics.mean_interval(one - two, RESAMPLES)
                 )
-                p, cells = statistics.wilcoxon(one, two), min(figures.cells for figures in both)
-                measured.append((row, than, len(one), interval, p, self._least(cells)))
+                p = statistics.wilcoxon(one, two)
+                measured.append((row, than, runs, len(one), interval, p, self._least(runs)))
         adjusted = statistics.holm([p for *_, p, _ in measured]) if measured else []
         return [Comparison(*each, p) for each, p in zip(measured, adjusted, strict=True)]
 
@@ -164,12 +175,12 @@ class Place:
         """Mean rank of each row by per-image Dice (1 the best; of which size: as `compare`), critical difference, images.
 
         Raises:
-            ValueError: fewer than two rows.
+            ValueError: fewer than two rows, or no run that all of them have.
         """
-        if len(self.figures) < 2:
-            raise ValueError("ranks need two rows")
-        figures = list(self.figures.values())
-        table = np.stack(common(figures, shared_measure(figures)), axis=1)
+        values, runs = common(list(self.figures.values()))
+        if len(values) < 2 or not runs:
+            raise ValueError("ranks need two rows with a run in common")
+        table = np.stack(values, axis=1)
         found = statistics.mean_ranks(table)
         ranks = {row: float(rank) for row, rank in zip(self.figures, found, strict=True)}
         return ranks, statistics.critical_difference(len(ranks), len(table)), len(table)
@@ -237,7 +248,7 @@ class Evidence:
         figures = {}
         for row in self.plan["rows"]:
             mine = [cell for cell in cells if cell["row"] == row]
-            done = [cell["id"] for cell in mine if cell["id"] in self.outcomes]
+            done = [cell for cell in mine if cell["id"] in self.outcomes]
             if done:
                 figures[row] = self._figures(row, test, done, len(mine))
         entries = [self.plan["data"][cell["data"]] for cell in cells]
@@ -248,34 +259,33 @@ class Evidence:
         return Place(group, test, label if test == "test" else f"{label}, tested on {test}", entries[0]["printed"], figures,
                      short["coverage"] if short else "", warnings, self.seed_spread)  # fmt: skip
 
-    def _figures(self, row: str, test: str, cells: Sequence[str], expected: int) -> Figures:
-        values: dict[str, list[dict[str, float]]] = defaultdict(list)  # by image, one dict a cell
+    def _figures(self, row: str, test: str, cells: Sequence[Mapping[str, Any]], expected: int) -> Figures:
+        runs: dict[Run, Values] = {}
         sums: dict[str, FloatArray] = defaultdict(lambda: np.zeros(8))
-        means, pixels = [], 0
+        pixels = 0
         for cell in cells:
-            pixels = self.outcomes[cell]["tests"][test]["network_size"]
+            pixels = self.outcomes[cell["id"]]["tests"][test]["network_size"]
             where = {"network": f"@{pixels}", "original": "@original"}
-            lines = [line for line in self.ledger.images(cell) if line["test"] == test]
+            lines = [line for line in self.ledger.images(cell["id"]) if line["test"] == test]
+            ids = [line["id"] for line in lines]
             counts = np.array(
                 [[float(line[n + where[size]]) for size in SIZES for n in COUNTED] for line in lines]
             )
             measured = {
-                f"{name}@{size}": overlap(Counts(*counts[:, 4 * i : 4 * i + 4].T))
+                f"{name}@{size}": overlap(Counts(*counts[:, 4 * i : 4 * i + 4].T)).tolist()
                 for i, size in enumerate(SIZES)
                 for name, overlap in metrics.OVERLAP.items()
             }
             for name in ("hd95", "assd", "boundary_iou"):
-                measured[f"{name}@original"] = np.array([float(line[f"{name}@original"]) for line in lines])
-            means.append(float(measured["dice@network"].mean()))
-            for i, line in enumerate(lines):
-                values[line["id"]].append({name: float(column[i]) for name, column in measured.items()})
-                sums[line["id"]] += counts[i]
-        ids = tuple(sorted(values))
-        names = values[ids[0]][0]
-        table = {name: np.array([np.mean([one[name] for one in values[i]]) for i in ids]) for name in names}
-        summed = np.stack([sums[i] for i in ids])
-        return Figures(row, len(cells), expected, pixels, ids, table, {"network": summed[:, :4], "original": summed[:, 4:]},
-                       tuple(means), self._cost(cells))  # fmt: skip
+                measured[f"{name}@original"] = [float(line[f"{name}@original"]) for line in lines]
+            runs[cell["data"], cell["seed"]] = {
+                name: dict(zip(ids, column, strict=True)) for name, column in measured.items()
+            }
+            for image, line_counts in zip(ids, counts, strict=True):
+                sums[image] += line_counts
+        summed = np.stack([sums[image] for image in sorted(sums)])
+        return Figures(row, len(cells), expected, pixels, runs, {"network": summed[:, :4], "original": summed[:, 4:]},
+                       self._cost([cell["id"] for cell in cells]))  # fmt: skip
 
     def _cost(self, cells: Sequence[str]) -> dict[str, float]:
         found: dict[str, list[float]] = defaultdict(list)
@@ -306,15 +316,13 @@ def load_evidence(ledger: Ledger) -> Evidence:
     return found
 
 
-def shared_measure(figures: Sequence[Figures]) -> str:
-    """Dice at the size at which these can be compared."""
-    return "dice@network" if len({each.pixels for each in figures}) == 1 else "dice@original"
+def common(figures: Sequence[Figures]) -> tuple[list[FloatArray], int]:
+    """Dice of several rows on the images, and in the runs, that all of them have: in one order, and the number of these runs.
 
-
-def common(figures: Sequence[Figures], measure: str) -> list[FloatArray]:
-    """A measure of several rows on the images that all of them have, in one order."""
-    shared = set(figures[0].ids).intersection(*(each.ids for each in figures[1:]))
-    return [
-        np.array([value for i, value in zip(each.ids, each.values[measure], strict=True) if i in shared])
-        for each in figures
-    ]
+    It is that at network size if they share one, else at original size.
+    """
+    measure = "dice@network" if len({each.pixels for each in figures}) == 1 else "dice@original"
+    runs = [run for run in figures[0].runs if all(run in each.runs for each in figures)]
+    values = [each.values(measure, runs) for each in figures]
+    shared = sorted(set(values[0]).intersection(*values))
+    return [np.array([each[image] for image in shared]) for each in values], len(runs)
