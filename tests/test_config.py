@@ -21,6 +21,7 @@ from segmae.errors import ConfigError
         ("augmentation.saturation=inf", "must be from 0 to 1"),
         ("augmentation.rotation=-1", "must be from 0 to 180"),
         ("augmentation.rotation=inf", "must be from 0 to 180"),
+        ("augmentation.scale=[1.2,.8]", r"the first is the smaller\. Write \[0\.8,1\.2\]"),
         ("optimizer.momentum=-1", "must be from 0 to 0.999999"),
         ("optimizer.betas=[0.9,1.5]", r"1\.5: must be from 0 to 0\.999999"),
         ("optimizer.lr=inf", "must be a finite number, at least 0"),

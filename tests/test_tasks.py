@@ -99,6 +99,14 @@ class TestSupervised:
         assert output["parts"]["kind"].item() == pytest.approx(math.log(3))
         output["loss"].backward()
 
+    def test_a_forward_that_does_not_take_extras_is_named_before_training(self) -> None:
+        class Plain(Heads):
+            def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
+                return image[:, :1]
+
+        with pytest.raises(ConfigError, match="its forward takes no `extras`"):
+            create_task("supervised", ONLY_BCE.losses, ONLY_BCE.reconstruction, Plain())
+
     def test_where_no_label_is_known_the_head_adds_nothing(self) -> None:
         output = self.task(Heads(), batch_of(), "segment")
         assert output["loss"].item() == pytest.approx(1.4 * LN2)

@@ -366,6 +366,11 @@ def _check(config: Config) -> Config:
                 finite = "" if abs(number) < math.inf else "a finite number, "
                 limits = f"{finite}at least {low}" if high == math.inf else f"from {low} to {high}"
                 raise ConfigError(f"{key}={number}: must be {limits}")
+    low, high = config.augmentation.scale
+    if low > high:
+        raise ConfigError(
+            f"augmentation.scale=[{low},{high}]: the first is the smaller. Write [{high},{low}]"
+        )
     losses = config.losses
     if config.task in ("hybrid", "supervised") and losses.bce == losses.dice == losses.patch == 0:
         raise ConfigError(f"losses.bce, losses.dice and losses.patch are 0: task={config.task} learns from them. "

@@ -8,6 +8,7 @@ does not use get no gradient and do not move.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -238,7 +239,7 @@ def create_task(
     if name == "hybrid":
         return Hybrid(losses, reconstruction)
     if name == "supervised":
-        _check_extra_losses(getattr(model, "extra_losses", {}))
+        _check_extra_losses(model)
         return Supervised(losses)
     if name == "adversarial":
         return Adversarial(losses)
@@ -247,8 +248,9 @@ def create_task(
     raise ValueError(f"task '{name}': choose pretrain, hybrid, supervised, adversarial or chained")
 
 
-def _check_extra_losses(extra_losses: Any) -> None:
+def _check_extra_losses(model: nn.Module | None) -> None:
     """Raises ConfigError: not as `Supervised` takes them, as may be in a model of one's own."""
+    extra_losses = getattr(model, "extra_losses", {})
     try:
         unknown = {
             target for target, weight in extra_losses.values() if target not in EXTRA_TARGETS or weight < 0
@@ -260,6 +262,13 @@ def _check_extra_losses(extra_losses: Any) -> None:
             f"the model's extra_losses: {', '.join(map(str, unknown))}. Each is name: (target, weight), with the target {', '.join(EXTRA_TARGETS[:-1])} "
             f"or {EXTRA_TARGETS[-1]} and a weight of at least 0"
         )
+    if model is not None and extra_losses:
+        taken = inspect.signature(model.forward).parameters.values()
+        if not any(p.name == "extras" or p.kind is p.VAR_KEYWORD for p in taken):
+            raise ConfigError(
+                "the model has extra_losses, and its forward takes no `extras`. Write forward(image, extras=False), which returns a dict with "
+                "logits and an entry for each name of extra_losses where extras is true"
+            )
 
 
 def freeze_for(name: str, model: nn.Module) -> None:
