@@ -295,7 +295,7 @@ def test_every_verb_is_there() -> None:
     data = {"data check", "data prepare", "data download"}
     splits = {f"data splits {verb}" for verb in ("list", "show", "make", "verify")}
     rest = {"models", "pretrain", "train", "finetune", "evaluate", "calibrate", "predict", "compare", "rank"}
-    rest |= {"export", "demo", "doctor", "ensemble", "publish", "fetch", "serve"}
+    rest |= {"measure", "export", "demo", "doctor", "ensemble", "publish", "fetch", "serve"}
     study = {f"study {verb}" for verb in ("run", "status", "report", "sheets", "list")}
     assert set(COMMANDS) == data | splits | study | rest
 
@@ -324,6 +324,7 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     from segmae.evaluate import evaluate_checkpoint
     from segmae.finetune import finetune
     from segmae.hub import from_pretrained
+    from segmae.masks import measure_masks
     from segmae.predict import predict_files
     from segmae.rank import rank
     from segmae.study.ledger import status
@@ -345,6 +346,7 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
         ("compare", compare, {"data_folder": "data"}),
         ("finetune", finetune, {"data_folder": "data"}),
         ("rank", rank, {}),
+        ("measure", measure_masks, {}),
         ("demo", run_demo, {}),
         ("doctor", diagnose, {}),
         ("study run", run_studies, {}),

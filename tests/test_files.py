@@ -6,12 +6,13 @@ import errno
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from segmae.errors import DamagedFile, DataError, InUse, OutputError
-from segmae.files import atomic_path, atomic_write, locked, read_json, write_json
+from segmae.files import atomic_path, atomic_write, locked, read_json, taking_turns, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -112,3 +113,17 @@ def test_a_damaged_json_names_its_file(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(DamagedFile, match=r"a\.json: is damaged \(not JSON: .*Restore it") as caught:
         read_json(tmp_path / "a.json")
     assert isinstance(caught.value, ValueError) and isinstance(caught.value, DataError)
+
+
+def test_who_takes_turns_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    count.write_text("0")
+
+    def add(_: int) -> None:
+        with taking_turns(tmp_path / ".lock"):
+            count.write_text(str(int(count.read_text()) + 1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(200)))
+    assert count.read_text() == "200"
+    assert [path.name for path in tmp_path.iterdir()] == ["count"]

@@ -11,11 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from segmae import gallery
 from segmae.gallery import write_page, write_sheets
 from segmae.overlay import PREDICTION
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"), [("läsion é", "lasion e"), ("病変 1", "?? 1"), ("ISIC_0000001", "ISIC_0000001")]
+)
+def test_a_sheet_writes_letters_that_its_font_has(name: str, drawn: str) -> None:
+    draw = ImageDraw.Draw(Image.new("RGB", (400, 20)))
+    assert gallery.fit_text(draw, name, 13, 400) == drawn
 
 
 class Page(HTMLParser):

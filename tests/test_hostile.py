@@ -396,6 +396,12 @@ def test_folders_named_like_images(run: Run, tmp_path: Path) -> None:
     assert err[0].startswith("error: ") and "folder.png: no photographs found. Name image files" in err[0]
 
 
+def test_where_not_one_photograph_can_be_read_nothing_was_done(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    code, out, _ = run(tmp_path / "broken.jpg", "-o", tmp_path / "out")
+    assert code == 2 and out[-1].startswith("0 segmented, 1 failed")
+
+
 # -- names
 
 

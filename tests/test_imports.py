@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"trainset", "devices", "optimizer"}),
     frozenset({"train"}),
     frozenset({"study"}),
-    frozenset({"doctor", "demo", "calibrate", "compare", "rank", "hub", "card"}),
+    frozenset({"doctor", "demo", "calibrate", "compare", "rank", "masks", "hub", "card"}),
     frozenset({"finetune"}),
     frozenset({"serve"}),
     frozenset({"commands"}),

@@ -20,6 +20,7 @@ from PIL import Image
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
+from segmae.data.preprocess import read_image
 from segmae.engines.convert import export_model
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError, OutputError
 from segmae.exchange import from_geojson
@@ -346,6 +347,27 @@ def test_a_failure_that_left_nothing_owns_no_name(by_darkness: Path, tmp_path: P
         predict_files([tmp_path / "lesion.bmp"], out, by_darkness)  # results of the other are still there
 
 
+def test_two_calls_at_once_into_one_folder_keep_each_others_rows(by_darkness: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        half_dark(64, 64).save(tmp_path / f"{name}.png")
+    out, formats = tmp_path / "out", ("mask", "csv")
+
+    def meanwhile(done: int, of: int) -> None:
+        predict_files([tmp_path / "two.png"], out, by_darkness, formats=formats)
+
+    predict_files([tmp_path / "one.png"], out, by_darkness, formats=formats, progress=meanwhile)
+    assert [row["name"] for row in rows_of(out)] == ["two", "one"]
+    assert len((out / "results.csv").read_text().splitlines()) == 3
+
+
+def test_photographs_of_a_telephone_that_are_not_read_are_named_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(DataError, match=r"passed over: 1 \.heic file\. Export them as JPEG"):
+        find_photographs([tmp_path])
+    with pytest.raises(ImageError, match=r"a\.HEIC: is in the format HEIC, .* Export it as JPEG"):
+        read_image(tmp_path / "a.HEIC")
+
+
 def test_results_in_a_folder_are_no_photographs(by_darkness: Path, tmp_path: Path) -> None:
     half_dark(64, 64).save(tmp_path / "a.png")
     predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness)
@@ -403,7 +425,11 @@ EVERY = (
 def test_every_format_says_the_same(by_darkness: Path, tmp_path: Path) -> None:
     folder, out = write_dataset(tmp_path / "set", 3) / "images", tmp_path / "out"
     done = predict_files([folder], out, by_darkness, formats=EVERY, mm_per_pixel=0.02)
-    assert not done.failures and not done.notes
+    assert not done.failures
+    pieces = sum(row["measurements"]["pieces"] > 1 for row in done.rows)
+    assert done.notes == [
+        f"{pieces} of 3 masks have several pieces, all measured as one lesion; --keep-largest takes the largest"
+    ]
     coco, exact = (json.loads((out / name).read_text()) for name in ("coco.json", "coco_rle.json"))
     tasks = json.loads((out / "labelstudio.json").read_text())
     with (out / "results.csv").open(encoding="utf-8", newline="") as file:

@@ -65,21 +65,33 @@ def _photograph(generator: np.random.Generator) -> tuple[Any, Any]:
     return np.clip(pixels + generator.normal(0, 3, (64, 64, 1)), 0, 255).astype(np.uint8), lesion
 
 
+def _warned(fitted: t.Trust, image: Any, lesion: Any) -> list[str]:
+    return fitted.judge(image, lesion.astype(float), 0.5)[1]
+
+
 def test_an_ordinary_photograph_gets_no_warning(fitted: t.Trust) -> None:
     generator = np.random.default_rng(5)
-    warned = [fitted.photo_warnings(*_photograph(generator)) for _ in range(20)]
+    warned = [_warned(fitted, *_photograph(generator)) for _ in range(20)]
     assert sum(map(bool, warned)) <= 4
 
 
 def test_dark_blurred_hairy_and_foreign_photographs_are_told(fitted: t.Trust) -> None:
     image, lesion = _photograph(np.random.default_rng(5))
-    assert t.DARK in fitted.photo_warnings(image // 3, lesion)
+    assert t.DARK in _warned(fitted, image // 3, lesion)
     flat = np.broadcast_to(image.mean((0, 1)), image.shape).astype(np.uint8)
-    assert t.BLURRED in fitted.photo_warnings(flat, lesion)
+    assert t.BLURRED in _warned(fitted, flat, lesion)
     hairy = image.copy()
     hairy[:, ::6] //= 3
-    assert t.HAIRY in fitted.photo_warnings(hairy, lesion)
-    assert t.UNFAMILIAR in fitted.photo_warnings(image[..., ::-1], lesion)  # blue skin
+    assert t.HAIRY in _warned(fitted, hairy, lesion)
+    assert t.UNFAMILIAR in _warned(fitted, image[..., ::-1], lesion)  # blue skin
+
+
+def test_of_a_photograph_unlike_any_no_dice_is_expected_however_sure_the_network_is(fitted: t.Trust) -> None:
+    image, lesion = _photograph(np.random.default_rng(5))
+    sure = lesion.astype(float)
+    assert fitted.judge(image, sure, 0.5)[0] == pytest.approx(1, abs=0.01)
+    expected, warnings = fitted.judge(np.zeros_like(image), sure, 0.5)
+    assert expected is None and t.UNFAMILIAR in warnings
 
 
 def test_the_curve_rises_through_the_steps_of_isotonic_regression() -> None:

@@ -19,7 +19,7 @@ from segmae.checkpoint import (
     resolve,
     weights_digests,
 )
-from segmae.errors import CheckpointError, ConfigError
+from segmae.errors import CheckpointError, ConfigError, reason
 from segmae.evaluate import portable
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, write_json
 from segmae.models import code_file
@@ -97,7 +97,7 @@ def _summaries(source: Path, named: Sequence[Path]) -> list[dict[str, Any]]:
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             if path not in named:
                 continue
-            raise ConfigError(f"{path}: is no summary.json of `segmae evaluate` ({error!r})") from error
+            raise ConfigError(f"{path}: is no summary.json of `segmae evaluate` ({reason(error)})") from error
         if same:
             found.append(summary)
         elif path in named:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmae.config import Preprocess, config_to_dict
-from segmae.errors import CheckpointError, ConfigError, require
+from segmae.errors import CheckpointError, ConfigError, reason, require
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, read_records, write_json
 from segmae.ownfiles import is_trusted
 
@@ -132,7 +132,7 @@ def members(model: str | Path) -> list[Path]:
             found.append(single)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path / ENSEMBLE}: cannot be read ({error!r}). Make the ensemble again"
+            f"{path / ENSEMBLE}: cannot be read ({reason(error)}). Make the ensemble again"
         ) from error
     if not found:
         raise CheckpointError(f"{path / ENSEMBLE}: names no model. Make the ensemble again")
@@ -183,7 +183,7 @@ def read_info(model: str | Path) -> ModelInfo:
         )
     except (AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
         raise CheckpointError(
-            f"{path}: its configuration cannot be read ({error!r}). Copy or save the model again"
+            f"{path}: its configuration cannot be read ({reason(error)}). Copy or save the model again"
         ) from error
 
 

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from segmae.commands.data import data
+from segmae.commands.measuring import measure
 from segmae.commands.predicting import demo, doctor, predict, rank
 from segmae.commands.publishing import ensemble, fetch, publish
 from segmae.commands.serve import serve
@@ -63,6 +64,7 @@ for command in (
     rank,
     compare,
     predict,
+    measure,
     export,
     ensemble,
     publish,

@@ -28,7 +28,7 @@ from segmae.checkpoint import (
 from segmae.config import Preprocess
 from segmae.data.preprocess import normalize, prepare_image, restore
 from segmae.engines import Engine, create_engine
-from segmae.errors import CheckpointError
+from segmae.errors import CheckpointError, reason
 from segmae.files import read_json, write_json
 
 FORMAT = 1
@@ -108,7 +108,7 @@ def tuned_threshold(folder: Path) -> float | None:
         threshold = read_json(folder / ENSEMBLE).get("threshold")
     except (AttributeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / ENSEMBLE}: cannot be read ({error!r}). Make the ensemble again"
+            f"{folder / ENSEMBLE}: cannot be read ({reason(error)}). Make the ensemble again"
         ) from error
     if threshold is None:
         return None

@@ -7,6 +7,11 @@ from pathlib import Path
 from types import ModuleType
 
 
+def reason(error: Exception) -> str:
+    """What an error of Python's says about a file's content, in words."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+
+
 class SegmaeError(Exception):
     """Base of every error that is shown to users as one line instead of a traceback."""
 

@@ -8,9 +8,9 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from segmae.errors import DamagedFile, InUse, OutputError
 
@@ -111,11 +111,14 @@ def make_folder(folder: str | Path) -> Path:
 
 
 @contextmanager
-def locked(path: str | Path) -> Iterator[None]:
+def locked(path: str | Path, wait: bool = False) -> Iterator[IO[str]]:
     """Hold a file so that no other process holds it; the system lets go of it when a process ends, however it ends.
 
+    Args:
+        wait: until another lets go of it.
+
     Raises:
-        InUse: another holds it.
+        InUse: another holds it, on Windows also after ten seconds of waiting.
         OutputError: its file system knows no locks.
     """
     path = Path(path)
@@ -125,17 +128,40 @@ def locked(path: str | Path) -> Iterator[None]:
             if os.name == "nt":
                 import msvcrt
 
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+                how = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK  # type: ignore[attr-defined]
+                msvcrt.locking(file.fileno(), how, 1)  # type: ignore[attr-defined]
             else:
                 import fcntl
 
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
                 reason = f"cannot be locked ({error.strerror})"
                 raise OutputError(f"{path}: {reason}. Choose a place on a disk that knows locks") from error
             raise InUse(f"{path}: another process is at work here. Wait for it, or stop it") from error
-        yield
+        yield file
+
+
+@contextmanager
+def taking_turns(path: str | Path) -> Iterator[None]:
+    """Hold a file for a moment, after whoever holds it now. It is removed afterwards.
+
+    Raises: as `locked`.
+    """
+    path = Path(path)
+    while True:
+        with locked(path, wait=True) as file:
+            try:
+                mine = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except FileNotFoundError:  # whoever held it before has removed it
+                mine = False
+            if mine:
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):  # Windows removes no open file
+                        path.unlink()
+                return
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:

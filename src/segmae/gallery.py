@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ const sorts = [...document.querySelectorAll("[data-sort]")];
 let last = "name", down = false;
 for (const button of sorts) button.addEventListener("click", () => {
   const key = button.dataset.sort;
-  down = key === last ? !down : key !== "name";
+  down = key === last ? !down : key === "share" || key === "uncertainty";
   last = key;
   const value = tile => key === "name" ? order.get(tile) : Number(tile.dataset[key]);
   tiles.sort((a, b) => (value(a) - value(b)) * (down ? -1 : 1) || order.get(a) - order.get(b));
@@ -267,12 +268,18 @@ def draw_sheet(folder: Path, rows: Sequence[Row], read: Read = read_file) -> Ima
 
 
 def fit_text(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> str:
-    """The text, shortened in its middle until it fits into `room` pixels."""
+    """The text as `font` can draw it, shortened in its middle until it fits into `room` pixels."""
+    text = "".join(drawable(letter) for letter in text)
     short, keep = text, len(text)
     while draw.textlength(short, font=font(size)) > room and keep > 4:
         keep -= 1
         short = f"{text[: (keep + 1) // 2]}...{text[len(text) - keep // 2 :]}"
     return short
+
+
+def drawable(letter: str) -> str:
+    """A letter without its accent, and `?` for one of another script: `font` has no more than ASCII."""
+    return unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() or "?"
 
 
 def font(size: int) -> Any:

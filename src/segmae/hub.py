@@ -29,7 +29,7 @@ from segmae.checkpoint import (
     resolve,
 )
 from segmae.data.dataset import default_folder
-from segmae.errors import CheckpointError, ConfigError
+from segmae.errors import CheckpointError, ConfigError, reason
 from segmae.fetch import DROPPED, Unreachable, fetch, gigabytes, locate, open_url, reason_of
 from segmae.files import locked, make_folder, read_json, write_json
 from segmae.trust import FILE as CALIBRATION
@@ -165,7 +165,7 @@ def _listing(host: str, name: str, revision: str) -> tuple[str, list[_Listed]]:
             raise ValueError("too long, or no commit")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{url}: the answer is not a list of a model's files ({error!r}). Check the endpoint"
+            f"{url}: the answer is not a list of a model's files ({reason(error)}). Check the endpoint"
         ) from error
     names = [file.name for file in files]
     if CONFIG not in names or not {WEIGHTS, ONNX} & set(names):

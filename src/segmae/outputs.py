@@ -11,6 +11,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,11 +24,11 @@ from numpy.typing import NDArray
 from segmae import exchange, gallery
 from segmae.contour import Polygon
 from segmae.data.preprocess import read_mask, restored_strips
-from segmae.errors import ConfigError, ImageError
-from segmae.files import atomic_path, atomic_write, harmless, read_json
+from segmae.errors import ConfigError, ImageError, OutputError
+from segmae.files import atomic_path, atomic_write, harmless, read_json, taking_turns
 from segmae.measure import Measurements, measure, pixel_scale
 from segmae.overlay import STYLES, overlay_strips
-from segmae.photographs import FILES
+from segmae.photographs import FILES, RESULTS, earlier_rows
 from segmae.png import write_png
 from segmae.result import Result
 from segmae.trust import entropy
@@ -36,6 +37,7 @@ Row = dict[str, Any]
 Scale = float | tuple[float, float]
 
 DEFAULT_FORMATS = ("mask", "overlay")
+LOCK = ".lock"  # held while results.jsonl is read and written again
 NEEDS = {  # the formats of a whole folder, and the files of each photograph that they are made from
     "coco": ("geojson",),
     "coco-rle": ("mask",),
@@ -48,7 +50,7 @@ FORMATS = (*FILES, *NEEDS)
 STRIP = 4_000_000  # pixels of a mask that are written at once
 CSV_COLUMNS = (
     "name", "file", "error", "width", "height", "orientation", "lesion_share", "expected_dice", "uncertainty",
-    "warnings", "threshold", "views", "keep_largest", "fill_holes", *Measurements().to_dict(),
+    "warnings", "threshold", "views", "keep_largest", "fill_holes", "mask", "weights", *Measurements().to_dict(),
 )  # fmt: skip
 
 
@@ -138,7 +140,7 @@ def write_files(
     if want.measure:
         assert pixels is not None
         values = measure(pixels, result.mask, want.mm_per_pixel, polygons).to_dict()
-        row["measurements"] = {key: _short(value) for key, value in values.items()}
+        row["measurements"] = {key: nine_digits(value) for key, value in values.items()}
     if "geojson" in row:
         lesion = exchange.to_geojson(polygons, name, row.get("measurements"))
         atomic_write(folder / row["geojson"], json_line(lesion) + "\n")
@@ -166,7 +168,7 @@ def is_complete(row: Mapping[str, Any], folder: Path, want: Wanted) -> bool:
     if "overlay" in want.files and row.get("overlay_style") != want.overlay_style:
         return False
     if want.measure:
-        scale = want.mm_per_pixel and [_short(float(side)) for side in want.mm_per_pixel]
+        scale = want.mm_per_pixel and [nine_digits(float(side)) for side in want.mm_per_pixel]
         if "measurements" not in row or row["measurements"]["mm_per_pixel"] != scale:
             return False
     return all(_is_there(folder, row, kind) for kind in want.files)
@@ -197,11 +199,18 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def _short(value: Any) -> Any:
+def nine_digits(value: Any) -> Any:
     """Numbers with nine digits: more is noise of the machine."""
     if isinstance(value, float):
         return float(f"{value:.9g}")
-    return [_short(one) for one in value] if isinstance(value, list | tuple) else value
+    return [nine_digits(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def several_pieces(rows: Sequence[Row]) -> list[str]:
+    """A line for the user where measurements join the pieces of a mask."""
+    count = sum(row.get("measurements", {}).get("pieces", 0) > 1 for row in rows)
+    text = f"{count} of {len(rows)} masks have several pieces, all measured as one lesion; --keep-largest takes the largest"
+    return [text] if count else []
 
 
 # -- all photographs of a folder
@@ -225,7 +234,7 @@ def write_collections(
         "coco": lambda some: _write_coco(folder / "coco.json", some, _polygons(folder)),
         "coco-rle": lambda some: _write_coco(folder / "coco_rle.json", some, _runs(folder)),
         "labelstudio": lambda some: _write_label_studio(folder, some),
-        "csv": lambda some: _write_csv(folder / "results.csv", ordered),
+        "csv": lambda some: write_csv(folder / "results.csv", ordered),
         "html": lambda some: gallery.write_page(folder, some, [r for r in ordered if "error" in r], read),
         "sheet": lambda some: gallery.write_sheets(folder, some, read),
     }
@@ -326,7 +335,8 @@ def file_names(rows: Sequence[Row]) -> dict[str, str]:
     return {name: Path(os.path.relpath(file, base)).as_posix() for name, file in files.items()}
 
 
-def _write_csv(path: Path, rows: Iterable[Row]) -> None:
+def write_csv(path: Path, rows: Iterable[Row]) -> None:
+    """Write a table: a row each, with `CSV_COLUMNS`, empty where a row has none."""
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
@@ -360,3 +370,19 @@ def json_line(value: Any) -> str:
 def json_lines(rows: Iterable[Row]) -> str:
     """One `json_line` for each."""
     return "".join(json_line(row) + "\n" for row in rows)
+
+
+def write_rows(folder: Path, rows: Sequence[Row] = (), gone: Collection[str] = ()) -> dict[str, Row]:
+    """Write results.jsonl: what stands there of other names, but for those that are gone, then these rows. Returns all, by name.
+
+    Other processes may write results of other photographs into this folder meanwhile: theirs stay.
+    """
+    mine = {row["name"]: row for row in rows}
+    with ExitStack() as held:
+        with suppress(
+            OutputError, OSError
+        ):  # a file system that knows no locks; one that is full is named below
+            held.enter_context(taking_turns(folder / LOCK))
+        others = {n: row for n, row in earlier_rows(folder).items() if n not in mine and n not in gone}
+        atomic_write(folder / RESULTS, json_lines([*others.values(), *mine.values()]))
+    return others | mine

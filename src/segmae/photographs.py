@@ -200,6 +200,10 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
     try:
         datasets = open_datasets(folder)
     except DataError as error:
+        if ignored.files:
+            raise DataError(
+                f"{folder}: no photographs found; passed over: {ignored}. Export them as JPEG or PNG"
+            ) from error
         raise DataError(
             f"{folder}: no photographs found. Name image files or a folder of them ({error})"
         ) from error

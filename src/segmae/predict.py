@@ -15,17 +15,19 @@ from numpy.typing import NDArray
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image, read_image
 from segmae.errors import DataError, ImageError
-from segmae.files import append, atomic_write, make_folder
+from segmae.files import append, make_folder
 from segmae.outputs import (
     DEFAULT_FORMATS,
     Scale,
     Wanted,
     is_complete,
     json_lines,
+    several_pieces,
     summary_row,
     wanted,
     write_collections,
     write_files,
+    write_rows,
 )
 from segmae.photographs import (
     FILES,
@@ -141,7 +143,7 @@ def predict_files(
     }
     todo = [item for item in photographs.items() if item[0] not in done]
     report, log = Predictions(folder, skipped=len(done), ignored=ignored), folder / RESULTS
-    atomic_write(log, json_lines(rows.values()))  # later lines of a name replace earlier ones
+    write_rows(folder)  # each name once; later lines of a name replace earlier ones
     room = Room(PIXELS_AT_ONCE)
 
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
@@ -165,7 +167,7 @@ def predict_files(
             if progress:
                 progress(len(done) + index, len(photographs))
     ordered = [rows[name] for name in photographs]
-    atomic_write(log, json_lines([*(row for name, row in rows.items() if name not in photographs), *ordered]))
+    rows = write_rows(folder, ordered)
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
     report.notes = [
@@ -178,6 +180,7 @@ def predict_files(
         for row in ordered
         if "error" in row and has_results(folder, row["name"])
     ]
+    report.notes += several_pieces(report.rows)
     report.notes += write_collections(folder, rows.values(), want.formats)
     return report
 

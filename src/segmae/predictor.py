@@ -31,7 +31,7 @@ from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
 from segmae.result import Result, find_mask
 from segmae.trust import FILE as CALIBRATION
-from segmae.trust import Trust, load_trust, soft_dice
+from segmae.trust import Trust, load_trust
 from segmae.views import VIEWS, turn, turn_back
 
 DEFAULT_MODEL = "segmae-tiny"
@@ -112,10 +112,10 @@ class Predictor:
         self, probability: NDArray[np.float32], prepared: NDArray[np.uint8], photo: Photo, source: Any
     ) -> Result:
         """The network's probability `[S,S]` for a prepared image `[S,S,3]`, at the photograph's size."""
-        threshold, expected, warnings = self.info.threshold, None, []
+        threshold, expected = self.info.threshold, None
+        warnings: list[str] = []
         if self.trust is not None:
-            expected = self.trust.expected_dice(soft_dice(probability, threshold), self.views)
-            warnings = self.trust.photo_warnings(prepared, probability > threshold)
+            expected, warnings = self.trust.judge(prepared, probability, threshold, self.views)
         mask = find_mask(probability, threshold, (photo.width, photo.height))
         return Result(mask, probability, threshold, source, photo.orientation, expected, tuple(warnings))
 

@@ -21,7 +21,7 @@ from segmae.photographs import find_photographs
 from segmae.predict import Progress
 from segmae.predictor import DEFAULT_MODEL, Predictor, load
 from segmae.result import uncertainty
-from segmae.trust import appearance, soft_dice
+from segmae.trust import appearance
 
 UNSURE = 5  # times n: so many of the most uncertain photographs are chosen from
 DIVERSITY = 0.5  # weight of being unlike the others, against being uncertain
@@ -122,7 +122,7 @@ def rank(
         raise DataError(
             f"{folder}: none of {len(failures)} photographs can be read: {failures[0]['problem']}"
         )
-    found = Ranking(_ordered(seen, n), len(seen), seen[0].expected_dice is not None, failures)
+    found = Ranking(_ordered(seen, n), len(seen), predictor.trust is not None, failures)
     if out is not None:
         atomic_write(out, _to_csv(found.rows))
     return found
@@ -138,10 +138,11 @@ def _prepare(predictor: Predictor, path: Path) -> NDArray[np.uint8] | str:
 
 def _look(predictor: Predictor, name: str, path: Path, image: NDArray[np.uint8]) -> _Seen:
     probability, threshold = predictor.network_probability(image[None])[0], predictor.info.threshold
-    expected = None
-    if predictor.trust is not None:
-        expected = predictor.trust.expected_dice(soft_dice(probability, threshold))
-    unsure = uncertainty(probability, threshold) if expected is None else 1 - expected
+    if predictor.trust is None:
+        expected, unsure = None, uncertainty(probability, threshold)
+    else:
+        expected, _ = predictor.trust.judge(image, probability, threshold)
+        unsure = 1 - (expected or 0)  # of a photograph unlike all others nothing is known
     return _Seen(name, str(path), unsure, expected, appearance(image, probability > threshold)["features"])
 
 

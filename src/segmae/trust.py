@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import xlogy
 
-from segmae.errors import CheckpointError
+from segmae.errors import CheckpointError, reason
 from segmae.files import read_json
 
 FILE, FORMAT = "trust.json", 1
 NO_LESION, AT_BORDER = "no lesion found", "the lesion touches the photograph's edge"
 DARK, BLURRED, HAIRY, UNFAMILIAR = "dark", "blurred", "hair or ink", "unlike the calibration photographs"
 BORDER_SHARE = 0.02  # of the photograph's edge pixels
+FOREIGN = 2.5  # no test image of ISIC2018 or PH2 is as far out; pictures of one colour and of noise are
 HAIR_CONTRAST = 12  # grey levels by which a thin line is darker than its surroundings
 THIN = tuple(
     line.astype(bool) for line in (np.ones((1, 9)), np.ones((9, 1)), np.eye(7), np.fliplr(np.eye(7)))
@@ -110,9 +111,18 @@ class Trust:
         """Mahalanobis distance of a photograph from those of the calibration."""
         return float(np.linalg.norm((features - self.centre) @ np.asarray(self.whiten)))
 
-    def photo_warnings(self, image: NDArray[np.uint8], mask: NDArray[Any]) -> list[str]:
-        """Which limits a prepared photograph [S,S,3] exceeds."""
-        return self.exceeded(appearance(image, mask))
+    def judge(
+        self, image: NDArray[np.uint8], probability: NDArray[Any], threshold: float, views: int = 1
+    ) -> tuple[float | None, list[str]]:
+        """The Dice to expect of a mask, and the warnings that a prepared photograph [S,S,3] gives.
+
+        The Dice is None too for a photograph `FOREIGN` times as far from the calibration's as the limit of its warning: a black
+        picture, say, of which the network is sure.
+        """
+        seen = appearance(image, probability > threshold)
+        foreign = self.distance(seen["features"]) > FOREIGN * self.limits[UNFAMILIAR]
+        expected = None if foreign else self.expected_dice(soft_dice(probability, threshold), views)
+        return expected, self.exceeded(seen)
 
     def exceeded(self, seen: Mapping[str, Any]) -> list[str]:
         """Which limits a photograph exceeds that looks as `appearance` says."""
@@ -152,5 +162,5 @@ def load_trust(model: Path) -> Trust | None:
         return Trust(**values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error!r}). Make it anew with `segmae calibrate`, or remove it"
+            f"{path}: cannot be read ({reason(error)}). Make it anew with `segmae calibrate`, or remove it"
         ) from error

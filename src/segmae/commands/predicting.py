@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,8 @@ from segmae.commands.cluster import (
 )
 from segmae.commands.options import Device, Engine, Json, Threads, given
 from segmae.commands.show import note, print_failures, print_json, print_table, progress, short
+
+NAMED = 3  # files of one reason
 
 
 def predict(
@@ -146,7 +147,7 @@ def predict(
         failed = f", {len(done.failures)} failed" if done.failures else ""
         ignored = f", passed over: {done.ignored}" if str(done.ignored) else ""
         print(f"{len(done.rows)} segmented{already}{failed}{ignored}; results in {done.folder}")
-    raise typer.Exit(1 if done.failures else 0)
+    raise typer.Exit((1 if done.rows else 2) if done.failures else 0)
 
 
 def rank(
@@ -224,9 +225,13 @@ def doctor(
 
 
 def print_passed_over(files: Sequence[dict[str, str]]) -> None:
-    """Files of a study that hold no photograph, counted by reason."""
-    for reason, number in Counter(file["reason"] for file in files).items():
-        note(f"passed over: {number} x '{reason}'")
+    """Files of a study that hold no photograph, counted by reason, with the names of the first."""
+    by_reason: dict[str, list[str]] = {}
+    for file in files:
+        by_reason.setdefault(file["reason"], []).append(file["file"])
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        note(f"passed over: {len(names)} x '{reason}': {', '.join(names[:NAMED])}{more}")
 
 
 def print_doctor(report: dict[str, Any]) -> None:

@@ -272,6 +272,11 @@ def _opened(source: Any, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"is absurdly large ({error})", SCALE_IT) from error
     except UnidentifiedImageError as error:
+        if _is_heic(source):
+            remedy = (
+                "Export it as JPEG (an iPhone takes JPEGs with Settings > Camera > Formats > Most Compatible)"
+            )
+            raise ImageError(name, "is in the format HEIC, which is not read", remedy) from error
         remedy = "Give a JPEG, PNG, BMP or TIFF file; if it is one, copy or download it again"
         raise ImageError(name, "is not an image that can be read", remedy) from error
     except PermissionError as error:
@@ -291,6 +296,25 @@ def _opened(source: Any, name: str) -> Image.Image:
             image.close()
             raise
     return image
+
+
+def _is_heic(source: Any) -> bool:
+    """Whether it is an ISO media file of one of the brands of HEIF with HEVC (ISO/IEC 23008-12)."""
+    if isinstance(source, bytes | bytearray):
+        start = bytes(source[:12])
+    else:
+        with open(source, "rb") as file:
+            start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:12] in (
+        b"heic",
+        b"heix",
+        b"heim",
+        b"heis",
+        b"hevc",
+        b"hevx",
+        b"mif1",
+        b"msf1",
+    )
 
 
 def _check_jpeg(image: Image.Image, name: str) -> None:

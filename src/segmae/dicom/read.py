@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.data.preprocess import MAX_PIXELS, SCALE_IT
 from segmae.dicom.quiet import COPY_AGAIN, guarded, require_pydicom
 from segmae.errors import ImageError
@@ -136,6 +137,8 @@ def open_object(path: str | Path) -> DicomObject:
     path = Path(path)
     require_pydicom()
     if not has_mark(path):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            raise ImageError(path, "is a photograph outside DICOM", "Segment it in a call of its own")
         raise ImageError(path, "is no DICOM object (its mark DICM is absent)", "Check which file it is")
     dataset = guarded(path, lambda: _parsed(path), "cannot be read as DICOM", COPY_AGAIN)
     return guarded(path, lambda: _checked(path, dataset), "its header is damaged", COPY_AGAIN)

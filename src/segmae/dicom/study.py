@@ -18,7 +18,7 @@ from segmae.dicom.quiet import COPY_AGAIN, guarded, quiet, require_pydicom
 from segmae.dicom.read import PHOTOGRAPHS, DicomObject, class_name, has_mark, open_object
 from segmae.dicom.seg import algorithm_of, as_stored, write_segmentation
 from segmae.errors import DataError, ImageError, require
-from segmae.files import append, atomic_write, make_folder
+from segmae.files import append, make_folder
 from segmae.gallery import read_file
 from segmae.outputs import (
     DEFAULT_FORMATS,
@@ -26,10 +26,12 @@ from segmae.outputs import (
     Wanted,
     is_complete,
     json_lines,
+    several_pieces,
     summary_row,
     wanted,
     write_collections,
     write_files,
+    write_rows,
 )
 from segmae.photographs import FILES, RESULTS, earlier_rows, file_stamp
 from segmae.predict import TOO_LARGE, Predictions, Progress, merged
@@ -211,11 +213,13 @@ def predict_dicom(
     report.passed_over = [{"file": str(path), "reason": reason} for path, reason in study.passed_over]
     rows, log = earlier_rows(folder), folder / RESULTS
     seen: dict[str, Path] = {}
+    gone: set[str] = set()  # rows of earlier calls
     ordered: list[dict[str, Any]] = []
     settings = {"weights": predictor.digest, "segmentation": "fractional" if fractional else "binary"}
     for index, path in enumerate(study.objects, 1):
         done = _done(path, rows, folder, settings, want, include_identifiers) if resume else []
         before = {name: rows.pop(name) for name in [*rows] if rows[name]["file"] == str(path)}
+        gone |= before.keys()
         if done:
             report.skipped += len(done)
             found = done
@@ -240,12 +244,11 @@ def predict_dicom(
         append(log, json_lines(found))
         if progress:
             progress(index, len(study.objects))
-    names = {row["name"] for row in ordered}
-    others = [row for name, row in rows.items() if name not in names]
-    atomic_write(log, json_lines([*others, *ordered]))
+    written = write_rows(folder, ordered, gone)
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
-    report.notes = write_collections(folder, [*others, *ordered], want.formats, _read)
+    report.notes = several_pieces(report.rows)
+    report.notes += write_collections(folder, written.values(), want.formats, _read)
     return report
 
 

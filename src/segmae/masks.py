@@ -1,0 +1,203 @@
+"""Masks that people drew or corrected, measured: a row for each, with the columns of `segmae predict --format csv`."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segmae import contour
+from segmae.background import Room, ahead, usable_cpus
+from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, find_data, image_files, open_datasets
+from segmae.data.preprocess import PIXELS_AT_ONCE, image_size, read_image, read_mask
+from segmae.errors import ConfigError, DataError, ImageError
+from segmae.measure import Measurements, measure, pixel_scale
+from segmae.outputs import Row, Scale, Wanted, nine_digits, several_pieces, wanted, write_csv
+from segmae.photographs import find_photographs, refuse_nameless, safe_name
+from segmae.predict import TOO_LARGE, Progress
+
+OF_COLOURS = tuple(name for name in Measurements().to_dict() if "colour" in name or "pigment" in name)
+COLUMNS = ("file", "mm_per_pixel")  # of a table of scales
+
+
+@dataclass
+class Measured:
+    """What `measure_masks` did.
+
+    Attributes:
+        rows: one per mask that was measured, in the order given; `file` is the mask's.
+        failures: the others: `file` and `problem`.
+        notes: further lines for the user: images of a folder that were not taken for masks.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _With:
+    """What masks are measured with: photographs and scales of images by their safe names, if a folder or table was given."""
+
+    want: Wanted
+    folder: Path | None
+    photographs: Mapping[str, Path]
+    table: Path | None
+    scales: Mapping[str, float | None]
+
+
+def measure_masks(
+    masks: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    photos: str | Path | None = None,
+    mm_per_pixel: Scale | None = None,
+    mm_table: str | Path | None = None,
+    keep_largest: bool = False,
+    fill_holes: bool = False,
+    progress: Progress | None = None,
+) -> Measured:
+    """Measure masks (`segmae.measure.measure`), and write a CSV file if one is named and any of them could be measured.
+
+    A mask belongs to the photograph of its name, without `_mask`, `_segmentation` or `_lesion` at its end. One that cannot
+    be measured is listed in `failures` and in the table, and the rest goes on.
+
+    Args:
+        masks: files and folders; of a folder the files with such an ending if there are any (`segmae predict` writes overlays
+            beside them), else every image, else the masks of the datasets in it.
+        photos: folder or dataset of the photographs. Without it, what depends on colours is None.
+        mm_per_pixel: width of a pixel, or its (width, height).
+        mm_table: instead, a CSV file with the columns file,mm_per_pixel: names of photographs or masks, and the width
+            of their pixels or nothing where it is unknown.
+        keep_largest, fill_holes: see `segmae.contour`.
+        progress: called after every mask.
+
+    Raises:
+        ConfigError: an option that cannot be used.
+        DataError: no photographs in `photos`, or a table that cannot be used.
+    """
+    refuse_nameless(masks)
+    want = wanted(["csv"], "contour", keep_largest, fill_holes, True, mm_per_pixel)
+    if mm_per_pixel is not None and mm_table is not None:
+        raise ConfigError("two kinds of scale: give --mm-per-pixel for all masks or --mm-table for each")
+    places = [os.path.realpath(path) for path in (out, mm_table) if path is not None]
+    if out is not None and (Path(out).suffix.lower() != ".csv" or len(set(places)) < len(places)):
+        raise ConfigError(
+            f"{out}: is no name for the results. Let it end in .csv and differ from the table's"
+        )
+    folder = None if photos is None else find_data(str(photos))
+    table = None if mm_table is None else Path(mm_table)
+    photographs = find_photographs([folder]) if folder else {}
+    given = _With(want, folder, photographs, table, _read_scales(table) if table else {})
+    found, files, rows = Measured(), list[Path](), list[Row]()
+    for source in map(Path, masks):
+        try:
+            files += _masks_of(source, found.notes) if source.is_dir() else [source]
+        except DataError as error:
+            rows.append({"name": safe_name(source.name), "file": str(source), "error": str(error)})
+    files, room = list(dict.fromkeys(files)), Room(PIXELS_AT_ONCE)
+    with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
+        for row in ahead(pool, lambda path: _row(path, given, room), files, 4):
+            rows.append(row)
+            if progress:
+                progress(len(rows), len(files))
+    found.rows = [row for row in rows if "error" not in row]
+    found.failures = [{"file": row["file"], "problem": row["error"]} for row in rows if "error" in row]
+    found.notes += several_pieces(found.rows)
+    if out is not None and found.rows:
+        write_csv(Path(out), rows)
+    return found
+
+
+def image_name(file: str) -> str:
+    """The safe name of the image that a photograph or mask is named after: no folder, ending of images or of masks."""
+    path = Path(file)
+    stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+    return safe_name(MASK_ENDING.sub("", stem))
+
+
+def _masks_of(folder: Path, notes: list[str]) -> list[Path]:
+    images = list(image_files(folder))
+    files = [path for path in images if MASK_ENDING.search(path.stem)] or images
+    if others := len(images) - len(files):
+        notes.append(
+            f"{folder}: passed over {others} of {len(images)} images: their names do not end in _mask"
+        )
+    if not files:
+        files = [case.mask for data in open_datasets(folder) for case in data.cases if case.mask is not None]
+    if not files:
+        raise DataError(f"{folder}: holds no masks. Name mask files, or a folder of them")
+    return files
+
+
+def _read_scales(path: Path) -> dict[str, float | None]:
+    """Scales in mm by the safe names of images, None where the table has none."""
+    scales: dict[str, float | None] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.DictReader(file, restval="")
+            if not set(COLUMNS) <= set(lines.fieldnames or ()):
+                raise ValueError("a column is absent")
+            for line in lines:
+                if None in line:
+                    raise ValueError(f"line {lines.line_num} has more cells than there are columns")
+                name, text = image_name(line["file"].strip()), line["mm_per_pixel"].strip()
+                scale = float(text) if text else None
+                pixel_scale(scale)
+                if line["file"].strip() and scales.setdefault(name, scale) != scale:
+                    raise ValueError(f"line {lines.line_num} has another scale for {name}")
+    except (OSError, ValueError, csv.Error) as error:
+        remedy = (
+            f"Give a CSV file with the columns {','.join(COLUMNS)}, commas between them, and decimal points"
+        )
+        raise DataError(f"{path}: is no table of scales ({error}). {remedy}") from error
+    return scales
+
+
+def _row(path: Path, given: _With, room: Room) -> Row:
+    row: Row = {"name": image_name(path.name), "file": str(path)}
+    try:
+        width, height = image_size(path)
+        with room.taken(width * height):
+            return row | _measured(path, row["name"], given)
+    except (ImageError, OSError) as error:
+        return row | {"error": str(error)}
+    except MemoryError:
+        return row | {"error": f"{path}: {TOO_LARGE}"}
+
+
+def _measured(path: Path, name: str, given: _With) -> Row:
+    """What a row says besides whose it is.
+
+    Raises:
+        ImageError: mask or photograph cannot be read, they differ in size, or photograph or scale are absent.
+    """
+    want, photo = given.want, None
+    if given.table and name not in given.scales:
+        raise ImageError(
+            path, f"{given.table} has no row for {name}", "Add one, without a number if it is unknown"
+        )
+    if given.folder:
+        if name not in given.photographs:
+            remedy = "Put it there under this name, or measure shape alone, without photographs"
+            raise ImageError(path, f"its photograph {name}.* is not in {given.folder}", remedy)
+        photo = read_image(given.photographs[name])
+    lesion = read_mask(path, (photo.width, photo.height) if photo else None) > 0
+    if want.keep_largest:
+        lesion = contour.keep_largest(lesion)
+    if want.fill_holes:
+        lesion = contour.fill_holes(lesion)
+    pixels = photo.pixels if photo else np.broadcast_to(np.uint8(0), (*lesion.shape, 3))
+    values = measure(pixels, lesion, given.scales[name] if given.table else want.mm_per_pixel).to_dict()
+    return {
+        "width": lesion.shape[1], "height": lesion.shape[0], "orientation": photo.orientation if photo else None,
+        "lesion_share": round(float(lesion.mean()), 6), "keep_largest": want.keep_largest, "fill_holes": want.fill_holes,
+        "measurements": {
+            key: None if key in OF_COLOURS and not photo else nine_digits(value) for key, value in values.items()
+        },
+    }  # fmt: skip
