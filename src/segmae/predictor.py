@@ -55,6 +55,10 @@ class Predictor:
     ) -> None:
         self.info, self.engine, self.views, self.trust, self.digest = info, engine, views, trust, digest
 
+    def __repr__(self) -> str:
+        size = self.info.preprocess.size
+        return f"Predictor({self.info.architecture}, {size} px, {self.engine.name}, views={self.views}, weights={self.digest})"
+
     @overload
     def __call__(self, source: list[Any] | tuple[Any, ...]) -> list[Result]: ...
     @overload

@@ -30,7 +30,8 @@ class Result:
         threshold: the mask is where the probability exceeds it.
         source: what was given: a path, an image or an array.
         orientation: EXIF's, 1 to 8: how the stored photograph was turned to be upright.
-        expected_dice: with an expert's mask, in [0, 1], see docs/trust.md; None where the model was not calibrated for this.
+        expected_dice: with an expert's mask, in [0, 1], see docs/trust.md; None where the model was not calibrated for this, or the
+            photograph is unlike all others.
         photo_warnings: what speaks against the photograph: `dark`, `blurred`, `hair or ink`, `unlike ...`.
     """
 
@@ -41,6 +42,12 @@ class Result:
     orientation: int = 1
     expected_dice: float | None = None
     photo_warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        expected = "" if self.expected_dice is None else f", expected Dice {self.expected_dice:.2f}"
+        warnings = f", look twice: {'; '.join(self.warnings)}" if self.warnings else ""
+        return f"Result({width} x {height} px, lesion {self.lesion_share:.1%}{expected}{warnings})"
 
     @cached_property
     def probability(self) -> NDArray[np.float32]:
