@@ -224,7 +224,7 @@ def poor_images() -> str:
 
 def limits(config: dict[str, Any]) -> str:
     lines = [f"- {line}" for line in config["provenance"].get("limits", [])]
-    lines += ["- skin without a lesion nearly always gets a mask, with a low expected Dice (see [trust](docs/trust.md)): the model was shown no such photograph",
+    lines += ["- skin without a lesion nearly always gets a mask, and often a fair expected Dice (see [trust](docs/trust.md)): the model was shown no such photograph",
               "- readers of the same photograph agree at a mean Dice of about .8 (see [data](docs/data.md)): a high figure is agreement with one reader",
               "- figures on public sets do not say how well it does on your photographs: `segmae evaluate` on some of your own does"]  # fmt: skip
     return "\n".join(["## Limits", "", *lines, ""])
