@@ -4,8 +4,8 @@
 
 Every photograph of --data is measured, and so are copies of it that show the same lesion: turned, scaled, cropped, lighter and
 darker, compressed; with one view and with eight, of all pieces and of the largest one. What the copies differ by is no change of
-the lesion. Each mask is also measured again by itself, as one that is read from its PNG. Skin without a lesion: squares in the corners of ISIC2018's photographs (fold 1, test) that keep clear of the
-expert's mask. Writes results/measure/repeatability.json and prints its tables.
+the lesion. Each mask is also measured again by itself, as one that is read from its PNG. Skin without a lesion: squares in the
+corners of ISIC2018's photographs (fold 1, test) that keep clear of the expert's mask. Writes results/measure/repeatability.json and prints its tables.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from segmae.data.catalog import find_data, open_dataset
 from segmae.data.splits import load_split
 from segmae.files import atomic_path, atomic_write, write_json
 from segmae.predictor import Predictor, load
+from segmae.trust import FOREIGN
 from segmae.views import VIEWS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -47,8 +48,12 @@ def main(model: str = "segmae-tiny") -> None:
         writer.writeheader()
         writer.writerows({k: v if isinstance(v, str) else f"{v:.5f}" for k, v in row.items()} for row in rows)
         atomic_write(RESULTS / f"{label}.csv", text.getvalue())
-        found[label] = rows
-        summary["sets"][label] = {str(views): agreement(rows, views) for views in (1, VIEWS)}
+        found[label] = [row for row in rows if row["strangeness"] <= FOREIGN]
+        summary["sets"][label] = {str(views): agreement(found[label], views) for views in (1, VIEWS)}
+        summary["sets"][label]["strangeness"] = {
+            "largest": round(max(row["strangeness"] for row in rows), 3),
+            "without_expected_dice": len(rows) - len(found[label]),
+        }
         print(label, summary["sets"][label])
     write_json(RESULTS / "summary.json", summary)
     draw(found, PLOT)
@@ -64,6 +69,7 @@ def judge(predictor: Predictor, data: str, split: str, part: str) -> list[dict[s
             row[f"soft_dice_{views}"] = soft
             row[f"expected_dice_{views}"] = predictor.trust.expected_dice(soft, views)
             row[f"dice_{views}"] = one.dice[views]
+        row["strangeness"] = predictor.trust.strangeness(one.look)  # `unlike ...` from 1 on
         row["warnings"] = "; ".join(predictor.trust.exceeded(one.look))
         rows.append(row)
     return rows

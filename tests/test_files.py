@@ -126,4 +126,5 @@ def test_who_takes_turns_loses_nothing_and_leaves_nothing(tmp_path: Path) -> Non
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(200)))
     assert count.read_text() == "200"
-    assert [path.name for path in tmp_path.iterdir()] == ["count"]
+    if os.name != "nt":
+        assert [path.name for path in tmp_path.iterdir()] == ["count"]

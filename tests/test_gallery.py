@@ -19,7 +19,13 @@ from segmae.overlay import PREDICTION
 
 
 @pytest.mark.parametrize(
-    ("name", "drawn"), [("läsion é", "lasion e"), ("病変 1", "?? 1"), ("ISIC_0000001", "ISIC_0000001")]
+    ("name", "drawn"),
+    [
+        ("läsion é", "lasion e"),
+        ("la\u0308sion", "lasion"),
+        ("病変 1", "?? 1"),
+        ("ISIC_0000001", "ISIC_0000001"),
+    ],
 )
 def test_a_sheet_writes_letters_that_its_font_has(name: str, drawn: str) -> None:
     draw = ImageDraw.Draw(Image.new("RGB", (400, 20)))

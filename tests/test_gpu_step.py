@@ -29,7 +29,7 @@ from segmae.data.augment import Augment  # noqa: E402
 from segmae.data.dataset import Cache  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 from segmae.optimizer import build_optimizer  # noqa: E402
-from segmae.runstate import State  # noqa: E402
+from segmae.runstate import State, load_state, save_state  # noqa: E402
 from segmae.tasks import create_task, freeze_for  # noqa: E402
 from segmae.train import train_step, validate  # noqa: E402
 from segmae.trainset import load_batch, make_resident  # noqa: E402
@@ -38,7 +38,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(torch.cuda.is_available(), reason="pretends that there is a GPU, and here is one"),
     pytest.mark.skipif(
-        not shutil.which("c++") or not shutil.which("ninja"), reason="needs a C++ compiler and ninja"
+        not shutil.which("c++") or not shutil.which("ninja"), reason="needs a C++ compiler, and ninja in PATH"
     ),
 ]
 
@@ -120,6 +120,8 @@ def gpu(guard: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretended]:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with Pretended() as mode:
+            # one copy, not one for each number
+            monkeypatch.setattr(FakeTensor, "tolist", lambda tensor: tensor.cpu().tolist())
             yield mode
     finally:
         torch._C._set_only_lift_cpu_tensors(lifted)
@@ -173,9 +175,31 @@ def test_a_step_computes_on_the_gpu_alone_and_waits_for_it_once(recipe: str, gpu
         assert batch.image.device == batch.mask.device == GPU and not gpu.waits
         values = train_step(fabric, config, state, task, [batch], steps=10)
         assert set(task.phases) <= set(values)
-        assert len(set(gpu.waits)) == 1 and ".tolist()" in gpu.waits[0]
+        assert len(gpu.waits) == 1 and ".tolist()" in gpu.waits[0]
     record = validate(fabric, config, state, task, cache, rows["val"], [], _NoPictures())  # type: ignore[arg-type]
     assert "val_loss" in record
+
+
+def test_a_resumed_step_waits_once_too(gpu: Pretended, tmp_path: Path) -> None:
+    file, *settings = RECIPES["supervised"]
+    config = load_config(
+        file, [f"preprocess.size={SIZE}", "batch_size=4", *settings, "precision=16-mixed"]
+    )  # AdamW is not fused
+    model = create_model(config.model.name, **config.model.options)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    state = State(*fabric.setup(model, build_optimizer(model, config)), create_model(config.model.name))
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    state.optimizer.step()
+    save_state(fabric, tmp_path, state)
+
+    fabric, state, task = _trained(config, gpu)
+    assert load_state(fabric, tmp_path, state, lambda event: None)
+    cache, rows, _ = make_resident(_images(), {"train": np.arange(4)}, None, GPU)
+    batch = load_batch(cache, rows["train"], Augment(config.preprocess, config.augmentation), GPU, [])
+    gpu.waits.clear()
+    train_step(fabric, config, state, task, [batch], steps=10)
+    assert len(gpu.waits) == 1
 
 
 def test_two_devices_at_once_and_waits_are_noticed(gpu: Pretended) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,23 @@ def test_a_folder_of_masks_without_endings_whatever_their_photographs_are_called
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 3  # named twice, measured once
 
 
+def test_photographs_whose_own_names_end_like_masks(
+    run: Run, table: Table, lesions: Path, tmp_path: Path
+) -> None:
+    photos, drawn = tmp_path / "photos", tmp_path / "drawn"
+    photos.mkdir()
+    drawn.mkdir()
+    for name in ("p1_lesion", "p2_lesion"):
+        shutil.copy(lesions / "images" / "x.jpg", photos / f"{name}.jpg")
+    shutil.copy(masks(lesions)[0], drawn / "p1_lesion_mask.png")
+    shutil.copy(masks(lesions)[0], drawn / "p2_lesion.png")
+    (tmp_path / "mm.csv").write_text("file,mm_per_pixel\np1_lesion.jpg,0.02\np2_lesion.jpg,0.04\n")
+    code, _, err = run(drawn, "--photos", photos, "--mm-table", tmp_path / "mm.csv")
+    assert (code, err) == (0, "")
+    scales = {name: row["mm_per_pixel"] for name, row in table().items()}
+    assert scales == {"p1_lesion": "0.02;0.02", "p2_lesion": "0.04;0.04"}
+
+
 def test_shape_alone_needs_no_photograph_and_invents_no_colour(run: Run, lesions: Path) -> None:
     code, out, _ = run(*masks(lesions), "--json")
     assert code == 0
@@ -215,7 +233,7 @@ def test_the_rest_goes_on_after_a_mask_that_cannot_be_measured(
     code, out, err = run(*sources, "--photos", photos)
     assert (code, out.split(";")[0]) == (1, "1 measured, 6 failed")
     assert "x_mask.png: mask is 160 x 60 px, its image 160 x 120. Export the mask" in err
-    assert f"y_segmentation.png: its photograph y.* is not in {photos}. Put it there" in err
+    assert f"y_segmentation.png: no photograph y.* is in {photos}, or several. Put one there" in err
     assert "gone.png: no such file. Check the name" in err
     assert f"{tmp_path / 'empty'}: no dataset recognised" in err
     assert len(err.splitlines()) == 6

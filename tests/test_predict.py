@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from segmae import predict
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
@@ -364,6 +366,30 @@ def test_two_calls_at_once_into_one_folder_keep_each_others_rows(by_darkness: Pa
 
     predict_files([tmp_path / "one.png"], out, by_darkness, formats=formats, progress=meanwhile)
     assert [row["name"] for row in rows_of(out)] == ["two", "one"]
+    assert len((out / "results.csv").read_text().splitlines()) == 3
+
+
+def test_tables_of_two_calls_that_end_at_once_have_the_rows_of_both(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        half_dark(64, 64).save(tmp_path / f"{name}.png")
+    out, real, others = tmp_path / "out", predict.write_collections, []
+
+    def second() -> None:
+        predict_files([tmp_path / "two.png"], out, by_darkness, formats=("mask", "csv"))
+
+    def while_the_other_ends(*values: Any) -> list[str]:
+        if not others:  # the first call's own; the second one has to wait for its turn
+            others.append(threading.Thread(target=second))
+            others[0].start()
+            others[0].join(1)
+            assert others[0].is_alive()
+        return real(*values)
+
+    monkeypatch.setattr(predict, "write_collections", while_the_other_ends)
+    predict_files([tmp_path / "one.png"], out, by_darkness, formats=("mask", "csv"))
+    others[0].join()
     assert len((out / "results.csv").read_text().splitlines()) == 3
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segmae import cli
 from segmae.data.phantom import write_dataset
@@ -82,6 +83,20 @@ def test_a_calibrated_model_is_asked_for_its_expected_dice(photographs: Path) ->
     assert found.calibrated
     for row in found.rows:
         assert row.expected_dice == pytest.approx(1 - row.uncertainty, abs=1e-4)
+
+
+def test_what_is_unlike_any_photograph_is_left_out_and_named(
+    photographs: Path, tmp_path: Path, capsys: Any
+) -> None:
+    folder = Path(shutil.copytree(photographs, tmp_path / "photographs"))
+    Image.new("RGB", (400, 300)).save(folder / "black.png")
+    with pytest.raises(SystemExit) as stopped:
+        cli.app(["rank", str(folder), "-n", "3", "--json"])
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert stopped.value.code == 0 and "black.png: left out, unlike all photographs" in err
+    assert report["unlike"] == [str(folder / "black.png")]
+    assert len(report["rows"]) == 3 and all(row["name"] != "black" for row in report["rows"])
 
 
 def test_the_rest_goes_on_after_a_broken_file(

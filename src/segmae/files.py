@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -118,7 +119,7 @@ def locked(path: str | Path, wait: bool = False) -> Iterator[IO[str]]:
         wait: until another lets go of it.
 
     Raises:
-        InUse: another holds it, on Windows also after ten seconds of waiting.
+        InUse: another holds it.
         OutputError: its file system knows no locks.
     """
     path = Path(path)
@@ -128,8 +129,14 @@ def locked(path: str | Path, wait: bool = False) -> Iterator[IO[str]]:
             if os.name == "nt":
                 import msvcrt
 
-                how = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK  # type: ignore[attr-defined]
-                msvcrt.locking(file.fileno(), how, 1)  # type: ignore[attr-defined]
+                while True:
+                    try:
+                        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+                        break
+                    except OSError:
+                        if not wait:
+                            raise
+                        time.sleep(0.05)
             else:
                 import fcntl
 
@@ -144,9 +151,10 @@ def locked(path: str | Path, wait: bool = False) -> Iterator[IO[str]]:
 
 @contextmanager
 def taking_turns(path: str | Path) -> Iterator[None]:
-    """Hold a file for a moment, after whoever holds it now. It is removed afterwards.
+    """Hold a file for a while, after whoever holds it now. It is removed afterwards, but not by Windows.
 
-    Raises: as `locked`.
+    Raises:
+        OutputError: its file system knows no locks.
     """
     path = Path(path)
     while True:

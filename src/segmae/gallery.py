@@ -269,7 +269,7 @@ def draw_sheet(folder: Path, rows: Sequence[Row], read: Read = read_file) -> Ima
 
 def fit_text(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> str:
     """The text as `font` can draw it, shortened in its middle until it fits into `room` pixels."""
-    text = "".join(drawable(letter) for letter in text)
+    text = "".join(map(drawable, unicodedata.normalize("NFC", text)))
     short, keep = text, len(text)
     while draw.textlength(short, font=font(size)) > room and keep > 4:
         keep -= 1
@@ -278,7 +278,7 @@ def fit_text(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> st
 
 
 def drawable(letter: str) -> str:
-    """A letter without its accent, and `?` for one of another script: `font` has no more than ASCII."""
+    """A letter without its accent, and `?` for what has no counterpart in ASCII: `font` has few others."""
     return unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() or "?"
 
 

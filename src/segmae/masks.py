@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,12 +100,13 @@ def measure_masks(
             files += _masks_of(source, found.notes) if source.is_dir() else [source]
         except DataError as error:
             rows.append({"name": safe_name(source.name), "file": str(source), "error": str(error)})
-    files, room = list(dict.fromkeys(files)), Room(PIXELS_AT_ONCE)
+    files, room, measured = list(dict.fromkeys(files)), Room(PIXELS_AT_ONCE), 0
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
         for row in ahead(pool, lambda path: _row(path, given, room), files, 4):
             rows.append(row)
+            measured += 1
             if progress:
-                progress(len(rows), len(files))
+                progress(measured, len(files))
     found.rows = [row for row in rows if "error" not in row]
     found.failures = [{"file": row["file"], "problem": row["error"]} for row in rows if "error" in row]
     found.notes += several_pieces(found.rows)
@@ -114,11 +115,17 @@ def measure_masks(
     return found
 
 
-def image_name(file: str) -> str:
-    """The safe name of the image that a photograph or mask is named after: no folder, ending of images or of masks."""
+def image_name(file: str, photographs: Collection[str] = ()) -> str:
+    """The safe name of a mask's image: its own without an ending of masks, or with it if a photograph is named so."""
+    whole = _stem(file)
+    name = safe_name(MASK_ENDING.sub("", whole))
+    return whole if whole in photographs and name not in photographs else name
+
+
+def _stem(file: str) -> str:
+    """A file's safe name without its folder and the ending of images."""
     path = Path(file)
-    stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
-    return safe_name(MASK_ENDING.sub("", stem))
+    return safe_name(path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name)
 
 
 def _masks_of(folder: Path, notes: list[str]) -> list[Path]:
@@ -146,7 +153,7 @@ def _read_scales(path: Path) -> dict[str, float | None]:
             for line in lines:
                 if None in line:
                     raise ValueError(f"line {lines.line_num} has more cells than there are columns")
-                name, text = image_name(line["file"].strip()), line["mm_per_pixel"].strip()
+                name, text = _stem(line["file"].strip()), line["mm_per_pixel"].strip()
                 scale = float(text) if text else None
                 pixel_scale(scale)
                 if line["file"].strip() and scales.setdefault(name, scale) != scale:
@@ -160,7 +167,7 @@ def _read_scales(path: Path) -> dict[str, float | None]:
 
 
 def _row(path: Path, given: _With, room: Room) -> Row:
-    row: Row = {"name": image_name(path.name), "file": str(path)}
+    row: Row = {"name": image_name(path.name, given.photographs), "file": str(path)}
     try:
         width, height = image_size(path)
         with room.taken(width * height):
@@ -178,14 +185,20 @@ def _measured(path: Path, name: str, given: _With) -> Row:
         ImageError: mask or photograph cannot be read, they differ in size, or photograph or scale are absent.
     """
     want, photo = given.want, None
-    if given.table and name not in given.scales:
+    scale: Scale | None = given.want.mm_per_pixel
+    named = next(
+        (n for n in (name, _stem(path.name)) if n in given.scales), None
+    )  # after the photograph or the mask
+    if named is not None:
+        scale = given.scales[named]
+    elif given.table:
         raise ImageError(
             path, f"{given.table} has no row for {name}", "Add one, without a number if it is unknown"
         )
     if given.folder:
         if name not in given.photographs:
-            remedy = "Put it there under this name, or measure shape alone, without photographs"
-            raise ImageError(path, f"its photograph {name}.* is not in {given.folder}", remedy)
+            remedy = "Put one there under this name, or measure shape alone, without photographs"
+            raise ImageError(path, f"no photograph {name}.* is in {given.folder}, or several", remedy)
         photo = read_image(given.photographs[name])
     lesion = read_mask(path, (photo.width, photo.height) if photo else None) > 0
     if want.keep_largest:
@@ -193,7 +206,7 @@ def _measured(path: Path, name: str, given: _With) -> Row:
     if want.fill_holes:
         lesion = contour.fill_holes(lesion)
     pixels = photo.pixels if photo else np.broadcast_to(np.uint8(0), (*lesion.shape, 3))
-    values = measure(pixels, lesion, given.scales[name] if given.table else want.mm_per_pixel).to_dict()
+    values = measure(pixels, lesion, scale).to_dict()
     return {
         "width": lesion.shape[1], "height": lesion.shape[0], "orientation": photo.orientation if photo else None,
         "lesion_share": round(float(lesion.mean()), 6), "keep_largest": want.keep_largest, "fill_holes": want.fill_holes,

@@ -11,7 +11,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -373,16 +373,20 @@ def json_lines(rows: Iterable[Row]) -> str:
 
 
 def write_rows(folder: Path, rows: Sequence[Row] = (), gone: Collection[str] = ()) -> dict[str, Row]:
-    """Write results.jsonl: what stands there of other names, but for those that are gone, then these rows. Returns all, by name.
+    """Write results.jsonl in one's `turn`: what stands there of other names, but for those that are gone, then these rows.
 
-    Other processes may write results of other photographs into this folder meanwhile: theirs stay.
+    Returns: all rows, by name.
     """
     mine = {row["name"]: row for row in rows}
-    with ExitStack() as held:
-        with suppress(
-            OutputError, OSError
-        ):  # a file system that knows no locks; one that is full is named below
-            held.enter_context(taking_turns(folder / LOCK))
-        others = {n: row for n, row in earlier_rows(folder).items() if n not in mine and n not in gone}
-        atomic_write(folder / RESULTS, json_lines([*others.values(), *mine.values()]))
+    others = {n: row for n, row in earlier_rows(folder).items() if n not in mine and n not in gone}
+    atomic_write(folder / RESULTS, json_lines([*others.values(), *mine.values()]))
     return others | mine
+
+
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """While results.jsonl, or what is made of it, is read and written: other calls that write into this folder wait."""
+    with ExitStack() as held:
+        with suppress(OutputError, OSError):  # no locks on its file system, or no room: the write says so
+            held.enter_context(taking_turns(folder / LOCK))
+        yield

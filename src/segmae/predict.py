@@ -24,6 +24,7 @@ from segmae.outputs import (
     json_lines,
     several_pieces,
     summary_row,
+    turn,
     wanted,
     write_collections,
     write_files,
@@ -143,7 +144,8 @@ def predict_files(
     }
     todo = [item for item in photographs.items() if item[0] not in done]
     report, log = Predictions(folder, skipped=len(done), ignored=ignored), folder / RESULTS
-    write_rows(folder)  # each name once; later lines of a name replace earlier ones
+    with turn(folder):
+        write_rows(folder)  # each name once; later lines of a name replace earlier ones
     room = Room(PIXELS_AT_ONCE)
 
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
@@ -162,12 +164,12 @@ def predict_files(
                 written = ahead(pool, lambda pair: _write(folder, predictor, *pair, want, room), pairs, 2)
                 for one, row in zip(batch, written, strict=True):
                     rows[one.name] = merged(folder, rows.get(one.name, {}), row, digest)
-                append(log, json_lines(rows[one.name] for one in batch))
+                with turn(folder):
+                    append(log, json_lines(rows[one.name] for one in batch))
                 batch = []
             if progress:
                 progress(len(done) + index, len(photographs))
     ordered = [rows[name] for name in photographs]
-    rows = write_rows(folder, ordered)
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
     report.notes = [
@@ -181,7 +183,8 @@ def predict_files(
         if "error" in row and has_results(folder, row["name"])
     ]
     report.notes += several_pieces(report.rows)
-    report.notes += write_collections(folder, rows.values(), want.formats)
+    with turn(folder):
+        report.notes += write_collections(folder, write_rows(folder, ordered).values(), want.formats)
     return report
 
 

@@ -31,7 +31,7 @@ from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
 from segmae.result import Result, find_mask
 from segmae.trust import FILE as CALIBRATION
-from segmae.trust import Trust, load_trust
+from segmae.trust import Trust, appearance, load_trust
 from segmae.views import VIEWS, turn, turn_back
 
 DEFAULT_MODEL = "segmae-tiny"
@@ -119,7 +119,9 @@ class Predictor:
         threshold, expected = self.info.threshold, None
         warnings: list[str] = []
         if self.trust is not None:
-            expected, warnings = self.trust.judge(prepared, probability, threshold, self.views)
+            seen = appearance(prepared, probability > threshold)
+            expected = self.trust.judge(seen, probability, threshold, self.views)
+            warnings = self.trust.exceeded(seen)
         mask = find_mask(probability, threshold, (photo.width, photo.height))
         return Result(mask, probability, threshold, source, photo.orientation, expected, tuple(warnings))
 

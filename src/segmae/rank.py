@@ -57,12 +57,14 @@ class Ranking:
         photographs: how many could be read.
         calibrated: whether the uncertainty is 1 - expected Dice; else it is entropy.
         failures: `file` and `problem` of those that could not be read.
+        unlike: files left out because they are unlike all photographs of the calibration.
     """
 
     rows: list[Ranked]
     photographs: int
     calibrated: bool
     failures: list[dict[str, str]] = field(default_factory=list)
+    unlike: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -91,7 +93,8 @@ def rank(
 
     Uncertain is where the expected Dice is low, or where the model has no calibration (`segmae calibrate`) the entropy is
     high (`segmae.result.uncertainty`). Unlike is measured by the twelve numbers of `segmae.trust.appearance`, each scaled
-    to mean 0 and deviation 1 over the folder. See `choose`. The same folder and model give the same order.
+    to mean 0 and deviation 1 over the folder. See `choose`. The same folder and model give the same order. A photograph unlike all
+    of the calibration, of which no Dice is expected, is left out, unless all are.
 
     Args:
         folder: of photographs; masks in it are not looked at.
@@ -122,7 +125,10 @@ def rank(
         raise DataError(
             f"{folder}: none of {len(failures)} photographs can be read: {failures[0]['problem']}"
         )
-    found = Ranking(_ordered(seen, n), len(seen), predictor.trust is not None, failures)
+    calibrated = any(one.expected_dice is not None for one in seen)
+    known = [one for one in seen if one.expected_dice is not None or not calibrated]
+    unlike = [one.file for one in seen if one.expected_dice is None and calibrated]
+    found = Ranking(_ordered(known, n), len(seen), calibrated, failures, unlike)
     if out is not None:
         atomic_write(out, _to_csv(found.rows))
     return found
@@ -138,12 +144,10 @@ def _prepare(predictor: Predictor, path: Path) -> NDArray[np.uint8] | str:
 
 def _look(predictor: Predictor, name: str, path: Path, image: NDArray[np.uint8]) -> _Seen:
     probability, threshold = predictor.network_probability(image[None])[0], predictor.info.threshold
-    if predictor.trust is None:
-        expected, unsure = None, uncertainty(probability, threshold)
-    else:
-        expected, _ = predictor.trust.judge(image, probability, threshold)
-        unsure = 1 - (expected or 0)  # of a photograph unlike all others nothing is known
-    return _Seen(name, str(path), unsure, expected, appearance(image, probability > threshold)["features"])
+    seen = appearance(image, probability > threshold)
+    expected = predictor.trust.judge(seen, probability, threshold) if predictor.trust else None
+    unsure = uncertainty(probability, threshold) if expected is None else 1 - expected
+    return _Seen(name, str(path), unsure, expected, seen["features"])
 
 
 def _ordered(seen: Sequence[_Seen], n: int) -> list[Ranked]:

@@ -23,7 +23,7 @@ FILE, FORMAT = "trust.json", 1
 NO_LESION, AT_BORDER = "no lesion found", "the lesion touches the photograph's edge"
 DARK, BLURRED, HAIRY, UNFAMILIAR = "dark", "blurred", "hair or ink", "unlike the calibration photographs"
 BORDER_SHARE = 0.02  # of the photograph's edge pixels
-FOREIGN = 2.5  # no test image of ISIC2018 or PH2 is as far out; pictures of one colour and of noise are
+FOREIGN = 2.5  # no test image is as far out (results/trust); pictures of one colour are
 HAIR_CONTRAST = 12  # grey levels by which a thin line is darker than its surroundings
 THIN = tuple(
     line.astype(bool) for line in (np.ones((1, 9)), np.ones((9, 1)), np.eye(7), np.fliplr(np.eye(7)))
@@ -112,17 +112,20 @@ class Trust:
         return float(np.linalg.norm((features - self.centre) @ np.asarray(self.whiten)))
 
     def judge(
-        self, image: NDArray[np.uint8], probability: NDArray[Any], threshold: float, views: int = 1
-    ) -> tuple[float | None, list[str]]:
-        """The Dice to expect of a mask, and the warnings that a prepared photograph [S,S,3] gives.
+        self, seen: Mapping[str, Any], probability: NDArray[Any], threshold: float, views: int = 1
+    ) -> float | None:
+        """The Dice to expect of the mask of a photograph that looks as `appearance` says.
 
-        The Dice is None too for a photograph `FOREIGN` times as far from the calibration's as the limit of its warning: a black
-        picture, say, of which the network is sure.
+        None too for one `FOREIGN` times as far from the calibration's as the limit of its warning: a black picture, say, of which
+        the network is sure.
         """
-        seen = appearance(image, probability > threshold)
-        foreign = self.distance(seen["features"]) > FOREIGN * self.limits[UNFAMILIAR]
-        expected = None if foreign else self.expected_dice(soft_dice(probability, threshold), views)
-        return expected, self.exceeded(seen)
+        if self.strangeness(seen) > FOREIGN:
+            return None
+        return self.expected_dice(soft_dice(probability, threshold), views)
+
+    def strangeness(self, seen: Mapping[str, Any]) -> float:
+        """A photograph's distance from the calibration's, over the limit of the warning `unlike ...`."""
+        return self.distance(seen["features"]) / self.limits[UNFAMILIAR]
 
     def exceeded(self, seen: Mapping[str, Any]) -> list[str]:
         """Which limits a photograph exceeds that looks as `appearance` says."""

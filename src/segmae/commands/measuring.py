@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from segmae.commands.options import Json, given
-from segmae.commands.show import note, print_failures, print_json, progress
+from segmae.commands.show import exit_code, note, print_failures, print_json, progress
 
 
 def measure(
@@ -48,4 +48,4 @@ def measure(
         failed = f", {len(found.failures)} failed" if found.failures else ""
         where = f"results in {out}" if found.rows else "nothing was written"
         print(f"{len(found.rows)} measured{failed}; {where}")
-    raise typer.Exit(0 if not found.failures else 1 if found.rows else 2)
+    raise typer.Exit(exit_code(found.rows, found.failures))

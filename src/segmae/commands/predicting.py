@@ -18,7 +18,7 @@ from segmae.commands.cluster import (
     run_batch,
 )
 from segmae.commands.options import Device, Engine, Json, Threads, given
-from segmae.commands.show import note, print_failures, print_json, print_table, progress, short
+from segmae.commands.show import exit_code, note, print_failures, print_json, print_table, progress, short
 
 NAMED = 3  # files of one reason
 
@@ -147,7 +147,7 @@ def predict(
         failed = f", {len(done.failures)} failed" if done.failures else ""
         ignored = f", passed over: {done.ignored}" if str(done.ignored) else ""
         print(f"{len(done.rows)} segmented{already}{failed}{ignored}; results in {done.folder}")
-    raise typer.Exit((1 if done.rows else 2) if done.failures else 0)
+    raise typer.Exit(exit_code(done.rows, done.failures))
 
 
 def rank(
@@ -166,6 +166,8 @@ def rank(
     with progress("photographs") as advance:
         found = rank_photographs(folder, **options, progress=advance)
     print_failures(found.failures)
+    for file in found.unlike:
+        note(f"{file}: left out, unlike all photographs that the model was calibrated on")
     if as_json:
         print_json(found.to_dict())
     else:

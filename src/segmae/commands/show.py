@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,6 +49,11 @@ def print_failures(failures: Iterable[dict[str, str]]) -> None:
     """Inputs that failed, one line each."""
     for failure in failures:
         print(f"failed: {one_line(failure['problem'])}", file=sys.stderr)
+
+
+def exit_code(done: Sized, failures: Sized) -> int:
+    """0 where nothing failed, 1 where something did, 2 where nothing else was there."""
+    return 0 if not len(failures) else 1 if len(done) else 2
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from segmae.data.pages import count_pages
 from segmae.data.quiet import quiet, silence_libtiff
 from segmae.errors import ImageError
 
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 MAX_PIXELS = 170_000_000  # more is refused before it is decoded; Pillow itself stops at 179 million
 SCALE_IT = f"Scale it below {MAX_PIXELS // 10**6} megapixels"
 MAX_SCANS = 64  # of a progressive JPEG: usual are ten, and each goes over the whole picture
@@ -299,22 +300,13 @@ def _opened(source: Any, name: str) -> Image.Image:
 
 
 def _is_heic(source: Any) -> bool:
-    """Whether it is an ISO media file of one of the brands of HEIF with HEVC (ISO/IEC 23008-12)."""
+    """Whether it is an ISO media file of one of `HEIC_BRANDS`."""
     if isinstance(source, bytes | bytearray):
         start = bytes(source[:12])
     else:
         with open(source, "rb") as file:
             start = file.read(12)
-    return start[4:8] == b"ftyp" and start[8:12] in (
-        b"heic",
-        b"heix",
-        b"heim",
-        b"heis",
-        b"hevc",
-        b"hevx",
-        b"mif1",
-        b"msf1",
-    )
+    return start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS
 
 
 def _check_jpeg(image: Image.Image, name: str) -> None:

@@ -28,6 +28,7 @@ from segmae.outputs import (
     json_lines,
     several_pieces,
     summary_row,
+    turn,
     wanted,
     write_collections,
     write_files,
@@ -241,14 +242,16 @@ def predict_dicom(
             except MemoryError:
                 found = [{"name": _name(str(path)), "file": str(path), "error": f"{path}: {TOO_LARGE}"}]
         ordered += found
-        append(log, json_lines(found))
+        with turn(folder):
+            append(log, json_lines(found))
         if progress:
             progress(index, len(study.objects))
-    written = write_rows(folder, ordered, gone)
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
     report.notes = several_pieces(report.rows)
-    report.notes += write_collections(folder, written.values(), want.formats, _read)
+    with turn(folder):
+        written = write_rows(folder, ordered, gone)
+        report.notes += write_collections(folder, written.values(), want.formats, _read)
     return report
 
 

@@ -161,7 +161,9 @@ def _claim_lines(evidence: Evidence) -> list[tuple[str, list[list[str]]]]:
             found = [every[pair] for than in claim["than"] if (pair := (claim["row"], than)) in every]
             absent = [_label(plan, than) for than in claim["than"] if (claim["row"], than) not in every]
             if not found:
-                verdict = "open, the cells are not finished"
+                others = place.figures.keys() & {*claim["than"]}
+                both = claim["row"] in place.figures and others
+                verdict = "open, " + ("no run that both have" if both else "the cells are not finished")
             elif len(found) == 1:
                 verdict = VERDICTS[found[0].verdict]
             else:
@@ -286,10 +288,13 @@ def _pictures(plan: Plan, place: Place, figures: Sequence[Figures]) -> list[Bloc
     labels = {row: _label(plan, row) for row in plan["rows"]}
     note = f"{plan['scale_label']}; {sum(f.cells for f in figures)} cells"
     drawn = {"ranks": plots.draw_ranks, "boxes": plots.draw_boxes, "costs": plots.draw_costs}
-    if not common(figures)[1]:
+    runs = common(figures)[1]
+    blocks: list[Block] = []
+    if not runs:
         del drawn["ranks"]
-    return [Picture(f"{place.group}-{place.test}-{kind}.png", f"{kind}, {place.label}, {plan['scale_label']}",
-                    draw(place, labels, plan["reference"], note)) for kind, draw in drawn.items()]  # fmt: skip
+        blocks.append(Paragraph("No ranks: there is no run that all rows have."))
+    return [*blocks, *(Picture(f"{place.group}-{place.test}-{kind}.png", f"{kind}, {place.label}, {plan['scale_label']}",
+                    draw(place, labels, plan["reference"], note)) for kind, draw in drawn.items())]  # fmt: skip
 
 
 def _cost(plan: Plan, figures: Sequence[Figures]) -> Table:
