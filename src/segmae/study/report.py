@@ -302,7 +302,10 @@ def _cost(plan: Plan, figures: Sequence[Figures]) -> Table:
     rows = [[_label(plan, f.row), f"{f.cost['parameters'] / 1e6:.2f}", f"{f.cost['gflops']:.2f}", f"{f.cost['minutes']:.1f}",
              f"{f.cost['cpu_ms']:.1f}"] for f in figures]  # fmt: skip
     return _table(
-        plan, "Cost at network size; training includes stage 1; on the machines named below", columns, rows
+        plan,
+        "Cost at network size; training includes stage 1; times on the machines named below, which may have done other work too",
+        columns,
+        rows,
     )
 
 
