@@ -20,7 +20,7 @@ from segmae.data.catalog import find_data, open_dataset
 from segmae.data.splits import load_split
 from segmae.files import atomic_path, atomic_write, write_json
 from segmae.predictor import Predictor, load
-from segmae.trust import FOREIGN
+from segmae.trust import FOREIGN, UNFAMILIAR
 from segmae.views import VIEWS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -69,7 +69,8 @@ def judge(predictor: Predictor, data: str, split: str, part: str) -> list[dict[s
             row[f"soft_dice_{views}"] = soft
             row[f"expected_dice_{views}"] = predictor.trust.expected_dice(soft, views)
             row[f"dice_{views}"] = one.dice[views]
-        row["strangeness"] = predictor.trust.strangeness(one.look)  # `unlike ...` from 1 on
+        limit = predictor.trust.limits[UNFAMILIAR]
+        row["strangeness"] = predictor.trust.distance(one.look["features"]) / limit  # `unlike ...` from 1 on
         row["warnings"] = "; ".join(predictor.trust.exceeded(one.look))
         rows.append(row)
     return rows

@@ -89,9 +89,9 @@ def test_dark_blurred_hairy_and_foreign_photographs_are_told(fitted: t.Trust) ->
 def test_of_a_photograph_unlike_any_no_dice_is_expected_however_sure_the_network_is(fitted: t.Trust) -> None:
     image, lesion = _photograph(np.random.default_rng(5))
     sure = lesion.astype(float)
-    assert fitted.judge(t.appearance(image, lesion), sure, 0.5) == pytest.approx(1, abs=0.01)
+    assert fitted.expect(t.appearance(image, lesion), sure, 0.5) == pytest.approx(1, abs=0.01)
     black = t.appearance(np.zeros_like(image), lesion)
-    assert fitted.judge(black, sure, 0.5) is None and t.UNFAMILIAR in fitted.exceeded(black)
+    assert fitted.expect(black, sure, 0.5) is None and t.UNFAMILIAR in fitted.exceeded(black)
 
 
 def test_the_curve_rises_through_the_steps_of_isotonic_regression() -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from segmae import metrics
 from segmae.background import ahead, usable_cpus
 from segmae.checkpoint import resolve
-from segmae.data.catalog import MASK_ENDING, find_data, image_files, open_datasets
+from segmae.data.catalog import find_data, masks_in
 from segmae.data.preprocess import read_mask
 from segmae.errors import CheckpointError, DataError, ImageError
 from segmae.files import atomic_write, harmless, write_json
@@ -217,22 +217,13 @@ def _is_model(source: str | Path) -> bool:
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
-    """A folder's masks by the name of their image.
-
-    Those directly in it: only files with a mask's ending where there are any (`segmae predict` writes overlays beside
-    them), else every image. If there is none, the masks of the dataset that the folder holds.
+    """A folder's masks by the name of their image, see `segmae.data.catalog.masks_in`.
 
     Raises:
         DataError: no masks, or two of one image.
     """
-    files = list(image_files(folder))
-    files = [path for path in files if MASK_ENDING.search(path.stem)] or files
-    pairs = [(MASK_ENDING.sub("", path.stem), path) for path in files]
-    if not files:
-        cases = [case for dataset in open_datasets(folder) for case in dataset.cases]
-        pairs = [(case.id, case.mask) for case in cases if case.mask is not None]
     masks: dict[str, Path] = {}
-    for name, path in pairs:
+    for name, path in masks_in(folder):
         if name in masks:
             raise DataError(f"{path} and {masks[name]}: two masks for '{name}'. Keep one of them")
         masks[name] = path

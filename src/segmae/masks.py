@@ -13,7 +13,7 @@ import numpy as np
 
 from segmae import contour
 from segmae.background import Room, ahead, usable_cpus
-from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, find_data, image_files, open_datasets
+from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, find_data, image_files, masks_in
 from segmae.data.preprocess import PIXELS_AT_ONCE, image_size, read_image, read_mask
 from segmae.errors import ConfigError, DataError, ImageError
 from segmae.measure import Measurements, measure, pixel_scale
@@ -100,13 +100,12 @@ def measure_masks(
             files += _masks_of(source, found.notes) if source.is_dir() else [source]
         except DataError as error:
             rows.append({"name": safe_name(source.name), "file": str(source), "error": str(error)})
-    files, room, measured = list(dict.fromkeys(files)), Room(PIXELS_AT_ONCE), 0
+    files, room = list(dict.fromkeys(files)), Room(PIXELS_AT_ONCE)
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
-        for row in ahead(pool, lambda path: _row(path, given, room), files, 4):
+        for done, row in enumerate(ahead(pool, lambda path: _row(path, given, room), files, 4), 1):
             rows.append(row)
-            measured += 1
             if progress:
-                progress(measured, len(files))
+                progress(done, len(files))
     found.rows = [row for row in rows if "error" not in row]
     found.failures = [{"file": row["file"], "problem": row["error"]} for row in rows if "error" in row]
     found.notes += several_pieces(found.rows)
@@ -129,16 +128,14 @@ def _stem(file: str) -> str:
 
 
 def _masks_of(folder: Path, notes: list[str]) -> list[Path]:
+    files = [path for _, path in masks_in(folder)]
+    if not files:
+        raise DataError(f"{folder}: holds no masks. Name mask files, or a folder of them")
     images = list(image_files(folder))
-    files = [path for path in images if MASK_ENDING.search(path.stem)] or images
-    if others := len(images) - len(files):
+    if images and (others := len(images) - len(files)):
         notes.append(
             f"{folder}: passed over {others} of {len(images)} images: their names do not end in _mask"
         )
-    if not files:
-        files = [case.mask for data in open_datasets(folder) for case in data.cases if case.mask is not None]
-    if not files:
-        raise DataError(f"{folder}: holds no masks. Name mask files, or a folder of them")
     return files
 
 
@@ -188,7 +185,7 @@ def _measured(path: Path, name: str, given: _With) -> Row:
     scale: Scale | None = given.want.mm_per_pixel
     named = next(
         (n for n in (name, _stem(path.name)) if n in given.scales), None
-    )  # after the photograph or the mask
+    )  # the photograph or the mask
     if named is not None:
         scale = given.scales[named]
     elif given.table:

@@ -120,7 +120,7 @@ class Predictor:
         warnings: list[str] = []
         if self.trust is not None:
             seen = appearance(prepared, probability > threshold)
-            expected = self.trust.judge(seen, probability, threshold, self.views)
+            expected = self.trust.expect(seen, probability, threshold, self.views)
             warnings = self.trust.exceeded(seen)
         mask = find_mask(probability, threshold, (photo.width, photo.height))
         return Result(mask, probability, threshold, source, photo.orientation, expected, tuple(warnings))

@@ -145,7 +145,7 @@ def _prepare(predictor: Predictor, path: Path) -> NDArray[np.uint8] | str:
 def _look(predictor: Predictor, name: str, path: Path, image: NDArray[np.uint8]) -> _Seen:
     probability, threshold = predictor.network_probability(image[None])[0], predictor.info.threshold
     seen = appearance(image, probability > threshold)
-    expected = predictor.trust.judge(seen, probability, threshold) if predictor.trust else None
+    expected = predictor.trust.expect(seen, probability, threshold) if predictor.trust else None
     unsure = uncertainty(probability, threshold) if expected is None else 1 - expected
     return _Seen(name, str(path), unsure, expected, seen["features"])
 

@@ -111,7 +111,7 @@ class Trust:
         """Mahalanobis distance of a photograph from those of the calibration."""
         return float(np.linalg.norm((features - self.centre) @ np.asarray(self.whiten)))
 
-    def judge(
+    def expect(
         self, seen: Mapping[str, Any], probability: NDArray[Any], threshold: float, views: int = 1
     ) -> float | None:
         """The Dice to expect of the mask of a photograph that looks as `appearance` says.
@@ -119,13 +119,9 @@ class Trust:
         None too for one `FOREIGN` times as far from the calibration's as the limit of its warning: a black picture, say, of which
         the network is sure.
         """
-        if self.strangeness(seen) > FOREIGN:
+        if self.distance(seen["features"]) > FOREIGN * self.limits[UNFAMILIAR]:
             return None
         return self.expected_dice(soft_dice(probability, threshold), views)
-
-    def strangeness(self, seen: Mapping[str, Any]) -> float:
-        """A photograph's distance from the calibration's, over the limit of the warning `unlike ...`."""
-        return self.distance(seen["features"]) / self.limits[UNFAMILIAR]
 
     def exceeded(self, seen: Mapping[str, Any]) -> list[str]:
         """Which limits a photograph exceeds that looks as `appearance` says."""

@@ -100,6 +100,23 @@ def open_dataset(folder: str | Path) -> Dataset:
     return found[0]
 
 
+def masks_in(folder: Path) -> list[tuple[str, Path]]:
+    """A folder's masks, each after the name of its image.
+
+    Those directly in it: only files with a mask's ending where there are any (`segmae predict` writes overlays beside
+    them), else every image. If there is none, the masks of the datasets that the folder holds.
+
+    Raises:
+        DataError: no masks and no dataset.
+    """
+    files = list(image_files(folder))
+    files = [path for path in files if MASK_ENDING.search(path.stem)] or files
+    if files:
+        return [(MASK_ENDING.sub("", path.stem), path) for path in files]
+    cases = [case for dataset in open_datasets(folder) for case in dataset.cases]
+    return [(case.id, case.mask) for case in cases if case.mask is not None]
+
+
 def open_datasets(folder: str | Path) -> list[Dataset]:
     """All datasets of a folder: its own, else those of the folders directly inside it, else its plain images.
 

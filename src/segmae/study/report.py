@@ -288,13 +288,14 @@ def _pictures(plan: Plan, place: Place, figures: Sequence[Figures]) -> list[Bloc
     labels = {row: _label(plan, row) for row in plan["rows"]}
     note = f"{plan['scale_label']}; {sum(f.cells for f in figures)} cells"
     drawn = {"ranks": plots.draw_ranks, "boxes": plots.draw_boxes, "costs": plots.draw_costs}
-    runs = common(figures)[1]
     blocks: list[Block] = []
-    if not runs:
+    if not common(figures)[1]:
         del drawn["ranks"]
         blocks.append(Paragraph("No ranks: there is no run that all rows have."))
-    return [*blocks, *(Picture(f"{place.group}-{place.test}-{kind}.png", f"{kind}, {place.label}, {plan['scale_label']}",
-                    draw(place, labels, plan["reference"], note)) for kind, draw in drawn.items())]  # fmt: skip
+    for kind, draw in drawn.items():
+        name, text = f"{place.group}-{place.test}-{kind}.png", f"{kind}, {place.label}, {plan['scale_label']}"
+        blocks.append(Picture(name, text, draw(place, labels, plan["reference"], note)))
+    return blocks
 
 
 def _cost(plan: Plan, figures: Sequence[Figures]) -> Table:
