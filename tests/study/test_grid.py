@@ -21,7 +21,7 @@ from segmae.study.printed import _tables, printed
 
 Write = Callable[..., Path]
 STUDIES = sorted((Path(__file__).parents[2] / "recipes" / "studies").glob("*.yaml"))
-OURS = {"best", "better"}  # recipes beyond the paper
+OURS = {"best", "better", "ph2"}  # recipes beyond the paper
 WANTED = {
     "table1",
     "table2",
