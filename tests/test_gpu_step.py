@@ -55,6 +55,7 @@ void pretend() {
 RECIPES = {
     "hybrid": ("recipes/paper/isic2018_base.yaml", "augmentation.hair=.5", "augmentation.elastic=.02", "augmentation.vignette=.3"),
     "pretrain": ("recipes/paper/isic2018_base_pretrain.yaml",),
+    "um-mae": ("recipes/paper/isic2018_base_pretrain.yaml", "model.name=um-mae-swin", "reconstruction.strategy=uniform"),
     "supervised": ("recipes/paper/isic2018_unet.yaml", "optimizer.name=adamw", "optimizer.clip=1", "ema=.99"),
     "cascade": ("recipes/paper/ph2_mb_dcnn.yaml",),
 }  # fmt: skip

@@ -216,10 +216,11 @@ def create_task(
     """The task of a name: `pretrain`, `hybrid`, `supervised`, `adversarial` or `chained`.
 
     Args:
-        model: the network to train. Its attribute `task` names the task it needs, if that is one of the last two.
+        model: the network to train. Its attribute `task` names the task it needs, if that is one of the last two, and `strategy` the only
+            way to choose visible patches that it can take.
 
     Raises:
-        ConfigError: extra losses of no known kind, or the model needs another task. A chain or a generator is not trained as if it were one network,
+        ConfigError: extra losses of no known kind, or the model needs another task or other visible patches. A chain or a generator is not trained as if it were one network,
             since its first networks or its discriminators would stay untrained without a word.
     """
     needed = getattr(model, "task", "supervised")
@@ -234,6 +235,12 @@ def create_task(
         )
     if name != "pretrain" and not getattr(model, "segments", True):
         raise ConfigError(f"task={name}: {type(model).__name__} only rebuilds patches. Set task=pretrain")
+    strategy = getattr(model, "strategy", reconstruction.strategy)
+    if name in ("pretrain", "hybrid") and strategy != reconstruction.strategy:
+        raise ConfigError(
+            f"reconstruction.strategy={reconstruction.strategy}: {type(model).__name__} cannot take the patches that it leaves. "
+            f"Set reconstruction.strategy={strategy}"
+        )
     if name == "pretrain":
         return Pretrain(reconstruction)
     if name == "hybrid":

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segmae.config import Reconstruction
+from segmae.config import Losses, Reconstruction
 from segmae.errors import ConfigError
 from segmae.models.hiding import choose_visible, uniform_visible
 from segmae.models.layers import sine_cosine_position
 from segmae.models.mae import MAE
 from segmae.models.segmae import patchify
 from segmae.models.um_mae import UMMAE, PVTEncoder, SecondaryHiding, SwinEncoder, WindowAttention, compact
-from segmae.tasks import Batch, Pretrain
+from segmae.tasks import Batch, Pretrain, create_task
 
 
 def small(name: str) -> nn.Module:
@@ -128,6 +128,8 @@ def test_shifted_windows_do_not_look_across_the_edge() -> None:
 
 def test_what_um_mae_cannot_take_is_refused_with_the_setting() -> None:
     model = small("swin")
+    with pytest.raises(ConfigError, match=r"strategy=uniform"):
+        create_task("pretrain", Losses(), Reconstruction(), model)
     with pytest.raises(ConfigError, match=r"strategy=uniform"):
         model(torch.zeros(1, 3, 128, 128), visible=choose_visible("random", ["a"], (8, 8), 0.75))
     with pytest.raises(ConfigError, match=r"multiples of 64.*preprocess\.size=256"):
