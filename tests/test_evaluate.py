@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmae import cli, predictor
+from segmae import cli, metrics, predictor
 from segmae import evaluate as evaluation
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
-from segmae.data.catalog import Case
+from segmae.data.catalog import Case, open_dataset
+from segmae.data.phantom import write_dataset
+from segmae.data.preprocess import read_mask
 from segmae.data.splits import Split
 from segmae.errors import CheckpointError, DataError
 from segmae.evaluate import evaluate, evaluate_checkpoint
@@ -27,6 +29,8 @@ SIZE = 64
 
 class Darkness:
     """A predictor that finds what is dark: its results on a drawn box are known exactly."""
+
+    views = 1
 
     def __init__(self, provenance: dict[str, Any] | None = None, size: int = SIZE) -> None:
         preprocess = Preprocess(size=size)
@@ -399,3 +403,21 @@ def test_against_another_evaluation(
     summary = json.loads((tmp_path / "second" / "summary.json").read_text())
     assert summary["against"]["dice@original"]["mean"] == 0
     assert f"- {line}" in (tmp_path / "second" / "report.md").read_text()
+
+
+def test_turned_and_mirrored_views_are_those_of_a_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "drawn", 4)
+    _, plain = evaluate_checkpoint("segmae-tiny", "drawn", resamples=50)
+    summary, folder = evaluate_checkpoint("segmae-tiny", "drawn", resamples=50, views=8)
+    assert folder.name == f"{plain.name}-8views", "the figures of one view stay"
+    assert summary["model"]["views"] == 8
+    assert "segmae-tiny, 8 views on drawn" in (folder / "report.md").read_text()
+    rows, ones = read_csv(folder), read_csv(plain)
+    assert [row["dice@original"] for row in rows] != [row["dice@original"] for row in ones]
+    predict = predictor.load(views=8)
+    for row, case in zip(rows, open_dataset(tmp_path / "drawn").cases, strict=True):
+        found = metrics.counts(predict(case.image).mask, read_mask(case.mask))
+        assert float(row["dice@original"]) == pytest.approx(float(metrics.dice(found)), abs=1e-6)

@@ -23,6 +23,7 @@ from segmae.report import TILE, choose_cases, draw_sheet, write_report
 class Darkness:
     """Finds what is darker than the photograph's mean."""
 
+    views = 1
     info = ModelInfo("darkness", {}, Preprocess(size=64), provenance={})
     engine = SimpleNamespace(name="none", device="cpu")
 

@@ -113,6 +113,7 @@ def evaluate(
             "options": portable(info.options),
             "preprocess": config_to_dict(info.preprocess),
             "threshold": info.threshold,
+            "views": predictor.views,
             "provenance": portable(info.provenance),
         },
         "data": {
@@ -162,6 +163,7 @@ def evaluate_checkpoint(
     engine: str = "auto",
     device: str | None = None,
     threads: int | None = None,
+    views: int = 1,
     batch_size: int = 16,
     resamples: int = 2000,
     seed: int = 0,
@@ -173,14 +175,14 @@ def evaluate_checkpoint(
 
     Writes `per_image.csv`, `summary.json`, `report.md` and `cases.png` into `out`, by default the folder
     `evaluation/<data>-<split>-<part>` of the model's run, or `evaluation/<model>-<data>-<split>-<part>` of
-    the current folder where there is no run.
+    the current folder where there is no run; with several views `-8views` ends its name.
 
     Args:
         checkpoint: see `segmae.checkpoint.resolve`.
         data: a dataset folder; a relative one is also looked for under $SEGMAE_DATA.
         split: a name that `segmae data splits list` shows, a CSV file or a `Split`; None for every case of the dataset.
         part: of the split; default: test.
-        engine, device, threads: see `segmae.load`.
+        engine, device, threads, views: see `segmae.load`.
         allow_leaks: evaluate, with a warning, although the model was trained on some of the images.
         against: the folder of another model's evaluation, to tell what this one gains, image by image.
 
@@ -203,7 +205,7 @@ def evaluate_checkpoint(
     chosen = split if split is None or isinstance(split, Split) else load_split(split)
     part = "all" if chosen is None else part or "test"
     cases = dataset.cases if chosen is None else _cases_of(dataset.cases, chosen, part, str(dataset.root))
-    predictor = load(checkpoint, engine=engine, threads=threads, device=device)
+    predictor = load(checkpoint, engine=engine, threads=threads, device=device, views=views)
     warnings = _check_leaks(predictor.info.provenance, [case.id for case in cases], allow_leaks)
     best = path.parent / "best"
     if path.name == "last" and Path(checkpoint).name != "last" and best.exists():
@@ -213,6 +215,7 @@ def evaluate_checkpoint(
 
     name = dataset.root.resolve().name if dataset.name == "folder" else dataset.name
     label = "-".join([name, *([Path(chosen.name).stem] if chosen else []), part])
+    label += f"-{views}views" if views > 1 else ""
     folder = Path(out) if out is not None else _default_folder(path, label)
     if against is not None and folder.resolve() == Path(against).resolve():
         raise DataError(f"{folder}: holds the evaluation to compare with. Choose another folder for this one")

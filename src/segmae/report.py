@@ -71,7 +71,8 @@ def _cell(figure: Mapping[str, float] | None, digits: int) -> str:
 def title(summary: Mapping[str, Any]) -> str:
     """One line that says which model was evaluated on what."""
     model, data = summary["model"], summary["data"]
-    return f"{model.get('name', model['architecture'])} on {data['split'] or data['name']}, {data['part']}"
+    views = f", {model['views']} views" if model["views"] > 1 else ""
+    return f"{model.get('name', model['architecture'])}{views} on {data['split'] or data['name']}, {data['part']}"
 
 
 def markdown(summary: Mapping[str, Any]) -> str:

@@ -11,6 +11,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to
 Engine = Annotated[str | None, typer.Option(help="auto, openvino, onnxruntime or torch.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Views = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=8,
+        help="Mean over so many turned and mirrored views, at as many times the cost; 8 are all.",
+    ),
+]
 Settings = Annotated[
     list[str], typer.Argument(metavar="RECIPE.yaml [KEY=VALUE]...", help="A recipe and overrides.")
 ]

@@ -17,7 +17,7 @@ from segmae.commands.cluster import (
     Workers,
     run_batch,
 )
-from segmae.commands.options import Device, Engine, Json, Threads, given
+from segmae.commands.options import Device, Engine, Json, Threads, Views, given
 from segmae.commands.show import exit_code, note, print_failures, print_json, print_table, progress, short
 
 NAMED = 3  # files of one reason
@@ -61,14 +61,7 @@ def predict(
     threads: Threads = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs at once.")] = None,
     resume: Annotated[bool | None, typer.Option("--resume", help="Skip what is already done.")] = None,
-    views: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=8,
-            help="Mean over so many turned and mirrored views, at as many times the cost; 8 are all.",
-        ),
-    ] = None,
+    views: Views = None,
     fractional: Annotated[
         bool | None,
         typer.Option("--fractional", help="DICOM: probabilities instead of a mask in NAME_seg.dcm."),

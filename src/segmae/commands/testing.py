@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segmae.commands.options import Device, Engine, Json, Threads, given
+from segmae.commands.options import Device, Engine, Json, Threads, Views, given
 from segmae.commands.show import note, print_failures, print_json, print_table, progress
 
 
@@ -24,6 +24,7 @@ def evaluate(
     engine: Engine = None,
     device: Device = None,
     threads: Threads = None,
+    views: Views = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     resamples: Annotated[int | None, typer.Option(min=1, help="Bootstrap samples of the intervals.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the bootstrap.")] = None,
@@ -41,8 +42,8 @@ def evaluate(
     from segmae.report import summary_table
 
     options = given(
-        split=split, part=part, out=out, engine=engine, device=device, threads=threads, batch_size=batch_size,
-        resamples=resamples, seed=seed, allow_leaks=allow_leaks, against=against,
+        split=split, part=part, out=out, engine=engine, device=device, threads=threads, views=views,
+        batch_size=batch_size, resamples=resamples, seed=seed, allow_leaks=allow_leaks, against=against,
     )  # fmt: skip
     with progress("images") as advance:
         summary, folder = evaluate_checkpoint(checkpoint, data_folder, **options, progress=advance)
