@@ -1,11 +1,12 @@
 """Make a trained run the model that the package embeds, measure it as shipped, and write its card.
 
     python scripts/ship_model.py runs/tiny-fold1-160px
+    python scripts/ship_model.py                          # measure what is shipped anew, and no more
 
 For a run that started from another one, put that one's metrics.jsonl and config.json beside as start-training.jsonl and start-run_config.json.
 
 Writes src/segmae/assets/segmae-tiny/ (half-precision weights, ONNX, card) and, for the shipped files themselves,
-results/default_model/{isic2018-fold1-test,ph2-all-test}.{json,csv}. The datasets are looked for under $SEGMAE_DATA.
+results/default_model/{isic2018-fold1-test,ph2-all-test}.{json,csv}, and `-8views` for the mean of eight views. The datasets are looked for under $SEGMAE_DATA.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +24,8 @@ from segmae.checkpoint import ASSETS, load_model, model_card, save_pretrained
 from segmae.data.splits import LISTS
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import atomic_write, read_json, write_json
+from segmae.predictor import DEFAULT_MODEL
+from segmae.views import VIEWS
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "results" / "default_model"
@@ -38,7 +42,7 @@ LIMITS = (
 )
 
 
-def main(run: Path, name: str = "segmae-tiny") -> None:
+def ship(run: Path, name: str = DEFAULT_MODEL) -> None:
     model, info = load_model(run)
     lists = {*LISTS, "started_from"}  # ids are named by the split and its checksum
     provenance: dict[str, Any] = {key: value for key, value in info.provenance.items() if key not in lists}
@@ -53,15 +57,7 @@ def main(run: Path, name: str = "segmae-tiny") -> None:
     info = replace(info, provenance=provenance)
     folder = save_pretrained(ASSETS / name, model, info, onnx=True, half=True)
 
-    figures = []
-    for data, split, part in JUDGED_ON:
-        label = f"{split.replace('/', '-')}-{part}"
-        with TemporaryDirectory() as out:
-            summary, _ = evaluate_checkpoint(name, data, split, part, out)
-            write_json(RESULTS / f"{label}.json", summary)
-            shutil.copyfile(Path(out) / "per_image.csv", RESULTS / f"{label}.csv")
-        figures.append(sentence(summary))
-        print(figures[-1])
+    figures = measure(name)
     figures.append("made by scripts/ship_model.py; all measures: results/default_model/ in the repository")
     atomic_write(
         folder / "README.md", model_card(replace(info, provenance=provenance | {"figures": figures}), name)
@@ -70,5 +66,20 @@ def main(run: Path, name: str = "segmae-tiny") -> None:
     write_json(RESULTS / "run_config.json", read_json(run / "config.json"))
 
 
+def measure(name: str = DEFAULT_MODEL) -> list[str]:
+    """Write the figures of the shipped files, by one view and by eight; in words, those by one."""
+    figures = []
+    for (data, split, part), views in product(JUDGED_ON, (1, VIEWS)):
+        label = f"{split.replace('/', '-')}-{part}" + (f"-{views}views" if views > 1 else "")
+        with TemporaryDirectory() as out:
+            summary, _ = evaluate_checkpoint(name, data, split, part, out, views=views)
+            write_json(RESULTS / f"{label}.json", summary)
+            shutil.copyfile(Path(out) / "per_image.csv", RESULTS / f"{label}.csv")
+        print(f"{views} views: {sentence(summary)}")
+        if views == 1:
+            figures.append(sentence(summary))
+    return figures
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    ship(Path(sys.argv[1]), *sys.argv[2:]) if sys.argv[1:] else measure()
