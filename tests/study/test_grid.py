@@ -209,6 +209,8 @@ def test_a_digest_tells_settings_apart_and_ignores_where_a_run_lies() -> None:
         ({"order": ["seed", "rows"]}, "order is a list of seed, data and row"),
         ({"data": {"drawn": {"tests": {"x": {"data": "d", "split": "isic2018/fold9"}}}},
           "settings": {"data": {"root": "d", "split": "isic2018/fold1"}}}, r"fold9: no such split.* Did you mean 'isic2018/fold"),
+        ({"data": {"drawn": {"tests": {"x": {"views": 9}}}}, "settings": {"data": {"root": "d", "split": "isic2018/fold1"}}},
+         r"data\.drawn\.tests\.x: views=9: choose 1 to 8"),
         ({"data": {"drawn": {}}}, r"the settings name no data\.root or no data\.split"),
         ({"rows": {"plain": {"settings": 7}}}, "is a mapping of settings, a recipe's file, or a list of them"),
         ({"rows": {"plain": {"settings": "none.yaml"}}}, r"drawn\.yaml: rows\.plain\.settings: .*none\.yaml: no such recipe"),
@@ -249,9 +251,7 @@ def test_the_module_says_what_a_file_may_hold() -> None:
     from segmae.study import grid
 
     for keys in grid._KEYS.values():
-        assert all(
-            key in inspect.getdoc(grid) for key in keys if key not in ("data", "split", "part", "unseen")
-        )  # type: ignore[operator]
+        assert all(key in inspect.getdoc(grid) for key in keys)  # type: ignore[operator]
 
 
 def _without_places(config: Config) -> Config:

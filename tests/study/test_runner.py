@@ -21,8 +21,9 @@ from segmae.files import locked  # noqa: E402
 from segmae.stopping import TrainingStopped  # noqa: E402
 from segmae.study import runner  # noqa: E402
 from segmae.study.grid import load_study  # noqa: E402
-from segmae.study.ledger import counted, status, total_seconds  # noqa: E402
+from segmae.study.ledger import Ledger, counted, status, total_seconds  # noqa: E402
 from segmae.study.runner import describe_failure, run_studies, seconds  # noqa: E402
+from segmae.study.tables import load_evidence  # noqa: E402
 from segmae.train import train_step  # noqa: E402
 
 Write = Callable[..., Path]
@@ -284,6 +285,30 @@ def test_changed_settings_make_a_finished_cell_outdated(write_study: Write, tmp_
     path = write_study(rows=rows)
     assert counted(status(path, **folders(tmp_path))[1]) == {"outdated": 1}
     assert run_studies([path], **folders(tmp_path)).finished == ["plain_drawn_s0"]
+
+
+def test_another_test_of_a_finished_cell_needs_no_training(
+    write_study: Write, tmp_path: Path, drawn: Path
+) -> None:
+    settings = {"data": {"root": str(drawn / "lesions"), "split": str(drawn / "split.csv")}}
+    rows = {"plain": {"settings": {"task": "supervised", "model": {"options": {"decoder": None}}}}}
+    run_studies([write_study(rows=rows)], **folders(tmp_path))
+    file = tmp_path / "results" / "drawn" / "plain_drawn_s0.json"
+    before, events = json.loads(file.read_text()), []  # type: var-annotated
+    tests = {"test": {}, "test-8views": {"views": 8}}
+    path = write_study(rows=rows, data={"drawn": {"label": "drawn", "settings": settings, "tests": tests}})
+    assert counted(status(path, **folders(tmp_path))[1]) == {"outdated": 1}
+    assert run_studies([path], **folders(tmp_path), listener=events.append).finished == ["plain_drawn_s0"]
+    assert not epochs_of(events)
+    after = json.loads(file.read_text())
+    assert after["training"]["history"] == before["training"]["history"]
+    assert after["training"]["peak_memory_mb"] is None, "of this call, which trained nothing"
+    once, by_views = after["tests"]["test"], after["tests"]["test-8views"]
+    assert once["per_image_mean"] == before["tests"]["test"]["per_image_mean"]
+    assert (once["views"], by_views["views"]) == (1, 8)
+    assert once["per_image_mean"] != by_views["per_image_mean"]
+    titles = [place.label for place in load_evidence(Ledger("drawn", tmp_path / "results")).places]
+    assert titles == ["drawn", "drawn, mean of 8 views"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
     settings             for every run, as in a recipe: a mapping, a recipe's file, or a list of them
     stage1               the same, for the first stage of those rows that have one
     data                 NAME: {label, group, printed, settings, tests}; folds of one dataset share a `group`
+    tests                of a dataset: NAME: {data, split, part, unseen, views}; default: `test`, the split's own test part
     rows                 NAME: {label, printed, note, settings, stage1}; a row with `stage1` is pretrained first
     seeds                a list of different whole numbers; default: [0]
     order                what changes slowest, then less slowly, then fastest: [seed, data, row]
@@ -42,6 +43,7 @@ from segmae.data.splits import Split, load_split, without
 from segmae.errors import ConfigError, SegmaeError
 from segmae.models import code_file, find_entry
 from segmae.ownfiles import own_files, read_split
+from segmae.views import VIEWS
 
 FOLDER = Path("recipes/studies")
 FULL = "paper"  # the scale that changes nothing
@@ -56,7 +58,7 @@ _KEYS = {
     "data": ("label", "group", "printed", "settings", "tests"),
     "row": ("label", "printed", "note", "settings", "stage1"),
     "scale": ("label", "settings", "stage1", "seeds", "rows", "data", "reference"),
-    "test": ("data", "split", "part", "unseen"),
+    "test": ("data", "split", "part", "unseen", "views"),
     "claim": ("text", "row", "than"),
 }  # fmt: skip
 # What no result depends on, or what names a place on one machine.
@@ -74,6 +76,7 @@ class Test:
     split: str
     part: str = "test"
     unseen: bool = False  # leave out what the cell's own split trains on or selects by
+    views: int = 1  # the mean of so many turned and mirrored views, see `segmae.load`
 
     def load(self, trained_on: str) -> Split:
         """The split to test on, of a model that was trained on another."""
@@ -246,13 +249,16 @@ def _cell(
     if stage1 is not None:
         stage1 = replace(stage1, seed=seed, output=STAGE1)
         stage1 = replace(stage1, name=f"{_slug(stage1.model.name)}-{digest(stage1)[:10]}")
-    name, code = f"{row}_{place}_s{seed}", cell_digest(config, stage1, tests)
-    return Cell(name, row, place, seed, replace(config, name=f"{name}-{code[:8]}"), stage1, tests, code)
+    name, run = f"{row}_{place}_s{seed}", cell_digest(config, stage1, ())  # other tests need no other run
+    config = replace(config, name=f"{name}-{run[:8]}")
+    return Cell(name, row, place, seed, config, stage1, tests, cell_digest(config, stage1, tests))
 
 
 def cell_digest(config: Config, stage1: Config | None, tests: Sequence[Test]) -> str:
     """SHA-256 of all that a cell's figures depend on, with the lists of one's own that it is tested on."""
-    facts = [digest(config), digest(stage1) if stage1 else "", *(dataclasses.astuple(test) for test in tests)]
+    facts: list[Any] = [digest(config), digest(stage1) if stage1 else ""]
+    for test in tests:  # by one view as before there were several
+        facts.append(dataclasses.astuple(test)[: -1 if test.views == 1 else None])
     facts += [split.sha256 for test in tests if not (split := read_split(test.split)).dataset]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -264,6 +270,8 @@ def _tests(wanted: Mapping[str, Any] | None, config: Config, where: str) -> tupl
     for name, values in (wanted or {"test": {}}).items():
         _check_name(name, where)
         _check_keys(values, "test", f"{where}.{name}")
+        if (views := values.get("views", 1)) not in range(1, VIEWS + 1):
+            raise ConfigError(f"{where}.{name}: views={views}: choose 1 to {VIEWS}")
         found.append(Test(name, **{"data": config.data.root, "split": config.data.split, **values}))
     for split in (config.data.split, *(test.split for test in found)):
         try:

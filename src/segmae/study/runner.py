@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from segmae import __version__
-from segmae.checkpoint import read_info
+from segmae.checkpoint import epochs_done, read_info
 from segmae.config import Config, config_to_dict, load_config
 from segmae.devices import check, on_gpu, refuse_several
 from segmae.errors import (
@@ -180,8 +180,11 @@ def run_cell(
         folder = run(first, tell, deadline)
         stage1 = {"settings": portable(config_to_dict(first)), **_training(folder, first)}
         config = replace(config, model=replace(config.model, start=str(folder)))
-    folder = run(config, tell, deadline)
-    training = {**_training(folder, config), "peak_memory_mb": _peak_memory()}
+    folder, peak = Path(config.output) / config.name, None
+    if not _is_trained(folder, config):
+        run(config, tell, deadline)
+        peak = _peak_memory()
+    training = {**_training(folder, config), "peak_memory_mb": peak}
 
     tests, per_image = {}, {}
     for test in cell.tests:
@@ -194,13 +197,14 @@ def run_cell(
 
         summary, _ = evaluate_checkpoint(
             folder, test.data, test.load(config.data.split), test.part, out,
-            device=None if config.device == "auto" else config.device, threads=config.threads or None, progress=advance,
+            device=None if config.device == "auto" else config.device, threads=config.threads or None, views=test.views,
+            progress=advance,
         )  # fmt: skip
         per_image[test.name] = out / "per_image.csv"
         kept = ("data", "warnings", "network_size", "per_image_mean", "pooled", "bootstrap", "engine", "seconds", "images_per_second")  # fmt: skip
         for failure in summary["data"]["failures"]:
             failure["problem"] = without_folders(failure["problem"])
-        tests[test.name] = {key: summary[key] for key in kept}
+        tests[test.name] = {"views": test.views} | {key: summary[key] for key in kept}
 
     provenance = read_info(folder).provenance
     refuse_edited(cell)
@@ -299,6 +303,12 @@ def without_folders(text: str) -> str:
 def _placed(config: Config, place: Place, folder: str) -> Config:
     return replace(config, output=str(place.runs / folder), device=place.device or config.device,
                    threads=place.threads or config.threads)  # fmt: skip
+
+
+def _is_trained(folder: Path, config: Config) -> bool:
+    """Whether an earlier call finished this run, and its cell: other tests of it need no training."""
+    states = any(folder.glob("state*.pt"))  # gone with the cell's outcome
+    return not states and epochs_done(folder) >= config.epochs and (folder / "best").is_dir()
 
 
 def _training(folder: Path, config: Config) -> dict[str, Any]:

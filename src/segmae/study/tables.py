@@ -254,9 +254,12 @@ class Evidence:
         entries = [self.plan["data"][cell["data"]] for cell in cells]
         summaries = [self.outcomes[c["id"]]["tests"][test] for c in cells if c["id"] in self.outcomes]
         label = entries[0]["label"] if len({e["label"] for e in entries}) == 1 else group
+        label += "" if test.split("-")[0] == "test" else f", tested on {test}"
+        views = summaries[0].get("views", 1) if summaries else 1
+        label += f", mean of {views} views" if views > 1 else ""
         short = next((s["data"] for s in summaries if s["data"]["evaluated"] < s["data"]["expected"]), None)
         warnings = tuple(dict.fromkeys(warning for s in summaries for warning in s["warnings"]))
-        return Place(group, test, label if test == "test" else f"{label}, tested on {test}", entries[0]["printed"], figures,
+        return Place(group, test, label, entries[0]["printed"], figures,
                      short["coverage"] if short else "", warnings, self.seed_spread)  # fmt: skip
 
     def _figures(self, row: str, test: str, cells: Sequence[Mapping[str, Any]], expected: int) -> Figures:
