@@ -22,6 +22,7 @@ from segmae.data.phantom import draw_lesion
 from segmae.files import atomic_write, read_json
 from segmae.overlay import overlay
 from segmae.predictor import DEFAULT_MODEL
+from segmae.views import VIEWS, views_suffix
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results" / "default_model"
@@ -33,16 +34,14 @@ SETS = {
     "isic2018-fold1-test": ("ISIC2018, public fold 1", "what it was trained on, other images"),
     "ph2-all-test": ("PH2, all images", "another clinic"),
 }
-VIEWS = "-8views"  # ends the name of the same by the mean of eight views
 MEASURES = {"dice": "Dice", "iou": "IoU", "sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy",
             "boundary_iou": "boundary IoU", "hd95": "HD95 (pixels)"}  # fmt: skip
 
 
 def main() -> None:
     config = read_json(ASSETS / DEFAULT_MODEL / "config.json")
-    evaluations = {
-        name: read_json(RESULTS / f"{name}.json") for name in (*SETS, *(f"{name}{VIEWS}" for name in SETS))
-    }
+    names = [name + views_suffix(views) for views in (1, VIEWS) for name in SETS]
+    evaluations = {name: read_json(RESULTS / f"{name}.json") for name in names}
     stale = [name for name, one in evaluations.items() if one["model"]["weights_sha256"] != evaluations[next(iter(SETS))]["model"]["weights_sha256"]]  # fmt: skip
     if stale:
         raise SystemExit(
@@ -139,16 +138,18 @@ def metrics(evaluations: dict[str, dict[str, Any]]) -> str:
                 _shown(summary["pooled"].get(key), measure),
             ]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    by_views = [
-        f"{SETS[name][0]}, Dice {_shown(summary['per_image_mean']['dice@original'], 'dice')}, IoU {_shown(summary['per_image_mean']['iou@original'], 'iou')}"
-        for name, summary in ((name, evaluations[f"{name}{VIEWS}"]) for name in SETS)
-    ]
+    several = []
+    for name, (title, _) in SETS.items():
+        means = evaluations[name + views_suffix(VIEWS)]["per_image_mean"]
+        several.append(
+            f"{title}, Dice {_shown(means['dice@original'], 'dice')}, IoU {_shown(means['iou@original'], 'iou')}"
+        )
     files = ", ".join(f"[{name}.json](results/default_model/{name}.json)" for name in evaluations)
     return "\n".join(
         [
             *lines,
             "",
-            "The mean of eight views (`--views 8`, eight times the cost): " + "; ".join(by_views) + ".",
+            "The mean of eight views (`--views 8`, eight times the cost): " + "; ".join(several) + ".",
             "",
             f"All measures, calibration among them: {files}; every image: the CSV files beside them.",
             "",

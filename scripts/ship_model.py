@@ -25,7 +25,7 @@ from segmae.data.splits import LISTS
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import atomic_write, read_json, write_json
 from segmae.predictor import DEFAULT_MODEL
-from segmae.views import VIEWS
+from segmae.views import VIEWS, views_suffix
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "results" / "default_model"
@@ -70,16 +70,19 @@ def measure(name: str = DEFAULT_MODEL) -> list[str]:
     """Write the figures of the shipped files, by one view and by eight; in words, those by one."""
     figures = []
     for (data, split, part), views in product(JUDGED_ON, (1, VIEWS)):
-        label = f"{split.replace('/', '-')}-{part}" + (f"-{views}views" if views > 1 else "")
+        label = f"{split.replace('/', '-')}-{part}{views_suffix(views)}"
         with TemporaryDirectory() as out:
             summary, _ = evaluate_checkpoint(name, data, split, part, out, views=views)
             write_json(RESULTS / f"{label}.json", summary)
             shutil.copyfile(Path(out) / "per_image.csv", RESULTS / f"{label}.csv")
-        print(f"{views} views: {sentence(summary)}")
+        print(sentence(summary))
         if views == 1:
             figures.append(sentence(summary))
     return figures
 
 
 if __name__ == "__main__":
-    ship(Path(sys.argv[1]), *sys.argv[2:]) if sys.argv[1:] else measure()
+    if sys.argv[1:]:
+        ship(Path(sys.argv[1]), *sys.argv[2:])
+    else:
+        measure()

@@ -414,7 +414,9 @@ def test_turned_and_mirrored_views_are_those_of_a_prediction(
     summary, folder = evaluate_checkpoint("segmae-tiny", "drawn", resamples=50, views=8)
     assert folder.name == f"{plain.name}-8views", "the figures of one view stay"
     assert summary["model"]["views"] == 8
-    assert "segmae-tiny, 8 views on drawn" in (folder / "report.md").read_text()
+    assert "segmae-tiny on drawn, all, mean of 8 views" in (folder / "report.md").read_text()
+    _, again = evaluate_checkpoint("segmae-tiny", "drawn", resamples=50, out="again", against=folder)
+    assert "against segmae-tiny, mean of 8 views on 4 images" in (again / "report.md").read_text()
     rows, ones = read_csv(folder), read_csv(plain)
     assert [row["dice@original"] for row in rows] != [row["dice@original"] for row in ones]
     predict = predictor.load(views=8)

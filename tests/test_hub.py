@@ -235,6 +235,9 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
     summary, _ = evaluate_checkpoint(
         model, tmp_path / "data", threads=1, out=tmp_path / "run" / "evaluation" / "a"
     )
+    evaluate_checkpoint(
+        model, tmp_path / "data", threads=1, views=2, out=tmp_path / "run" / "evaluation" / "b"
+    )
     found = publish(model, tmp_path / "hub" / "lesions", licence="cc-by-4.0")
     for path in found.iterdir():
         content = path.read_bytes()
@@ -247,7 +250,9 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
     assert card["license"] == "cc-by-4.0"
     assert card["pipeline_tag"] == "image-segmentation"
     assert card["datasets"] == ["mine"]
-    result = card["model-index"][0]["results"][0]
+    result, by_views = card["model-index"][0]["results"]
+    assert by_views["dataset"]["name"] == f"{result['dataset']['name']}, mean of 2 views"
+    assert "mean of 2 views" in by_views["metrics"][0]["name"] and body.count("images, mean of 2 views)") == 1
     mean = summary["per_image_mean"]["dice@original"]
     assert result["metrics"][0]["value"] == mean["mean"]
     assert f"{mean['low']:.4f} to {mean['high']:.4f}" in result["metrics"][0]["name"]

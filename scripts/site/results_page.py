@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from segmae.views import by_views
+
 MEASURES = ("dice", "iou", "accuracy", "sensitivity", "specificity", "boundary_iou", "hd95")
 
 
@@ -16,7 +18,7 @@ def page(repository: Path) -> str:
         "Every figure here is read from `results/` while the site is built. Reports of whole studies are listed beside this page.", "",
         "## The shipped model", "",
     ]  # fmt: skip
-    for path in sorted((results / "default_model").glob("*-test.json")):
+    for path in sorted((results / "default_model").glob("*-test*.json")):
         lines += _evaluation(
             json.loads(path.read_text(encoding="utf-8")), path.relative_to(repository).as_posix()
         )
@@ -30,7 +32,7 @@ def page(repository: Path) -> str:
 
 def _evaluation(summary: dict, source: str) -> list[str]:
     data, size = summary["data"], summary["network_size"]
-    lines = [f"### {data['name']}: {data['split']}, {data['part']}, {data['coverage']} images", "",
+    lines = [f"### {data['name']}: {data['split']}, {data['part']}, {data['coverage']} images{by_views(summary['model'].get('views', 1))}", "",
              f"From [{source}](../../{source}); 95 % bootstrap intervals over images.", "",
              f"| measure | mean of images, original size | mean of images, {size} px | pooled, original size |",
              "| --- | --- | --- | --- |"]  # fmt: skip

@@ -24,6 +24,7 @@ from segmae.evaluate import portable
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, write_json
 from segmae.models import code_file
 from segmae.trust import FILE as CALIBRATION
+from segmae.views import by_views
 
 
 def publish(
@@ -118,7 +119,8 @@ def sentence(summary: Mapping[str, Any]) -> str:
                 f"{measure}@{place} {figure['mean']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
             )
     label = "-".join([str(data["split"] or data["name"]).replace("/", "-"), data["part"]])
-    return f"{label} ({data['coverage']} images): per-image mean {', '.join(shown)}"
+    views = by_views(summary["model"].get("views", 1))
+    return f"{label} ({data['coverage']} images{views}): per-image mean {', '.join(shown)}"
 
 
 def hub_card(info: ModelInfo, name: str, licence: str, summaries: Sequence[Mapping[str, Any]]) -> str:
@@ -146,15 +148,19 @@ def hub_card(info: ModelInfo, name: str, licence: str, summaries: Sequence[Mappi
 
 
 def _indexed(summary: Mapping[str, Any]) -> dict[str, Any]:
-    data, means = summary["data"], summary["per_image_mean"]
+    data, means, views = (
+        summary["data"],
+        summary["per_image_mean"],
+        by_views(summary["model"].get("views", 1)),
+    )
     metrics = []
     for measure in ("dice", "iou"):
         figure = means[f"{measure}@original"]
-        text = f"per-image mean {measure} at the photographs' size, 95 % interval {figure['low']:.4f} to {figure['high']:.4f}"
+        text = f"per-image mean {measure} at the photographs' size{views}, 95 % interval {figure['low']:.4f} to {figure['high']:.4f}"
         metrics.append({"type": measure, "value": figure["mean"], "name": text})
     return {
         "task": {"type": "image-segmentation"},
-        "dataset": {"name": f"{data['name']}, {data['coverage']} images", "type": data["name"],
+        "dataset": {"name": f"{data['name']}, {data['coverage']} images{views}", "type": data["name"],
                     "config": data["split"] or "all", "split": data["part"]},
         "metrics": metrics,
     }  # fmt: skip

@@ -26,6 +26,7 @@ from segmae.files import atomic_write, write_json
 from segmae.paired import Evaluated, differences, read_evaluation
 from segmae.report import write_report
 from segmae.scoring import CONVENTION, Progress, Score, aggregate, measure, to_csv
+from segmae.views import views_suffix
 
 if TYPE_CHECKING:
     from segmae.predictor import Predictor
@@ -215,7 +216,7 @@ def evaluate_checkpoint(
 
     name = dataset.root.resolve().name if dataset.name == "folder" else dataset.name
     label = "-".join([name, *([Path(chosen.name).stem] if chosen else []), part])
-    label += f"-{views}views" if views > 1 else ""
+    label += views_suffix(views)
     folder = Path(out) if out is not None else _default_folder(path, label)
     if against is not None and folder.resolve() == Path(against).resolve():
         raise DataError(f"{folder}: holds the evaluation to compare with. Choose another folder for this one")

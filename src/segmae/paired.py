@@ -13,6 +13,7 @@ import numpy as np
 from segmae.errors import DataError
 from segmae.files import read_json
 from segmae.statistics import mean_interval, wilcoxon
+from segmae.views import by_views
 
 MEASURES = ("dice@original", "iou@original")  # at the size that models of any input size share
 
@@ -48,7 +49,8 @@ def read_evaluation(folder: str | Path) -> Evaluated:
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise DataError(f"{folder / 'per_image.csv'}: is not that of an evaluation. {remedy}") from error
     try:
-        name = str(read_json(folder / "summary.json")["model"]["name"])
+        model = read_json(folder / "summary.json")["model"]
+        name = str(model["name"]) + by_views(model.get("views", 1))
     except (OSError, ValueError, KeyError, TypeError):
         name = folder.resolve().name
     return Evaluated(name, rows)

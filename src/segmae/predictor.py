@@ -32,7 +32,7 @@ from segmae.errors import CheckpointError, ConfigError
 from segmae.result import Result, find_mask
 from segmae.trust import FILE as CALIBRATION
 from segmae.trust import Trust, appearance, load_trust
-from segmae.views import VIEWS, turn, turn_back
+from segmae.views import check_views, turn, turn_back
 
 DEFAULT_MODEL = "segmae-tiny"
 
@@ -147,8 +147,7 @@ def load(
         ConfigError: a number of views that there is not.
         MissingExtra: the model has no model.onnx and torch is not installed.
     """
-    if not 1 <= views <= VIEWS:
-        raise ConfigError(f"views={views}: choose 1 to {VIEWS}")
+    check_views(views)
     named: list[str | Path] = [model] if isinstance(model, str | Path) else list(model)
     if not named:
         raise ConfigError("no model named: give at least one")

@@ -18,6 +18,7 @@ from segmae.files import atomic_path, atomic_write
 from segmae.gallery import fit_text, font, shrink
 from segmae.overlay import PREDICTION, REFERENCE, overlay
 from segmae.paired import read_evaluation, sentences
+from segmae.views import by_views
 
 if TYPE_CHECKING:
     from segmae.predictor import Predictor
@@ -71,8 +72,8 @@ def _cell(figure: Mapping[str, float] | None, digits: int) -> str:
 def title(summary: Mapping[str, Any]) -> str:
     """One line that says which model was evaluated on what."""
     model, data = summary["model"], summary["data"]
-    views = f", {model['views']} views" if model["views"] > 1 else ""
-    return f"{model.get('name', model['architecture'])}{views} on {data['split'] or data['name']}, {data['part']}"
+    name = model.get("name", model["architecture"])
+    return f"{name} on {data['split'] or data['name']}, {data['part']}{by_views(model['views'])}"
 
 
 def markdown(summary: Mapping[str, Any]) -> str:

@@ -216,12 +216,12 @@ def create_task(
     """The task of a name: `pretrain`, `hybrid`, `supervised`, `adversarial` or `chained`.
 
     Args:
-        model: the network to train. Its attribute `task` names the task it needs, if that is one of the last two, and `strategy` the only
-            way to choose visible patches that it can take.
+        model: the network to train. Its attribute `task` names the task it needs, if that is one of the last two; its
+            attribute `strategy` names the only `reconstruction.strategy` that it takes, if there is but one.
 
     Raises:
-        ConfigError: extra losses of no known kind, or the model needs another task or other visible patches. A chain or a generator is not trained as if it were one network,
-            since its first networks or its discriminators would stay untrained without a word.
+        ConfigError: extra losses of no known kind, or the model needs another task or strategy. A chain or a generator is not trained
+            as if it were one network, since its first networks or its discriminators would stay untrained without a word.
     """
     needed = getattr(model, "task", "supervised")
     if name != needed and (name in OWN_WAY or needed in OWN_WAY):
@@ -238,7 +238,7 @@ def create_task(
     strategy = getattr(model, "strategy", reconstruction.strategy)
     if name in ("pretrain", "hybrid") and strategy != reconstruction.strategy:
         raise ConfigError(
-            f"reconstruction.strategy={reconstruction.strategy}: {type(model).__name__} cannot take the patches that it leaves. "
+            f"reconstruction.strategy={reconstruction.strategy}: {type(model).__name__} rebuilds from patches chosen by '{strategy}' alone. "
             f"Set reconstruction.strategy={strategy}"
         )
     if name == "pretrain":

@@ -7,7 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segmae.errors import ConfigError
+
 VIEWS = 8  # four quarter turns, each as it is and mirrored
+
+
+def check_views(views: Any, where: str = "") -> None:
+    """Raises ConfigError: not a whole number of views, from 1 to all eight. `where` begins its text."""
+    if type(views) is not int or not 1 <= views <= VIEWS:
+        raise ConfigError(f"{where}views={views}: choose 1 to {VIEWS}")
+
+
+def by_views(views: int) -> str:
+    """How a figure was taken, to end its name; "" for one view, which is the rule."""
+    return f", mean of {views} views" if views > 1 else ""
+
+
+def views_suffix(views: int) -> str:
+    """What ends the name of such a figure's file; "" for one view."""
+    return f"-{views}views" if views > 1 else ""
 
 
 def turn(pictures: NDArray[Any], view: int) -> NDArray[Any]:

@@ -32,7 +32,10 @@ def evaluate(
         bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="Folder of another model's evaluation: what this one gains over it.")
+        Path | None,
+        typer.Option(
+            help="Folder of an evaluation by another model, or other views: what this one gains over it."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from segmae.checkpoint import WEIGHTS, embedded_models, resolve, weights_digests
 from segmae.config import (
     MOST_SEED,
     WITHOUT_EFFECT,
@@ -43,7 +44,7 @@ from segmae.data.splits import Split, load_split, without
 from segmae.errors import ConfigError, SegmaeError
 from segmae.models import code_file, find_entry
 from segmae.ownfiles import own_files, read_split
-from segmae.views import VIEWS
+from segmae.views import check_views
 
 FOLDER = Path("recipes/studies")
 FULL = "paper"  # the scale that changes nothing
@@ -270,8 +271,7 @@ def _tests(wanted: Mapping[str, Any] | None, config: Config, where: str) -> tupl
     for name, values in (wanted or {"test": {}}).items():
         _check_name(name, where)
         _check_keys(values, "test", f"{where}.{name}")
-        if (views := values.get("views", 1)) not in range(1, VIEWS + 1):
-            raise ConfigError(f"{where}.{name}: views={views}: choose 1 to {VIEWS}")
+        check_views(values.get("views", 1), f"{where}.{name}: ")
         found.append(Test(name, **{"data": config.data.root, "split": config.data.split, **values}))
     for split in (config.data.split, *(test.split for test in found)):
         try:
@@ -290,7 +290,7 @@ def training_images(config: Config) -> int:
 def digest(config: Config) -> str:
     """SHA-256 of the settings that decide a result and differ from the defaults: a default added later changes none.
 
-    Of a network or a split in a file of one's own, the content counts too.
+    Of a network or a split in a file of one's own, and of the package's model as a start, the content counts too.
     """
 
     def changes(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,6 +309,8 @@ def digest(config: Config) -> str:
     found = changes(values, config_to_dict(Config()))
     if own := own_files(config):
         found["own_files"] = own
+    if (start := config.model.start) in embedded_models():
+        found["start"] = weights_digests(resolve(start))[WEIGHTS]
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from segmae import metrics, statistics
 from segmae.metrics import Counts
 from segmae.study.ledger import PLAN, Ledger
+from segmae.views import by_views, views_suffix
 
 RESAMPLES = 2000
 ALPHA = 0.05
@@ -254,9 +255,9 @@ class Evidence:
         entries = [self.plan["data"][cell["data"]] for cell in cells]
         summaries = [self.outcomes[c["id"]]["tests"][test] for c in cells if c["id"] in self.outcomes]
         label = entries[0]["label"] if len({e["label"] for e in entries}) == 1 else group
-        label += "" if test.split("-")[0] == "test" else f", tested on {test}"
         views = summaries[0].get("views", 1) if summaries else 1
-        label += f", mean of {views} views" if views > 1 else ""
+        label += "" if test == "test" + views_suffix(views) else f", tested on {test}"
+        label += by_views(views)
         short = next((s["data"] for s in summaries if s["data"]["evaluated"] < s["data"]["expected"]), None)
         warnings = tuple(dict.fromkeys(warning for s in summaries for warning in s["warnings"]))
         return Place(group, test, label, entries[0]["printed"], figures,
