@@ -148,11 +148,8 @@ def hub_card(info: ModelInfo, name: str, licence: str, summaries: Sequence[Mappi
 
 
 def _indexed(summary: Mapping[str, Any]) -> dict[str, Any]:
-    data, means, views = (
-        summary["data"],
-        summary["per_image_mean"],
-        by_views(summary["model"].get("views", 1)),
-    )
+    data, means = summary["data"], summary["per_image_mean"]
+    views = by_views(summary["model"].get("views", 1))
     metrics = []
     for measure in ("dice", "iou"):
         figure = means[f"{measure}@original"]

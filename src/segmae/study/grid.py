@@ -258,7 +258,7 @@ def _cell(
 def cell_digest(config: Config, stage1: Config | None, tests: Sequence[Test]) -> str:
     """SHA-256 of all that a cell's figures depend on, with the lists of one's own that it is tested on."""
     facts: list[Any] = [digest(config), digest(stage1) if stage1 else ""]
-    for test in tests:  # by one view as before there were several
+    for test in tests:  # by one view: as it was before there could be several
         facts.append(dataclasses.astuple(test)[: -1 if test.views == 1 else None])
     facts += [split.sha256 for test in tests if not (split := read_split(test.split)).dataset]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
