@@ -255,7 +255,7 @@ class Evidence:
         entries = [self.plan["data"][cell["data"]] for cell in cells]
         summaries = [self.outcomes[c["id"]]["tests"][test] for c in cells if c["id"] in self.outcomes]
         label = entries[0]["label"] if len({e["label"] for e in entries}) == 1 else group
-        views = summaries[0].get("views", 1) if summaries else 1
+        views = summaries[0].get("views", 1)
         label += "" if test == "test" + views_suffix(views) else f", tested on {test}"
         label += by_views(views)
         short = next((s["data"] for s in summaries if s["data"]["evaluated"] < s["data"]["expected"]), None)
