@@ -295,14 +295,16 @@ def test_another_test_of_a_finished_cell_needs_no_training(
     run_studies([write_study(rows=rows)], **folders(tmp_path))
     file = tmp_path / "results" / "drawn" / "plain_drawn_s0.json"
     before, events = json.loads(file.read_text()), []  # type: var-annotated
+    before["code"]["commit"] = "of before"
+    file.write_text(json.dumps(before))
     tests = {"test": {}, "test-8views": {"views": 8}}
     path = write_study(rows=rows, data={"drawn": {"label": "drawn", "settings": settings, "tests": tests}})
     assert counted(status(path, **folders(tmp_path))[1]) == {"outdated": 1}
     assert run_studies([path], **folders(tmp_path), listener=events.append).finished == ["plain_drawn_s0"]
     assert not epochs_of(events)
     after = json.loads(file.read_text())
-    assert after["training"]["history"] == before["training"]["history"]
-    assert after["training"]["peak_memory_mb"] is None, "of this call, which trained nothing"
+    assert after["training"] == before["training"], "with the peak memory of the call that trained"
+    assert after["code"] == before["code"] == {**after["retested"]["code"], "commit": "of before"}
     once, by_views = after["tests"]["test"], after["tests"]["test-8views"]
     assert once["per_image_mean"] == before["tests"]["test"]["per_image_mean"]
     assert (once["views"], by_views["views"]) == (1, 8)

@@ -181,9 +181,16 @@ def run_cell(
         stage1 = {"settings": portable(config_to_dict(first)), **_training(folder, first)}
         config = replace(config, model=replace(config.model, start=str(folder)))
     folder, peak = Path(config.output) / config.name, None
+    made = {
+        "code": {"segmae": __version__, "commit": commit()},
+        "environment": {**machine(), "device": _device(config), "versions": versions()},
+    }
     if not _is_trained(folder, config):
         run(config, tell, deadline)
         peak = _peak_memory()
+    elif earlier := ledger.outcome_of(cell.id, history(folder)):
+        made = {"code": earlier["code"], "environment": earlier["environment"], "retested": made}
+        peak = earlier["training"]["peak_memory_mb"]
     training = {**_training(folder, config), "peak_memory_mb": peak}
 
     tests, per_image = {}, {}
@@ -212,9 +219,8 @@ def run_cell(
         "study": study.name, "scale": study.scale, "scale_label": study.scale_label,
         "cell": cell.id, "row": cell.row, "data": cell.data, "seed": cell.seed,
         "settings": portable(config_to_dict(config)), "stage1": stage1,
-        "code": {"segmae": __version__, "commit": commit()},
+        **made,
         "data_sha256": {key: provenance["trained_on"][key] for key in ("sha256", "cache_sha256")},
-        "environment": {**machine(), "device": _device(config), "versions": versions()},
         "training": training,
         "network": measure_cost(folder),
         "tests": tests,
