@@ -145,10 +145,11 @@ def gpu_train(report: dict[str, Any]) -> str:
     )  # fmt: skip
     goal = "not all of it is measured yet" if ratio is None else f"{ratio:.2f} times"
     peak = report.get("chip", {}).get("peaks", {})
-    missing = [*report["failed"], *report["open"]]
+    missing, share = [*report["failed"], *report["open"]], report["stage1_share_of_full_step"]
     return (
         f"{s['device']}, torch {s['torch']}, {s['precision']}. Peaks: {peak.get('source', 'not measured')}. Goal: at least "
         f"{report['goal']} times the plainest float32 eager loop; ours: {goal}."
+        + (f" A step of stage 1 takes {share:.0%} of one of supervised training." if share else "")
         + (f" Missing: {', '.join(missing)}." if missing else "")
         + f"\n\n{ladder}\n\n{limits}\n\nEach row changes one thing more than the row above; the deterministic one is beside them. "
         "Compute floor: three times the forward pass's operations at the chip's peak; no step is faster. Eager bytes: what leaf modules "

@@ -14,6 +14,7 @@ import pytest
 
 from segmae import checkpoint
 from segmae.checkpoint import (
+    CALIBRATION,
     CONFIG,
     ONNX,
     WEIGHTS,
@@ -347,6 +348,7 @@ def test_an_export_of_earlier_weights_does_not_outlive_them(saved: Path) -> None
     pytest.importorskip("torch")
     model, info = load_model(saved)
     assert (saved / ONNX).exists()
+    (saved / CALIBRATION).write_text("{}")
     save_pretrained(saved, model, info)
     assert sorted(path.name for path in saved.iterdir()) == ["README.md", CONFIG, WEIGHTS]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,11 @@ def test_they_are_kept_for_the_same_teachers_images_and_size_alone(
     soft(views=2)
     soft(teacher=str(other))
     assert len(asked) == 5
+    changed = [
+        replace(case, image=dataset.cases[2].image) if case.id == ids[0] else case for case in dataset.cases
+    ]
+    soft_masks([TEACHER], 1, changed, ids, 32, tmp_path, data / "cache")
+    assert len(asked) == 6, "another photograph of the same name"
 
 
 def test_the_weight_mixes_masks_and_teachers(dataset: Dataset, data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,8 @@ torch = pytest.importorskip("torch")
 from lightning_fabric import Fabric  # noqa: E402
 from lightning_fabric.plugins import MixedPrecision  # noqa: E402
 
+from segmae import runstate, train  # noqa: E402
+from segmae.checkpoint import WEIGHTS, read_info  # noqa: E402
 from segmae.config import Config, Preprocess, config_to_dict, load_config  # noqa: E402
 from segmae.data.augment import Augment  # noqa: E402
 from segmae.data.catalog import Case, open_dataset  # noqa: E402
@@ -29,7 +33,7 @@ from segmae.files import locked  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 from segmae.optimizer import build_optimizer, learning_rate  # noqa: E402
 from segmae.runstate import State  # noqa: E402
-from segmae.stopping import OutOfTime, TrainingStopped  # noqa: E402
+from segmae.stopping import OutOfTime, Terminated, TrainingStopped  # noqa: E402
 from segmae.tasks import Batch, create_task, freeze_for  # noqa: E402
 from segmae.train import run, train_step, update_average  # noqa: E402
 from segmae.trainset import epoch_batches, load_batch, make_resident, refuse_seen_images  # noqa: E402
@@ -124,6 +128,48 @@ def test_a_deadline_saves_inside_an_epoch_and_the_run_ends_with_the_same_bits(
     stopped = run(config, listener)
     assert steps == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
     assert same(weights(undisturbed / "best"), weights(stopped / "best"))
+
+
+def test_sigterm_after_the_last_step_is_told_and_the_run_is_whole(data: Path, tmp_path: Path) -> None:
+    config = config_for(data, tmp_path)
+
+    def listener(event: dict[str, Any]) -> None:
+        if event["kind"] == "epoch" and event["epoch"] == config.epochs:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated, match="after its last epoch"):
+        run(config, listener)
+    steps: list[dict[str, Any]] = []
+    run(config, lambda event: steps.append(event) if event["kind"] == "step" else None)
+    assert not steps and (tmp_path / "run" / "best" / WEIGHTS).is_file()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_where_epochs_are_short_they_are_saved_in_one_go_and_the_best_is_kept(
+    data: Path, tmp_path: Path, stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: nothing is written after most epochs, and `best/` is of the epoch that was best."""
+    options = ("epochs=6", "ema=0.9", "optimizer.lr=2e-2")
+    undisturbed = run(config_for(data, tmp_path / "undisturbed", *options))
+    monkeypatch.setattr(train, "Saver", lambda *settings: runstate.Saver(*settings[:-1], train.GPU_PAUSE))
+    config, left = config_for(data, tmp_path / "short", *options), []
+
+    def listener(event: dict[str, Any]) -> None:
+        if event["kind"] == "epoch" and event["epoch"] < config.epochs:
+            left.append(any((tmp_path / "short" / "run").glob("*/" + WEIGHTS)))
+        if stopped and event["kind"] == "step" and (event["epoch"], event["step"]) == (5, 2):
+            monkeypatch.setattr(time, "monotonic", lambda: 1e12)
+
+    if stopped:
+        with pytest.raises(OutOfTime):
+            run(config, listener, deadline=time.monotonic() + 1e6)
+        monkeypatch.undo()
+    short = run(config, listener)
+    assert left[:4] == [False] * 4
+    for kind in ("best", "last"):
+        assert same(weights(undisturbed / kind), weights(short / kind))
+    epochs = [read_info(folder / "best").provenance["epochs"] for folder in (undisturbed, short)]
+    assert epochs[0] == epochs[1]
 
 
 def test_a_folder_that_another_process_trains_in_is_refused(data: Path, tmp_path: Path) -> None:
@@ -373,6 +419,16 @@ def test_the_cosine_schedule_warms_up_and_falls_to_its_floor() -> None:
     at = [learning_rate(config, SimpleNamespace(epoch=e, step=s, factor=1.0), 10) for e, s in  # type: ignore[arg-type]
           [(0, 0), (1, 9), (2, 0), (6, 0), (10, 0)]]  # fmt: skip
     assert at == pytest.approx([lr / 20, lr, lr, lr * 0.55, lr * 0.1])
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.1, 2), (0.5, 1), (1.5, 1), (0.25, 6)])
+def test_a_warmup_that_ends_inside_a_step_does_not_exceed_the_rate(warmup: float, steps: int) -> None:
+    from types import SimpleNamespace
+
+    config = load_config(None, ["epochs=4", f"schedule.warmup={warmup}"])
+    rates = [learning_rate(config, SimpleNamespace(epoch=e, step=s, factor=1.0), steps)  # type: ignore[arg-type]
+             for e in range(3) for s in range(steps)]  # fmt: skip
+    assert rates == sorted(rates) and rates[-1] == config.optimizer.lr
 
 
 def test_a_runs_configuration_is_a_recipe(data: Path, tmp_path: Path) -> None:

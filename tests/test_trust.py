@@ -115,7 +115,7 @@ def test_calibrate_writes_what_load_reads(small_model: Path, tmp_path: Path) -> 
     assert found.fitted_on == {"dataset": "folder", "split": None, "part": "all", "images": 50}
     assert set(found.curves) == {"1", "8"}
     assert load(model).trust == found
-    (model / t.FILE).write_text("{}")
+    (model / t.CALIBRATION).write_text("{}")
     with pytest.raises(CheckpointError, match=r"trust\.json: cannot be read"):
         load(model)
 

@@ -15,7 +15,7 @@ from segmae import metrics
 from segmae.checkpoint import resolve, save_threshold
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.preprocess import prepare_image, read_mask, resize_mask
-from segmae.data.splits import load_split, met_ids, overlap
+from segmae.data.splits import load_split, met_ids, overlap, with_lesions
 from segmae.errors import DataError
 from segmae.files import write_json
 from segmae.predict import Progress
@@ -23,8 +23,8 @@ from segmae.predictor import Predictor, load
 from segmae.statistics import mean_interval
 from segmae.trust import (
     BLURRED,
+    CALIBRATION,
     DARK,
-    FILE,
     FORMAT,
     HAIRY,
     UNFAMILIAR,
@@ -98,9 +98,11 @@ def calibrate(
         raise DataError(f"{dataset.root}: {len(cases)} photographs with masks. A calibration needs {FEW}")
     predictor = load(model, threads=threads)
     trained, _ = met_ids(predictor.info.provenance)
-    if (shared := overlap(trained, [case.id for case in cases])) and not allow_leaks:
+    if (
+        shared := overlap(with_lesions(trained, dataset.cases), [case.id for case in cases])
+    ) and not allow_leaks:
         raise DataError(
-            f"the model was trained on {len(shared)} of these {len(cases)} images: it is too sure of those. "
+            f"the model was trained on {len(shared)} of these {len(cases)} images, or on others of their lesions: it is too sure of those. "
             "Name other images, or allow leaks (--allow-leaks)"
         )
     fitted_on = {
@@ -117,7 +119,7 @@ def calibrate(
     if tuning["chosen"] != predictor.info.threshold:
         measured = measure(load(model, threads=threads), cases, progress)
     trust = _fit(fitted_on, measured)
-    write_json(resolve(model) / FILE, {"format": FORMAT, **asdict(trust)})
+    write_json(resolve(model) / CALIBRATION, {"format": FORMAT, **asdict(trust)})
     return Calibration(trust, tuning)
 
 

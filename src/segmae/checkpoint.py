@@ -4,6 +4,7 @@
     model.safetensors   weights; its header repeats config.json, so the file alone is a whole model too
     model.onnx          optional, for prediction without torch
     model.xml, .bin     optional, the same for OpenVINO
+    trust.json          optional, how far to trust its masks, see `segmae.trust`
     README.md           model card, generated
 
 An ensemble is a folder with `ensemble.json`, which names the folders of its models: see `segmae.ensemble`.
@@ -26,6 +27,7 @@ from segmae.config import Preprocess, config_to_dict
 from segmae.errors import CheckpointError, ConfigError, reason, require
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, read_records, write_json
 from segmae.ownfiles import is_trusted
+from segmae.trust import CALIBRATION
 
 if TYPE_CHECKING:
     from torch import nn
@@ -201,8 +203,8 @@ def save_pretrained(
     """Write a model folder and return it.
 
     Args:
-        folder: created where needed; files in it are replaced one by one, each whole or not at all. Exports of
-            earlier weights are removed.
+        folder: created where needed; files in it are replaced one by one, each whole or not at all. Exports and
+            the calibration of earlier weights are removed.
         model: network whose state is saved.
         info: see `ModelInfo`.
         onnx: also export `model.onnx`, so that the folder predicts without torch.
@@ -229,7 +231,7 @@ def save_pretrained(
         state = {
             name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()
         }
-    for name in (ONNX, *OPENVINO):  # they would predict with the weights that are replaced now
+    for name in (ONNX, *OPENVINO, CALIBRATION):  # they belong to the weights that are replaced now
         (folder / name).unlink(missing_ok=True)
     with atomic_path(folder / WEIGHTS) as temporary:
         safetensors.save_file(state, temporary, metadata={HEADER_KEY: json.dumps(values)})

@@ -33,26 +33,25 @@ def soft_masks(
         cases: of the dataset, prepared as a whole, so that runs share the prepared images.
         ids: whose soft masks are wanted, in this order.
         size: side of the soft masks, pixels.
-        folder: where they are kept for the next call, under a name that changes with the teachers' weights, `views`, `ids` and `size`.
+        folder: where they are kept for the next call, under a name that changes with the teachers' weights, the images, `views`, `ids` and `size`.
         cache: folder of prepared images; None: the user's.
 
     Returns:
         uint8 `[N,size,size]`, 0 to 255 for probabilities of 0 to 1.
     """
     predictors = [load(teacher, views=views) for teacher in teachers]
-    asked = json.dumps([[predictor.digest for predictor in predictors], list(ids), size])
+    prepared = [prepare(cases, predictor.info.preprocess, folder=cache) for predictor in predictors]
+    images = [store.digest for store in prepared]
+    asked = json.dumps([[predictor.digest for predictor in predictors], images, list(ids), size])
     keep = folder / f"soft_masks-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.npy"
     if keep.is_file():
         kept: np.ndarray = np.load(keep, allow_pickle=False)
         return kept
     total = np.zeros((len(ids), size, size), np.float32)
-    for predictor in predictors:
-        prepared = prepare(cases, predictor.info.preprocess, folder=cache)
-        rows = prepared.rows(ids)
+    for predictor, store in zip(predictors, prepared, strict=True):
+        rows = store.rows(ids)
         for start in range(0, len(rows), BATCH):
-            for i, one in enumerate(
-                predictor.network_probability(prepared.images[rows[start : start + BATCH]])
-            ):
+            for i, one in enumerate(predictor.network_probability(store.images[rows[start : start + BATCH]])):
                 total[start + i] += restore(one, (size, size))
     soft = np.rint(total * (255 / len(teachers))).astype(np.uint8)
     with atomic_path(keep) as temporary, temporary.open("wb") as file:

@@ -30,6 +30,7 @@ from segmae.data.preprocess import normalize, prepare_image, restore
 from segmae.engines import Engine, create_engine
 from segmae.errors import CheckpointError, reason
 from segmae.files import read_json, write_json
+from segmae.trust import CALIBRATION
 
 FORMAT = 1
 LIMIT = 1e-7  # a mean probability stays this far from 0 and 1, so that its logit is a number
@@ -139,7 +140,7 @@ def save_ensemble(folder: str | Path, models: Sequence[str | Path]) -> Path:
     entries = [
         {"model": _as_seen_from(folder, single), "weights": weights_digests(single)} for single in singles
     ]
-    (folder / "trust.json").unlink(missing_ok=True)
+    (folder / CALIBRATION).unlink(missing_ok=True)
     write_json(folder / ENSEMBLE, {"format": FORMAT, "members": entries})
     return folder
 

@@ -20,7 +20,7 @@ from segmae.background import usable_cpus
 from segmae.checkpoint import resolve, weights_digests
 from segmae.config import config_to_dict
 from segmae.data.catalog import Case, find_data, open_dataset
-from segmae.data.splits import LISTS, Split, load_split, met_ids, overlap
+from segmae.data.splits import LISTS, Split, load_split, met_ids, overlap, with_lesions
 from segmae.errors import DataError
 from segmae.files import atomic_write, write_json
 from segmae.paired import Evaluated, differences, read_evaluation
@@ -207,7 +207,7 @@ def evaluate_checkpoint(
     part = "all" if chosen is None else part or "test"
     cases = dataset.cases if chosen is None else _cases_of(dataset.cases, chosen, part, str(dataset.root))
     predictor = load(checkpoint, engine=engine, threads=threads, device=device, views=views)
-    warnings = _check_leaks(predictor.info.provenance, [case.id for case in cases], allow_leaks)
+    warnings = _check_leaks(predictor.info.provenance, cases, dataset.cases, allow_leaks)
     best = path.parent / "best"
     if path.name == "last" and Path(checkpoint).name != "last" and best.exists():
         warnings.append(
@@ -254,21 +254,32 @@ def _cases_of(cases: Sequence[Case], split: Split, part: str, root: str) -> tupl
     return found
 
 
-def _check_leaks(provenance: Mapping[str, Any], ids: Sequence[str], allow_leaks: bool) -> list[str]:
-    """Warnings about images that the model has met before; an error if it was trained on some of them."""
+def _check_leaks(
+    provenance: Mapping[str, Any], cases: Sequence[Case], known: Sequence[Case], allow_leaks: bool
+) -> list[str]:
+    """Warnings about images that the model has met before; an error if it was trained on some of them.
+
+    Args:
+        known: all cases of the dataset; another image of a lesion or patient that it met counts as met.
+    """
     trained, selected = met_ids(provenance)
     if not trained:
         return ["the model does not say which images it was trained on: these may be among them"]
-    shared = overlap(trained, ids)
+    ids = [case.id for case in cases]
+    of_lesions = " (or others of their lesions)" if any(case.group for case in cases) else ""
+    shared = overlap(with_lesions(trained, known), ids)
+    met = f"the model was trained on {len(shared)} of these {len(ids)} images{of_lesions}"
     if shared and not allow_leaks:
         raise DataError(
-            f"the model was trained on {len(shared)} of these {len(ids)} images, e.g. {', '.join(shared[:3])}: "
+            f"{met}, e.g. {', '.join(shared[:3])}: "
             "the figures would flatter it. Choose other images, or allow leaks (--allow-leaks) and get a warning"
         )
-    warnings = [f"the model was trained on {len(shared)} of these {len(ids)} images"] if shared else []
-    seen = overlap(selected, ids)
+    warnings = [met] if shared else []
+    seen = overlap(with_lesions(selected, known), ids)
     if seen:
-        warnings.append(f"the model's checkpoint was chosen on {len(seen)} of these {len(ids)} images")
+        warnings.append(
+            f"the model's checkpoint was chosen on {len(seen)} of these {len(ids)} images{of_lesions}"
+        )
     named = (provenance.get("trained_on") or {}).get("split")
     if named and not selected and "val_ids" not in provenance:  # by a file that is gone, or holds others now
         warnings.append(

@@ -32,7 +32,7 @@ from segmae.data.dataset import default_folder
 from segmae.errors import CheckpointError, ConfigError, reason
 from segmae.fetch import DROPPED, Unreachable, fetch, gigabytes, locate, open_url, reason_of
 from segmae.files import locked, make_folder, read_json, write_json
-from segmae.trust import FILE as CALIBRATION
+from segmae.trust import CALIBRATION
 
 ENDPOINT = "https://huggingface.co"
 WANTED = (CONFIG, WEIGHTS, ONNX, CALIBRATION, "README.md")  # all that a model folder can hold

@@ -54,7 +54,7 @@ def learning_rate(config: Config, state: State, steps: int) -> float:
     c, done = config.schedule, state.epoch + state.step / steps
     rate = config.optimizer.lr
     if done < c.warmup:
-        return rate * (done * steps + 1) / (c.warmup * steps)
+        return rate * min(1.0, (done * steps + 1) / (c.warmup * steps))
     if c.name == "cosine":
         progress = (done - c.warmup) / max(config.epochs - c.warmup, 1e-9)
         return rate * (c.floor + (1 - c.floor) * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -30,8 +30,7 @@ from segmae.engines import Engine, create_engine
 from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
 from segmae.result import Result, find_mask
-from segmae.trust import FILE as CALIBRATION
-from segmae.trust import Trust, appearance, load_trust
+from segmae.trust import CALIBRATION, Trust, appearance, load_trust
 from segmae.views import check_views, turn, turn_back
 
 DEFAULT_MODEL = "segmae-tiny"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
 import platform
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -41,7 +43,7 @@ class State:
     best: float = -math.inf  # best validation score so far
     waited: int = 0  # plateau: epochs since the score last rose
     factor: float = 1.0  # plateau: product of the reductions so far
-    seconds: float = 0.0  # spent on completed epochs
+    seconds: float = 0.0  # spent so far, but for saving
     images: int = 0  # seen in the current epoch
     sums: dict[str, float] = field(default_factory=dict)  # of logged values in the current epoch, over images
 
@@ -192,13 +194,57 @@ def describe_data(config: Config, split: Split, cache: Cache, rows: dict[str, np
     }  # fmt: skip
 
 
-def save_model(
-    fabric: Fabric, config: Config, state: State, folder: Path, provenance: dict[str, Any]
-) -> None:
-    """Write a model folder with the weights that were validated."""
-    if fabric.global_rank == 0:
-        model = state.averaged if state.averaged is not None else state.model.module
-        info = ModelInfo(
-            config.model.name, dict(config.model.options), config.preprocess, provenance=provenance
+class Saver:
+    """Writes what a run has reached: `best/`, `last/` and the state that they belong to, always in one go.
+
+    After every epoch, or where these are short, every `pause` seconds, and after the last one. It also keeps the run's clock, which stands still while it writes.
+    """
+
+    def __init__(self, fabric: Fabric, config: Config, state: State, folder: Path, pause: float) -> None:
+        self.fabric, self.config, self.state, self.folder = fabric, config, state, folder
+        self.pause = pause  # seconds at least between two epochs that are saved
+        self.last: dict[str, Any] | None = None  # provenance of the epoch that just ended
+        self.best: tuple[dict[str, Any], nn.Module] | None = (
+            None  # that of the best epoch not yet saved, and its network
         )
-        save_pretrained(folder, model, info)
+        self.clock = self.saved = time.perf_counter()
+
+    def count_time(self) -> None:
+        """Add the time since the last call to the run's seconds."""
+        now = time.perf_counter()
+        self.state.seconds, self.clock = self.state.seconds + now - self.clock, now
+
+    def end_epoch(self, provenance: dict[str, Any], improved: bool) -> None:
+        """Save if it is time to, else keep the network if it is the best so far."""
+        ended = self.state.epoch == self.config.epochs
+        waits = time.perf_counter() - self.saved < self.pause
+        due = self.fabric.broadcast(ended or not waits)  # by the first process's clock
+        self.last = provenance
+        if improved and self.fabric.global_rank == 0:
+            network = self._network()
+            self.best = provenance, network if due else copy.deepcopy(network)
+        if due:
+            self.save()
+
+    def save(self) -> None:
+        """Save now, between two steps."""
+        if self.fabric.global_rank == 0:
+            if self.best is not None:
+                save_model(self.config, self.best[1], self.folder / "best", self.best[0])
+            if self.last is not None and self.state.step == 0:
+                save_model(self.config, self._network(), self.folder / "last", self.last)
+        self.best = self.last = None
+        save_state(self.fabric, self.folder, self.state)
+        self.clock = self.saved = time.perf_counter()
+
+    def _network(self) -> nn.Module:
+        """The one that is validated."""
+        network = self.state.averaged if self.state.averaged is not None else self.state.model.module
+        assert isinstance(network, nn.Module)
+        return network
+
+
+def save_model(config: Config, network: nn.Module, folder: Path, provenance: dict[str, Any]) -> None:
+    """Write a model folder."""
+    info = ModelInfo(config.model.name, dict(config.model.options), config.preprocess, provenance=provenance)
+    save_pretrained(folder, network, info)

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,12 @@ from segmae.optimizer import build_optimizer, learning_rate
 from segmae.runlog import RunLog
 from segmae.runstate import (
     Listener,
+    Saver,
     State,
     claim,
     describe_data,
     forget_later_records,
     load_state,
-    save_model,
-    save_state,
 )
 from segmae.stopping import OutOfTime, Request, Terminated, TrainingStopped, named_memory_error
 from segmae.tasks import Batch, Hybrid, Pretrain, Task, create_task, freeze_for
@@ -55,6 +54,8 @@ from segmae.trainset import (
     soft_targets,
     step_seed,
 )
+
+GPU_PAUSE = 20.0  # seconds between two saves: there an epoch can be over in two, and its files be gigabytes
 
 
 def run(config: Config, listener: Listener | None = None, deadline: float | None = None) -> Path:
@@ -199,6 +200,7 @@ def fit(
     steps = max(
         1, len(epoch_batches(rows["train"], config, 0, fabric.world_size, cache.starts)) // config.accumulate
     )
+    saver = Saver(fabric, config, state, folder, GPU_PAUSE if fabric.device.type == "cuda" else 0.0)
     with Request() as request:
         while state.epoch < config.epochs:
             started, seen_before = time.perf_counter(), state.images
@@ -223,8 +225,8 @@ def fit(
                 tell({"kind": "step", "epoch": state.epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps,
                       "loss": next(iter(values.values())), "images": config.batch_size * config.accumulate})  # fmt: skip
                 if late or asked:
-                    state.seconds += time.perf_counter() - started
-                    save_state(fabric, folder, state)
+                    saver.count_time()
+                    saver.save()
                     log.close()
                     where = f"at epoch {state.epoch + 1}, step {state.step}"
                     if asked:
@@ -233,14 +235,15 @@ def fit(
                         )
                     raise OutOfTime(f"{folder}: stopped in time {where}")
                 if state.step % config.save_every == 0 and state.step < steps:
-                    save_state(fabric, folder, state)
+                    saver.count_time()
+                    saver.save()
             rate = (state.images - seen_before) / (time.perf_counter() - started)
             # layer decay slows all groups but one
             fastest = max(group["lr"] for group in state.optimizer.param_groups)
             record = {"epoch": state.epoch + 1, "lr": fastest,
                       **{f"train_{key}": value / state.images for key, value in state.sums.items()},
                       "images_per_second": round(rate, 2)}  # fmt: skip
-            with named_memory_error(config):
+            with named_memory_error(config), uncompiled(config):
                 record |= validate(fabric, config, state, task, cache, rows["val"], classes, log)
             score = record.get(
                 "val_dice", -record["val_loss"] if "val_loss" in record else float(state.epoch)
@@ -251,7 +254,7 @@ def fit(
             if config.schedule.name == "plateau" and state.waited > config.schedule.patience:
                 state.factor, state.waited = state.factor * config.schedule.factor, 0
             state.epoch, state.step, state.images, state.sums = state.epoch + 1, 0, 0, {}
-            state.seconds += time.perf_counter() - started
+            saver.count_time()
             record |= {"best": improved, "seconds": round(state.seconds, 1)}
             log.write(record)
             done = provenance | {
@@ -259,12 +262,11 @@ def fit(
                 "seconds": round(state.seconds, 1),
                 "last_record": record,
             }
-            if improved:
-                save_model(fabric, config, state, folder / "best", done)
-            save_model(fabric, config, state, folder / "last", done)
-            save_state(fabric, folder, state)
+            saver.end_epoch(done, improved)
             tell({"kind": "epoch", **record})
     log.close()
+    if request.made:  # since the last step: all is saved, and what would come after the run must not start
+        raise Terminated(f"{folder}: ended by SIGTERM after its last epoch, and saved")
 
 
 def read_share(
@@ -330,6 +332,11 @@ def train_step(
     if state.averaged is not None:
         update_average(state.averaged, state.model, config.ema, state.epoch * steps + state.step)
     return values
+
+
+def uncompiled(config: Config) -> AbstractContextManager[Any]:
+    """For validation: each of its kinds of batch, short and without gradients, would be compiled by itself."""
+    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
 
 
 @torch.no_grad()

@@ -204,15 +204,14 @@ def load_batch(
     images = _rows_of(cache.images, rows, device)
     masks = _rows_of(cache.masks if targets is None else targets, rows, device)
     if targets is not None:
-        masks = masks.float() / torch.tensor(
-            255.0, device=device
-        )  # by a number torch would multiply: 255 would not give 1
+        # by a number torch would multiply: 255 would not give 1
+        masks = masks.float() / torch.full((), 255.0, device=device)
     image, mask = augment(images, masks, share)
     names = [cache.labels[row] for row in rows]
     labels = torch.tensor(
         [classes.index(name) if name in classes else UNKNOWN for name in names], dtype=torch.int64
     )
-    return Batch(image, mask, [cache.ids[row] for row in rows], labels.to(device))
+    return Batch(image, mask, [cache.ids[row] for row in rows], labels.to(device, non_blocking=True))
 
 
 def _rows_of(values: Any, rows: np.ndarray, device: torch.device) -> torch.Tensor:

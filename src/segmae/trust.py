@@ -19,7 +19,7 @@ from scipy.special import xlogy
 from segmae.errors import CheckpointError, reason
 from segmae.files import read_json
 
-FILE, FORMAT = "trust.json", 1
+CALIBRATION, FORMAT = "trust.json", 1
 NO_LESION, AT_BORDER = "no lesion found", "the lesion touches the photograph's edge"
 DARK, BLURRED, HAIRY, UNFAMILIAR = "dark", "blurred", "hair or ink", "unlike the calibration photographs"
 BORDER_SHARE = 0.02  # of the photograph's edge pixels
@@ -150,7 +150,7 @@ def load_trust(model: Path) -> Trust | None:
     Raises:
         CheckpointError: it is damaged.
     """
-    path = model / FILE
+    path = model / CALIBRATION
     if not path.is_file():
         return None
     try:

@@ -250,6 +250,12 @@ def test_a_patient_counts_more_than_a_lesion_and_a_dot_in_an_id_is_kept(tmp_path
     assert [case.group for case in open_dataset(tmp_path).cases] == ["p1", "l2"]
 
 
+def test_a_lesions_images_stay_together_where_not_every_row_names_the_patient(tmp_path: Path) -> None:
+    lay(tmp_path, *(f"images/{name}.jpg" for name in "abcd"))
+    table(tmp_path, "image_id,lesion_id,patient_id\na,l1,p1\nb,l1,\nc,l2,p1\nd,l3,\n")
+    assert [case.group for case in open_dataset(tmp_path).cases] == ["p1", "p1", "p1", "l3"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

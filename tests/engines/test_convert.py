@@ -57,6 +57,11 @@ def test_a_new_folder_is_a_model_of_its_own_at_any_size(
         assert np.abs(engine(batch) - wanted).max() < 0.03 * max(1, np.abs(wanted).max())
 
 
+def test_a_dot_in_a_folders_name_makes_it_no_file(small_model: Path, tmp_path: Path) -> None:
+    written = export_model(small_model, "onnx", out=tmp_path / "seg-0.1").path
+    assert written == tmp_path / "seg-0.1" / ONNX and read_info(written.parent)
+
+
 def test_bf16_weights_take_half_the_space_and_no_path_is_left(small_model: Path, exported: Path) -> None:
     assert (exported / OPENVINO[1]).stat().st_size < 0.6 * (small_model / ONNX).stat().st_size
     text = (exported / OPENVINO[0]).read_text()

@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from segmae.errors import ConfigError, InUse  # noqa: E402
-from segmae.files import locked  # noqa: E402
+from segmae.files import locked, read_json, write_json  # noqa: E402
 from segmae.stopping import TrainingStopped  # noqa: E402
 from segmae.study import runner  # noqa: E402
 from segmae.study.grid import load_study  # noqa: E402
@@ -295,8 +295,9 @@ def test_another_test_of_a_finished_cell_needs_no_training(
     run_studies([write_study(rows=rows)], **folders(tmp_path))
     file = tmp_path / "results" / "drawn" / "plain_drawn_s0.json"
     before, events = json.loads(file.read_text()), []  # type: var-annotated
-    before["code"]["commit"] = "of before"
-    file.write_text(json.dumps(before))
+    assert "tested_by" not in before
+    (made,) = (tmp_path / "runs" / "drawn").glob("*/made.json")
+    write_json(made, read_json(made) | {"code": {"segmae": "0.0.1", "commit": "of before"}})
     tests = {"test": {}, "test-8views": {"views": 8}}
     path = write_study(rows=rows, data={"drawn": {"label": "drawn", "settings": settings, "tests": tests}})
     assert counted(status(path, **folders(tmp_path))[1]) == {"outdated": 1}
@@ -304,7 +305,7 @@ def test_another_test_of_a_finished_cell_needs_no_training(
     assert not epochs_of(events)
     after = json.loads(file.read_text())
     assert after["training"] == before["training"], "with the peak memory of the call that trained"
-    assert after["code"] == before["code"] == {**after["retested"]["code"], "commit": "of before"}
+    assert after["code"]["commit"] == "of before" != after["tested_by"]["code"]["commit"]
     once, by_views = after["tests"]["test"], after["tests"]["test-8views"]
     assert once["per_image_mean"] == before["tests"]["test"]["per_image_mean"]
     assert (once["views"], by_views["views"]) == (1, 8)

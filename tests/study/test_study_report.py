@@ -30,6 +30,7 @@ def write_cell(
     seed: int,
     images: dict[str, tuple[int, int, int]],
     mean: float = 1.0,
+    expected: int = 0,
     **parts: Any,
 ) -> None:
     name = f"{row}_{data}_s{seed}"
@@ -40,7 +41,7 @@ def write_cell(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
     summary = {
-        "data": {"evaluated": len(images), "expected": len(images), "coverage": ""},
+        "data": {"evaluated": len(images), "expected": expected or len(images), "split_sha256": data},
         "warnings": [],
         "network_size": 8,
         "per_image_mean": {"dice@8": {"mean": mean}},
@@ -93,6 +94,16 @@ def test_means_over_seeds_and_folds_and_pooled_measures_by_hand(tmp_path: Path) 
     assert figures.pooled("iou@original").value == pytest.approx(35 / (35 + 9 + 29))
     assert figures.spread == pytest.approx(np.std([(1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2, 0], ddof=1))
     assert figures.cost == {"minutes": 3.0, "parameters": 2e6, "gflops": 3.0, "cpu_ms": 4.0}
+
+
+def test_images_that_were_not_measured_are_counted_over_all_folds(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    write_plan(folder, {"a": "", "b": ""}, {"fold1": "five", "fold2": "five"}, [0])
+    for row in "ab":
+        write_cell(folder, row, "fold1", 0, {"i1": (10, 0, 0), "i2": (10, 0, 10)}, expected=3)
+        write_cell(folder, row, "fold2", 0, {"i4": (10, 0, 0), "i5": (10, 0, 10)})
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    assert place.covered == "4 of 5"
 
 
 def seen(random: np.random.Generator, found: int, images: int = 40) -> dict[str, tuple[int, int, int]]:

@@ -69,7 +69,8 @@ class Augment:
                 x = draw_hair(x, self.augmentation.hair, share=share)
             if self.augmentation.vignette:
                 x = darken_corners(x, self.augmentation.vignette, share=share)
-        x = (x - self.mean.to(x.device)) / self.std.to(x.device)
+        self.mean, self.std = self.mean.to(x.device), self.std.to(x.device)  # moved once: it waits for a GPU
+        x = (x - self.mean) / self.std
         return x.contiguous(memory_format=torch.channels_last), y  # the faster layout for convolutions
 
 
@@ -125,12 +126,12 @@ def draw_hair(images: Tensor, probability: float, most: int = 12, share: Share |
     ends = draw(torch.rand, most, 3, 2, device=device) * 1.4 - 0.2  # some begin outside the picture
     t = torch.linspace(0, 1, steps, device=device)
     curve = torch.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2], 1)
-    points = torch.einsum("nhkc,sk->nhsc", ends, curve) * torch.tensor([width, height], device=device)
+    points = torch.einsum("nhkc,sk->nhsc", ends, curve)
     drawn = draw(torch.rand, 1, device=device) < probability
     number = draw(lambda whole, device: torch.randint(1, most + 1, (whole, 1), device=device), device=device)
     drawn = drawn & (torch.arange(most, device=device) < number)
     opacity = (0.4 + 0.6 * draw(torch.rand, most, device=device)) * drawn
-    x, y = points.long().unbind(-1)
+    x, y = (points[..., 0] * width).long(), (points[..., 1] * height).long()
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     place = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)
     strength = (opacity[:, :, None] * inside).flatten(1)
@@ -139,7 +140,7 @@ def draw_hair(images: Tensor, probability: float, most: int = 12, share: Share |
     wide = draw(torch.rand, 1, 1, 1, device=device) < 0.5
     cover = torch.where(wide, F.max_pool2d(cover, 3, 1, 1), cover)
     cover = F.avg_pool2d(F.pad(cover, (1, 1, 1, 1)), 3, 1) * 0.5 + cover * 0.5  # no hard edges
-    brown = torch.tensor([0.25, 0.18, 0.12], device=device).view(3, 1, 1)
+    brown = torch.tensor([0.25, 0.18, 0.12]).view(3, 1, 1).to(device, non_blocking=True)
     colour = draw(torch.rand, 3, 1, 1, device=device) * brown
     return images * (1 - cover) + colour * cover
 

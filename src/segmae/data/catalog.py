@@ -356,16 +356,36 @@ def _table(path: Path) -> dict[str, tuple[str | None, str | None]]:
     if not set(ID_COLUMNS) & set(columns):
         raise DataError(f"{path}: no column is named {', '.join(ID_COLUMNS[:-1])} or {ID_COLUMNS[-1]}. "
                         "Name the one with the images' ids so, and separate columns by commas")  # fmt: skip
-    known: dict[str, tuple[str | None, str | None]] = {}
+    groups: dict[str, list[tuple[int, str]]] = {}
+    labels: dict[str, str | None] = {}
     for line in lines:
         name = next((line[key] for key in ID_COLUMNS if line.get(key)), None)
         if name is None:
             raise DataError(f"{path}: a row names no image ({line}). Write its id, or remove the row")
-        group = next((line[key] for key in GROUP_COLUMNS if line.get(key)), None)
-        label = next((line[key] for key in LABEL_COLUMNS if line.get(key)), None)
-        ending = Path(name).suffix.lower() in IMAGE_SUFFIXES
-        known[Path(name).stem if ending else name] = (group, label)
-    return known
+        name = Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
+        groups[name] = [(rank, line[key]) for rank, key in enumerate(GROUP_COLUMNS) if line.get(key)]
+        labels[name] = next((line[key] for key in LABEL_COLUMNS if line.get(key)), None)
+    joined = _joined(groups)
+    return {name: (joined[name], label) for name, label in labels.items()}
+
+
+def _joined(named: dict[str, list[tuple[int, str]]]) -> dict[str, str | None]:
+    """One group for each image of those that its row names: images that share a patient or a lesion, with others between, share it.
+
+    A table may name the patient in some rows and the lesion in all.
+    """
+    above: dict[tuple[int, str], tuple[int, str]] = {}
+
+    def top(key: tuple[int, str]) -> tuple[int, str]:
+        while above.setdefault(key, key) != key:
+            key = above[key]
+        return key
+
+    for keys in named.values():
+        for other in keys[1:]:
+            first, second = sorted((top(keys[0]), top(other)))
+            above[second] = first
+    return {name: top(keys[0])[1] if keys else None for name, keys in named.items()}
 
 
 def _two_images(one: Path, two: Path) -> tuple[Path, str]:

@@ -16,6 +16,7 @@ from segmae.engines.export import export_onnx
 from segmae.engines.openvino import PRECISION
 from segmae.errors import ConfigError, require
 from segmae.files import atomic_path, atomic_write, make_folder
+from segmae.trust import CALIBRATION
 
 TARGETS = ("onnx", "openvino")
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -86,14 +87,14 @@ def export_model(
 
             assert data is not None and split is not None
             dice = quantize(file, info, data, split, tell)
-        if not target.suffix:
+        if target.suffix != file.suffix:
             target = _model_folder(place, target) / file.name
         _move(file, target)
     return Exported(target, dice)
 
 
 def _target(place: Path, to: str, out: str | Path | None) -> Path:
-    """The file to write, or the folder that becomes a model folder (a path without an ending)."""
+    """The file to write, or the folder that becomes a model folder (a path without its ending)."""
     name = ONNX if to == "onnx" else OPENVINO[0]
     if out is None:
         if place.parent == ASSETS:
@@ -103,14 +104,14 @@ def _target(place: Path, to: str, out: str | Path | None) -> Path:
     ending = Path(name).suffix
     if out.suffix in (".onnx", ".xml") and out.suffix != ending:
         raise ConfigError(f"{out}: a file for {to} ends in {ending}; or name a folder")
-    return out if out.suffix == ending else out / "" if out.suffix == "" else out
+    return out
 
 
 def _model_folder(place: Path, folder: Path) -> Path:
     """A model folder of the same configuration, without weights."""
     make_folder(folder)
     source = place if place.is_dir() else place.parent
-    for name in (CONFIG, "trust.json", "README.md"):
+    for name in (CONFIG, CALIBRATION, "README.md"):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     return folder

@@ -27,7 +27,7 @@ def export_onnx(
     """Write a network as one ONNX file: `image` float32 `[B,3,size,size]` to `logits` float32 `[B,1,size,size]`.
 
     Args:
-        model: the network; it is put into eval mode. Its norms are folded, see `segmae.models.folding.fold`.
+        model: the network; it is put into eval mode, float32 and onto the CPU. Its norms are folded, see `segmae.models.folding.fold`.
         size: side of the network's input in pixels; the batch is free.
         precision: `fp16` and `bf16` store weights in half the space and cast them back at load: float32 arithmetic.
         free_size: leave height and width open too, as multiples of 16, where the exporter can follow the network.

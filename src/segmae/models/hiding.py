@@ -96,9 +96,9 @@ def choose_visible(
     if strategy == "random":
         return random_visible(len(ids), grid, ratio, device)
     if strategy == "designated":
-        return designated_visible(ids, grid, ratio).to(device)
+        return designated_visible(ids, grid, ratio).to(device, non_blocking=True)
     if strategy == "grid":
-        return grid_visible(len(ids), grid, ratio).to(device)
+        return grid_visible(len(ids), grid, ratio).to(device, non_blocking=True)
     if strategy == "uniform":
         return uniform_visible(len(ids), grid, ratio, device)
     raise ValueError(f"hiding strategy '{strategy}': choose random, designated, grid or uniform")

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def same_pad(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
+def same_pad(x: Tensor, kernel: int, stride: int) -> Tensor:
     """TensorFlow's SAME padding for sides that are multiples of the stride."""
     total = kernel - stride
-    return F.pad(x, (total // 2, total - total // 2) * 2, value=value) if total > 0 else x
+    return F.pad(x, (total // 2, total - total // 2) * 2) if total > 0 else x
 
 
 class StdConv2d(nn.Conv2d):
@@ -29,8 +29,10 @@ class StdConv2d(nn.Conv2d):
         return weight * (weight.square().mean((1, 2, 3), keepdim=True) + 1e-8).rsqrt()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = same_pad(x, self.kernel_size[0], self.stride[0])
-        return F.conv2d(x, self.standardised().to(x.dtype), stride=self.stride)
+        kernel, weight = self.kernel_size[0], self.standardised().to(x.dtype)
+        if self.stride[0] == 1:  # padded alike on all sides, which needs no copy
+            return F.conv2d(x, weight, padding=kernel // 2)
+        return F.conv2d(same_pad(x, kernel, self.stride[0]), weight, stride=self.stride)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -89,11 +89,6 @@ class Ledger:
         """A finished cell's JSON."""
         return _read(self.folder / f"{cell}.json", "digest", "the cell is run again")
 
-    def outcome_of(self, cell: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-        """The cell's JSON if it tells of the run with these records, with whatever tests; else None."""
-        found = self.outcome(cell) if (self.folder / f"{cell}.json").is_file() else None
-        return found if found and found["training"]["history"] == records else None
-
     def failure(self, cell: str) -> dict[str, Any]:
         """A failed cell's JSON."""
         return _read(self.folder / f"{cell}.failed.json", "digest", "the cell is run again")

@@ -34,7 +34,7 @@ from segmae.errors import (
     SegmaeError,
 )
 from segmae.evaluate import evaluate_checkpoint, machine, portable, versions
-from segmae.files import locked
+from segmae.files import locked, read_json, write_json
 from segmae.models import code_file
 from segmae.ownfiles import is_trusted
 from segmae.runstate import Listener
@@ -45,6 +45,7 @@ from segmae.study.ledger import RESULTS, RUNS, Ledger, history, work
 from segmae.train import run
 
 NOT_HERE = (DataError, CheckpointError, MissingExtra)  # data, weights or packages that this machine lacks
+MADE = "made.json"  # in a cell's run: by which code, on what, and with how much memory its training ended
 _RATES = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -173,25 +174,25 @@ def run_cell(
     refuse_several(cell.config, "a study")
     refuse_untrusted(cell.config)
     refuse_edited(cell)
-    _reset_peak_memory()
     stage1, config = None, _placed(cell.config, place, study.name)
     if cell.stage1 is not None:
         first = _placed(cell.stage1, place, STAGE1)
         folder = run(first, tell, deadline)
         stage1 = {"settings": portable(config_to_dict(first)), **_training(folder, first)}
         config = replace(config, model=replace(config.model, start=str(folder)))
-    folder, peak = Path(config.output) / config.name, None
-    made = {
+    folder = Path(config.output) / config.name
+    now = {
         "code": {"segmae": __version__, "commit": commit()},
         "environment": {**machine(), "device": _device(config), "versions": versions()},
     }
     if not _is_trained(folder, config):
+        begun = epochs_done(folder)
+        _reset_peak_memory()
         run(config, tell, deadline)
-        peak = _peak_memory()
-    elif earlier := ledger.outcome_of(cell.id, history(folder)):
-        made = {"code": earlier["code"], "environment": earlier["environment"], "retested": made}
-        peak = earlier["training"]["peak_memory_mb"]
-    training = {**_training(folder, config), "peak_memory_mb": peak}
+        if begun < config.epochs:
+            write_json(folder / MADE, {**now, "peak_memory_mb": _peak_memory()})
+    made = read_json(folder / MADE) if (folder / MADE).is_file() else {**now, "peak_memory_mb": None}
+    training = {**_training(folder, config), "peak_memory_mb": made.pop("peak_memory_mb")}
 
     tests, per_image = {}, {}
     for test in cell.tests:
@@ -219,7 +220,7 @@ def run_cell(
         "study": study.name, "scale": study.scale, "scale_label": study.scale_label,
         "cell": cell.id, "row": cell.row, "data": cell.data, "seed": cell.seed,
         "settings": portable(config_to_dict(config)), "stage1": stage1,
-        **made,
+        **made, **({} if made == now else {"tested_by": now}),
         "data_sha256": {key: provenance["trained_on"][key] for key in ("sha256", "cache_sha256")},
         "training": training,
         "network": measure_cost(folder),
@@ -346,7 +347,7 @@ def _reset_peak_memory() -> None:
 
 
 def _peak_memory() -> dict[str, float | None]:
-    """Peak since the cell was taken up (this time), in MB: of the process, and of the GPU where there is one."""
+    """Peak since its training went on (this time), in MB: of the process, and of the GPU where there is one."""
     try:
         text = Path("/proc/self/status").read_text()
         match = re.search(r"VmHWM:\s+(\d+) kB", text)

@@ -258,10 +258,14 @@ class Evidence:
         views = summaries[0].get("views", 1)
         label += "" if test == "test" + views_suffix(views) else f", tested on {test}"
         label += by_views(views)
-        short = next((s["data"] for s in summaries if s["data"]["evaluated"] < s["data"]["expected"]), None)
+        fewest: dict[str, tuple[int, int]] = {}  # of each fold's images, in any cell
+        for data in (summary["data"] for summary in summaries):
+            seen = data["evaluated"], data["expected"]
+            fewest[data["split_sha256"]] = min(seen, fewest.get(data["split_sha256"], seen))
+        evaluated, expected = map(sum, zip(*fewest.values(), strict=True))
         warnings = tuple(dict.fromkeys(warning for s in summaries for warning in s["warnings"]))
         return Place(group, test, label, entries[0]["printed"], figures,
-                     short["coverage"] if short else "", warnings, self.seed_spread)  # fmt: skip
+                     f"{evaluated} of {expected}" if evaluated < expected else "", warnings, self.seed_spread)  # fmt: skip
 
     def _figures(self, row: str, test: str, cells: Sequence[Mapping[str, Any]], expected: int) -> Figures:
         runs: dict[Run, Values] = {}
