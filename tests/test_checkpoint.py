@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -165,6 +166,10 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         json.dumps(VALUES | {"preprocess": {"size": 64, "colours": 7}}),
         json.dumps(VALUES | {"preprocess": {"size": "64"}}),
         json.dumps(VALUES | {"preprocess": []}),
+        *(
+            json.dumps(VALUES | {"preprocess": {"size": 64} | wrong})
+            for wrong in ({"size": -4}, {"size": 10**9}, {"mean": "a"}, {"mean": [0.5]}, {"std": [0, 0, 0]})
+        ),
         json.dumps(VALUES | {"options": 3}),
         json.dumps(VALUES | {"threshold": "high"}),
         json.dumps(VALUES | {"provenance": None}),
@@ -351,6 +356,14 @@ def test_an_export_of_earlier_weights_does_not_outlive_them(saved: Path) -> None
     (saved / CALIBRATION).write_text("{}")
     save_pretrained(saved, model, info)
     assert sorted(path.name for path in saved.iterdir()) == ["README.md", CONFIG, WEIGHTS]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights are POSIX's")
+def test_weights_can_be_read_by_whom_the_umask_lets(saved: Path) -> None:
+    model, info = load_model(saved)
+    save_pretrained(saved, model, info)
+    rights = {path.name: path.stat().st_mode for path in saved.iterdir()}
+    assert rights[WEIGHTS] == rights[CONFIG]
 
 
 # -- the card

@@ -120,6 +120,11 @@ def test_calibrate_writes_what_load_reads(small_model: Path, tmp_path: Path) -> 
         load(model)
 
 
+def test_the_model_inside_the_package_is_not_calibrated(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="segmae-tiny lies inside the package"):
+        calibrate("segmae-tiny", tmp_path)
+
+
 def measured(best: float, gain: float, count: int = 60) -> list[Measured]:
     """Images whose Dice is about .8 at every threshold, and more by `gain` at one."""
     generator = np.random.default_rng(0)

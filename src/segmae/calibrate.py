@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from segmae import metrics
-from segmae.checkpoint import resolve, save_threshold
+from segmae.checkpoint import embedded_models, resolve, save_threshold
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.preprocess import prepare_image, read_mask, resize_mask
 from segmae.data.splits import load_split, met_ids, overlap, with_lesions
-from segmae.errors import DataError
+from segmae.errors import CheckpointError, DataError
 from segmae.files import write_json
 from segmae.predict import Progress
 from segmae.predictor import Predictor, load
@@ -88,8 +88,14 @@ def calibrate(
         part: of the split. Never the part whose figures are published.
 
     Raises:
+        CheckpointError: the model lies inside the package, for all that use it.
         DataError: fewer than 50 photographs with masks, or (unless `allow_leaks`) some that the model was trained on.
     """
+    if str(model) in embedded_models():
+        raise CheckpointError(
+            f"{model} lies inside the package. Make a model folder of your own, and calibrate that: `segmae export {model} --to onnx "
+            "--out FOLDER`"
+        )
     dataset = open_dataset(find_data(str(data)))
     chosen = load_split(split) if split else None
     cases = dataset.cases if chosen is None else dataset.select(chosen.parts.get(part, ()))
@@ -115,8 +121,11 @@ def calibrate(
     }
     measured = measure(predictor, cases, progress)
     tuning = tune(measured, predictor.info.threshold)
+    changed = tuning["chosen"] != predictor.info.threshold
+    if changed:  # what was learned at another threshold must not outlive it
+        (resolve(model) / CALIBRATION).unlink(missing_ok=True)
     save_threshold(model, tuning["chosen"], tuning | fitted_on)
-    if tuning["chosen"] != predictor.info.threshold:
+    if changed:
         measured = measure(load(model, threads=threads), cases, progress)
     trust = _fit(fitted_on, measured)
     write_json(resolve(model) / CALIBRATION, {"format": FORMAT, **asdict(trust)})

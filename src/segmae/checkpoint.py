@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import struct
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmae.config import Preprocess, config_to_dict
+from segmae.config import Preprocess, check_size, config_to_dict
 from segmae.errors import CheckpointError, ConfigError, reason, require
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, read_records, write_json
 from segmae.ownfiles import is_trusted
@@ -178,12 +179,17 @@ def read_info(model: str | Path) -> ModelInfo:
         preprocess, options, provenance = Preprocess(**fields), values["options"], values["provenance"]
         if not isinstance(preprocess.size, int) or not isinstance(provenance, dict):
             raise TypeError("size or provenance is of a wrong kind")
+        check_size(preprocess.size)
+        for name, least in (("mean", -math.inf), ("std", 0.0)):
+            numbers = [float(number) for number in getattr(preprocess, name)]
+            if len(numbers) != 3 or not all(least < number < math.inf for number in numbers):
+                raise ValueError(f"{name} {numbers}")
         if not 0 < float(values["threshold"]) < 1:
             raise ValueError(f"threshold {values['threshold']}")
         return ModelInfo(
             values["architecture"], dict(options), preprocess, float(values["threshold"]), provenance
         )
-    except (AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
+    except (AttributeError, ConfigError, KeyError, TypeError, ValueError, struct.error) as error:
         raise CheckpointError(
             f"{path}: its configuration cannot be read ({reason(error)}). Copy or save the model again"
         ) from error

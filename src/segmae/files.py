@@ -30,7 +30,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     make_folder(path.parent)
     try:
         with half_file(path.parent, path.suffix) as temporary:
+            rights = temporary.stat().st_mode
             yield temporary
+            temporary.chmod(rights)  # safetensors puts a file of its own there
             flush(temporary)
             temporary.replace(path)
     except Exception as error:

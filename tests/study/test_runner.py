@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from segmae.errors import ConfigError, InUse  # noqa: E402
+from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
 from segmae.files import locked, read_json, write_json  # noqa: E402
 from segmae.stopping import TrainingStopped  # noqa: E402
 from segmae.study import runner  # noqa: E402
 from segmae.study.grid import load_study  # noqa: E402
 from segmae.study.ledger import Ledger, counted, status, total_seconds  # noqa: E402
+from segmae.study.report import build_page  # noqa: E402
 from segmae.study.runner import describe_failure, run_studies, seconds  # noqa: E402
 from segmae.study.tables import load_evidence  # noqa: E402
 from segmae.train import train_step  # noqa: E402
@@ -291,19 +293,23 @@ def test_another_test_of_a_finished_cell_needs_no_training(
     write_study: Write, tmp_path: Path, drawn: Path
 ) -> None:
     settings = {"data": {"root": str(drawn / "lesions"), "split": str(drawn / "split.csv")}}
-    rows = {"plain": {"settings": {"task": "supervised", "model": {"options": {"decoder": None}}}}}
-    run_studies([write_study(rows=rows)], **folders(tmp_path))
-    file = tmp_path / "results" / "drawn" / "plain_drawn_s0.json"
+    rows = {"mae": {"stage1": {}}}
+    run_studies([write_study(rows=rows, reference="mae")], **folders(tmp_path))
+    file = tmp_path / "results" / "drawn" / "mae_drawn_s0.json"
     before, events = json.loads(file.read_text()), []  # type: var-annotated
     assert "tested_by" not in before
     (made,) = (tmp_path / "runs" / "drawn").glob("*/made.json")
     write_json(made, read_json(made) | {"code": {"segmae": "0.0.1", "commit": "of before"}})
     tests = {"test": {}, "test-8views": {"views": 8}}
-    path = write_study(rows=rows, data={"drawn": {"label": "drawn", "settings": settings, "tests": tests}})
+    shutil.rmtree(tmp_path / "runs" / "_stage1")  # which cells that are trained need no more
+    path = write_study(
+        rows=rows, reference="mae", data={"drawn": {"label": "drawn", "settings": settings, "tests": tests}}
+    )
     assert counted(status(path, **folders(tmp_path))[1]) == {"outdated": 1}
-    assert run_studies([path], **folders(tmp_path), listener=events.append).finished == ["plain_drawn_s0"]
+    assert run_studies([path], **folders(tmp_path), listener=events.append).finished == ["mae_drawn_s0"]
     assert not epochs_of(events)
     after = json.loads(file.read_text())
+    assert after["stage1"] == before["stage1"] and after["stage1"]["epochs"] == 1
     assert after["training"] == before["training"], "with the peak memory of the call that trained"
     assert after["code"]["commit"] == "of before" != after["tested_by"]["code"]["commit"]
     once, by_views = after["tests"]["test"], after["tests"]["test-8views"]
@@ -312,6 +318,53 @@ def test_another_test_of_a_finished_cell_needs_no_training(
     assert once["per_image_mean"] != by_views["per_image_mean"]
     titles = [place.label for place in load_evidence(Ledger("drawn", tmp_path / "results")).places]
     assert titles == ["drawn", "drawn, mean of 8 views"]
+
+
+def test_a_call_that_finishes_nothing_leaves_the_figures_in_their_report(
+    write_study: Write, tmp_path: Path
+) -> None:
+    settings = {"task": "supervised", "epochs": 1, "model": {"options": {"decoder": None}}}
+    run_studies([write_study(rows={"plain": {"settings": settings}})], **folders(tmp_path))
+    settings["model"] = {"options": {"decoder": None}, "cnn": str(tmp_path / "absent.pth")}
+    path = write_study(rows={"plain": {"settings": settings}})
+    assert run_studies([path], **folders(tmp_path)).failed
+    assert load_evidence(Ledger("drawn", tmp_path / "results")).places
+
+
+def test_a_test_without_its_data_is_told_before_training(
+    write_study: Write, tmp_path: Path, drawn: Path
+) -> None:
+    settings = {"data": {"root": str(drawn / "lesions"), "split": str(drawn / "split.csv")}}
+    tests = {"test": {}, "elsewhere": {"data": str(tmp_path / "absent")}}
+    path, events = write_study(data={"drawn": {"settings": settings, "tests": tests}}), []  # type: var-annotated
+    done = run_studies([path], **folders(tmp_path), listener=events.append)
+    assert len(done.failed) == 3 and "absent" in done.failed[0]["problem"] and not epochs_of(events)
+
+
+@pytest.mark.parametrize("damage", ["", "test,id\n", None, "cut", "half"])
+def test_a_cells_damaged_table_is_named(write_study: Write, tmp_path: Path, damage: str | None) -> None:
+    rows = {
+        "plain": {"settings": {"task": "supervised", "epochs": 1, "model": {"options": {"decoder": None}}}}
+    }
+    path = write_study(rows=rows)
+    run_studies([path], **folders(tmp_path))
+    file = tmp_path / "results" / "drawn" / "plain_drawn_s0.csv"
+    text = file.read_text()
+    if damage is None:
+        file.unlink()
+    else:
+        lines = text.splitlines(keepends=True)
+        file.write_text({"cut": "".join(lines[:-1]), "half": text[:-20]}.get(damage, damage))
+    ledger = Ledger("drawn", tmp_path / "results")
+    if damage is None:
+        assert load_evidence(ledger).outdated == ["plain_drawn_s0"]
+    else:
+        with pytest.raises(DataError, match=r"plain_drawn_s0\.csv: .*Restore it from git, or remove it"):
+            build_page(load_evidence(ledger))
+    file.unlink(missing_ok=True)
+    assert counted(status(path, **folders(tmp_path))[1]) == {"outdated": 1}
+    assert run_studies([path], **folders(tmp_path)).finished == ["plain_drawn_s0"]
+    assert file.read_text() == text
 
 
 @pytest.mark.parametrize(

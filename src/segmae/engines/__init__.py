@@ -82,8 +82,10 @@ def exported(model: Path, engine: str) -> Path:
     for name in names:
         if (model / name).is_file():
             return model / name
-    remedy = f"Make it with `segmae export {model} --to {'openvino' if engine == 'openvino' else 'onnx'}`"
-    raise CheckpointError(f"{model}: has no {' or '.join(names)}. {remedy}, or use engine=torch")
+    remedy = f"Make it with `segmae export {model} --to {'openvino' if engine == 'openvino' else 'onnx'}`, or use engine=torch"
+    if not model.is_file() and not (model / WEIGHTS).is_file():
+        remedy = "It was exported for another engine: use engine=auto, or export the model that it was made from once more"
+    raise CheckpointError(f"{model}: has no {' or '.join(names)}. {remedy}")
 
 
 def _fastest(path: Path) -> str:

@@ -40,7 +40,7 @@ from segmae.config import (
     merge_settings,
     read_settings,
 )
-from segmae.data.splits import Split, load_split, without
+from segmae.data.splits import Split, load_split, overlap, without
 from segmae.errors import ConfigError, SegmaeError
 from segmae.models import code_file, find_entry
 from segmae.ownfiles import own_files, read_split
@@ -170,10 +170,16 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
         if not text.get(key):
             raise ConfigError(f"{path}: '{key}' is missing")
     for kind, key in (("data", "data"), ("row", "rows")):
+        if not isinstance(text[key], Mapping):
+            raise ConfigError(f"{path}: {key}: must be a mapping of names to settings")
         for entry, values in text[key].items():
             _check_name(entry, f"{path}: {key}")
             text[key][entry] = values = values or {}
             _check_keys(values, kind, f"{path}: {key}.{entry}")
+            _check_texts(values, ("label", "group", "note"), f"{path}: {key}.{entry}")
+    _check_texts(text, ("title", "text", "table"), str(path))
+    if not isinstance(text.get("scales") or {}, Mapping):
+        raise ConfigError(f"{path}: scales: must be a mapping of names to scales")
     scales = {FULL: {}, **(text.get("scales") or {})}
     if scale not in scales:
         raise ConfigError(f"{path}: no scale '{scale}'.{_nearest(scale, scales)} It has {', '.join(scales)}")
@@ -268,16 +274,29 @@ def _tests(wanted: Mapping[str, Any] | None, config: Config, where: str) -> tupl
     if not config.data.root or not config.data.split:
         raise ConfigError(f"{where}: the settings name no data.root or no data.split")
     found = []
+    if not isinstance(wanted or {}, Mapping):
+        raise ConfigError(f"{where}: must be a mapping of names to tests")
     for name, values in (wanted or {"test": {}}).items():
         _check_name(name, where)
         _check_keys(values, "test", f"{where}.{name}")
         check_views(values.get("views", 1), f"{where}.{name}: ")
-        found.append(Test(name, **{"data": config.data.root, "split": config.data.split, **values}))
-    for split in (config.data.split, *(test.split for test in found)):
+        if type(values.get("unseen", False)) is not bool:
+            raise ConfigError(f"{where}.{name}: unseen: {values['unseen']} is neither true nor false")
+        test = Test(name, **{"data": config.data.root, "split": config.data.split, **values})
         try:
-            read_split(split)
+            trained_on, tested_on = read_split(config.data.split), test.load(config.data.split)
         except SegmaeError as error:
             raise ConfigError(f"{where}: {error}") from error
+        ids = tested_on.parts.get(test.part, ())
+        if not ids:
+            parts = ", ".join(part for part, ids in tested_on.parts.items() if ids)
+            raise ConfigError(
+                f"{where}.{name}: split {tested_on.name} has no part '{test.part}'. It has {parts}"
+            )
+        if shared := overlap(trained_on.parts.get("train", ()), ids):
+            raise ConfigError(f"{where}.{name}: {len(shared)} of these {len(ids)} images are trained on, e.g. {shared[0]}. "
+                              "Test on others, or leave those out by unseen: true")  # fmt: skip
+        found.append(test)
     return tuple(found)
 
 
@@ -399,6 +418,12 @@ def _check_keys(values: Any, kind: str, where: str) -> None:
     for key in values:
         if key not in _KEYS[kind]:
             raise ConfigError(f"{where}: unknown key '{key}'.{_nearest(str(key), _KEYS[kind])}")
+
+
+def _check_texts(values: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    for key in keys:
+        if not isinstance(values.get(key, ""), str):
+            raise ConfigError(f"{where}: {key}: {values[key]} is no text. Put it in quotes")
 
 
 def _check_name(name: Any, where: str) -> str:

@@ -13,19 +13,22 @@ from __future__ import annotations
 import csv
 import io
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segmae.checkpoint import epochs_done
-from segmae.errors import DamagedFile, DataError
+from segmae.errors import DamagedFile, DataError, reason
 from segmae.files import atomic_write, read_json, read_records, write_json
 from segmae.models import code_file, find_entry
 from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study, training_images
 
 FORMAT = 1
 PLAN = "study.json"
+OUTCOME = ("digest", "training", "tests", "network", "environment", "code")  # in a cell's JSON
 RESULTS, RUNS = Path("results"), Path("runs/studies")
 DROPPED = (
     "width",
@@ -49,6 +52,14 @@ class Ledger:
     def __init__(self, study: str, results: Path = RESULTS) -> None:
         self.folder = Path(results) / study
 
+    def begin(self, study: Study) -> None:
+        """Write `study.json`, but where figures would be in no table then: that waits until a cell has new ones."""
+        with suppress(DataError):  # a damaged plan
+            self.plan()
+            if any(self.state(cell.id, cell.digest) == "outdated" for cell in study.cells):
+                return
+        self.write_plan(study)
+
     def write_plan(self, study: Study) -> None:
         """Write `study.json`, where it is not there as it should be."""
         plan, path = {"format": FORMAT, **study.plan()}, self.folder / PLAN
@@ -58,6 +69,9 @@ class Ledger:
             there = None
         if there != plan:
             write_json(path, plan)
+
+    def _csv(self, cell: str) -> Path:
+        return self.folder / f"{cell}.csv"
 
     def plan(self) -> dict[str, Any]:
         """The plan that the study's last run wrote.
@@ -70,16 +84,16 @@ class Ledger:
             raise DataError(
                 f"{path}: not here yet. `segmae study run` writes it, or name another folder of results"
             )
-        return _read(path, "cells", "`segmae study run` writes it again")
+        return _read(path, ("cells", "rows", "data"), "`segmae study run` writes it again")
 
     def state(self, cell: str, digest: str) -> str:
-        """`done`, `failed`, `outdated` (done with other settings) or `open`.
+        """`done`, `failed`, `outdated` (done with other settings, or without its CSV) or `open`.
 
         Raises:
             DataError: a file of the cell is damaged.
         """
         finished, failed = self.folder / f"{cell}.json", self.folder / f"{cell}.failed.json"
-        if finished.is_file() and self.outcome(cell)["digest"] == digest:
+        if finished.is_file() and self.outcome(cell)["digest"] == digest and self._csv(cell).is_file():
             return "done"
         if failed.is_file() and self.failure(cell)["digest"] == digest:
             return "failed"
@@ -87,16 +101,31 @@ class Ledger:
 
     def outcome(self, cell: str) -> dict[str, Any]:
         """A finished cell's JSON."""
-        return _read(self.folder / f"{cell}.json", "digest", "the cell is run again")
+        return _read(self.folder / f"{cell}.json", OUTCOME, "the cell is run again")
 
     def failure(self, cell: str) -> dict[str, Any]:
         """A failed cell's JSON."""
-        return _read(self.folder / f"{cell}.failed.json", "digest", "the cell is run again")
+        return _read(self.folder / f"{cell}.failed.json", ("digest", "reason"), "the cell is run again")
 
     def images(self, cell: str) -> list[dict[str, str]]:
-        """The lines of a finished cell's CSV: `test`, `id`, counts `tp@224` ..., distances."""
-        with (self.folder / f"{cell}.csv").open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        """The lines of a finished cell's CSV: `test`, `id`, counts `tp@224` ..., distances.
+
+        Raises:
+            DataError: it is not there, a line is not whole, or a test has other lines than the cell's JSON counts.
+        """
+        path = self._csv(cell)
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                lines = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path}: cannot be read ({reason(error)}). {_remedy(path)}") from error
+        tests = self.outcome(cell)["tests"]
+        measured = Counter({name: test["data"]["evaluated"] for name, test in tests.items()})
+        whole = all(None not in line and None not in line.values() for line in lines)
+        if not whole or Counter(line["test"] for line in lines) != measured:
+            problem = "it has not one whole line for each image of its tests"
+            raise DataError(f"{path}: is damaged ({problem}). {_remedy(path)}")
+        return lines
 
     def write(self, cell: Cell, outcome: Mapping[str, Any], per_image: Mapping[str, Path]) -> None:
         """Record a finished cell; its JSON, written last, is what makes it finished.
@@ -104,7 +133,7 @@ class Ledger:
         Args:
             per_image: the `per_image.csv` of each test.
         """
-        atomic_write(self.folder / f"{cell.id}.csv", merged(per_image))
+        atomic_write(self._csv(cell.id), merged(per_image))
         write_json(self.folder / f"{cell.id}.json", {"format": FORMAT, "digest": cell.digest, **outcome})
         (self.folder / f"{cell.id}.failed.json").unlink(missing_ok=True)
 
@@ -115,16 +144,20 @@ class Ledger:
         )
 
 
-def _read(path: Path, key: str, removed: str) -> dict[str, Any]:
-    """A JSON file of results, which holds `key`; `removed` says what happens where it is not there."""
+def _read(path: Path, keys: Sequence[str], removed: str) -> dict[str, Any]:
+    """A JSON file of results, which holds `keys`; `removed` says what happens where it is not there."""
     try:
         found: dict[str, Any] = read_json(path)
-        if not isinstance(found, dict) or key not in found:
-            raise DamagedFile(path, f"it has no '{key}'")
+        for key in keys:
+            if not isinstance(found, dict) or not found.get(key):
+                raise DamagedFile(path, f"it has no '{key}'")
     except DamagedFile as error:
-        remedy = f"Restore it from git, or remove it: {removed}"
-        raise DataError(f"{path}: is damaged ({error.problem}). {remedy}") from error
+        raise DataError(f"{path}: is damaged ({error.problem}). {_remedy(path, removed)}") from error
     return found
+
+
+def _remedy(path: Path, removed: str = "the cell is run again") -> str:
+    return f"Restore it from git, or remove it: {removed}"
 
 
 def merged(per_image: Mapping[str, Path]) -> str:
@@ -169,6 +202,7 @@ def status(
     ledger = Ledger(study.name, results)
     states = {cell.id: ledger.state(cell.id, cell.digest) for cell in study.cells}
     rates = [rate(ledger.outcome(cell.id)) for cell in study.cells if states[cell.id] == "done"]
+    rates = [found for found in rates if found]  # of a network of one's own no operations are known
     speed = statistics.median(rates) if rates else None
     paid: set[str] = set()
     found = []

@@ -324,7 +324,10 @@ def _sources(evidence: Evidence) -> list[str]:
     missing = len(plan["cells"]) - len(outcomes) - len(evidence.failures)
     lines += [f"open: {missing} of {len(plan['cells'])} cells"] if missing else []
     lines += [f"failed: `{cell}`: {reason}" for cell, reason in evidence.failures.items()]
-    lines += [f"left out, its settings have changed since: `{cell}`" for cell in evidence.outdated]
+    lines += [
+        f"left out, its settings have changed since, or its CSV is gone: `{cell}`"
+        for cell in evidence.outdated
+    ]
     return lines + [f"{row['label']}: {row['note']}" for row in plan["rows"].values() if row["note"]]
 
 

@@ -23,6 +23,7 @@ import torch
 from segmae import __version__
 from segmae.checkpoint import epochs_done, read_info
 from segmae.config import Config, config_to_dict, load_config
+from segmae.data.catalog import find_data, open_dataset
 from segmae.devices import check, on_gpu, refuse_several
 from segmae.errors import (
     CheckpointError,
@@ -45,7 +46,7 @@ from segmae.study.ledger import RESULTS, RUNS, Ledger, history, work
 from segmae.train import run
 
 NOT_HERE = (DataError, CheckpointError, MissingExtra)  # data, weights or packages that this machine lacks
-MADE = "made.json"  # in a cell's run: by which code, on what, and with how much memory its training ended
+MADE = "made.json"  # in a cell's run: after which stage 1, by which code, on what, and with how much memory it was trained
 _RATES = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -127,7 +128,7 @@ def run_study(
 ) -> None:
     """Run the open cells of one study and add to `done` what became of them."""
     ledger = Ledger(study.name, place.results)
-    ledger.write_plan(study)
+    ledger.begin(study)
     for cell in study.cells:
         state = ledger.state(cell.id, cell.digest)
         if state == "failed" and not retry_failed:
@@ -157,6 +158,7 @@ def run_study(
             if "CUDA error" in str(error):  # and every later cell of this process would fail with it
                 raise TrainingStopped(f"{cell.id}: {error}. Start the same call again") from error
             failure = describe_failure(error)
+            ledger.write_plan(study)
             ledger.write_failure(cell, {"study": study.name, "cell": cell.id, **failure})
             done.failed.append({"cell": cell.id, "problem": f"{cell.id}: {failure['reason']}"})
         finally:
@@ -174,25 +176,33 @@ def run_cell(
     refuse_several(cell.config, "a study")
     refuse_untrusted(cell.config)
     refuse_edited(cell)
-    stage1, config = None, _placed(cell.config, place, study.name)
-    if cell.stage1 is not None:
-        first = _placed(cell.stage1, place, STAGE1)
-        folder = run(first, tell, deadline)
-        stage1 = {"settings": portable(config_to_dict(first)), **_training(folder, first)}
-        config = replace(config, model=replace(config.model, start=str(folder)))
+    for test in cell.tests:  # not after hours of training
+        open_dataset(find_data(test.data))
+    config = _placed(cell.config, place, study.name)
+    first = None if cell.stage1 is None else _placed(cell.stage1, place, STAGE1)
+    if first is not None:
+        config = replace(config, model=replace(config.model, start=str(Path(first.output) / first.name)))
     folder = Path(config.output) / config.name
     now = {
         "code": {"segmae": __version__, "commit": commit()},
         "environment": {**machine(), "device": _device(config), "versions": versions()},
     }
     if not _is_trained(folder, config):
-        begun = epochs_done(folder)
+        begun, before = epochs_done(folder), None
+        if first is not None:
+            before = {
+                "settings": portable(config_to_dict(first)),
+                **_training(run(first, tell, deadline), first),
+            }
         _reset_peak_memory()
         run(config, tell, deadline)
         if begun < config.epochs:
-            write_json(folder / MADE, {**now, "peak_memory_mb": _peak_memory()})
-    made = read_json(folder / MADE) if (folder / MADE).is_file() else {**now, "peak_memory_mb": None}
-    training = {**_training(folder, config), "peak_memory_mb": made.pop("peak_memory_mb")}
+            write_json(folder / MADE, {**now, "stage1": before, "peak_memory_mb": _peak_memory()})
+    made = {"stage1": None, "peak_memory_mb": None, **now}
+    if (folder / MADE).is_file():
+        made = read_json(folder / MADE)
+    by = {key: made[key] for key in now}
+    training = {**_training(folder, config), "peak_memory_mb": made["peak_memory_mb"]}
 
     tests, per_image = {}, {}
     for test in cell.tests:
@@ -216,11 +226,12 @@ def run_cell(
 
     provenance = read_info(folder).provenance
     refuse_edited(cell)
+    ledger.write_plan(study)
     ledger.write(cell, {
         "study": study.name, "scale": study.scale, "scale_label": study.scale_label,
         "cell": cell.id, "row": cell.row, "data": cell.data, "seed": cell.seed,
-        "settings": portable(config_to_dict(config)), "stage1": stage1,
-        **made, **({} if made == now else {"tested_by": now}),
+        "settings": portable(config_to_dict(config)), "stage1": made["stage1"],
+        **by, **({} if by == now else {"tested_by": now}),
         "data_sha256": {key: provenance["trained_on"][key] for key in ("sha256", "cache_sha256")},
         "training": training,
         "network": measure_cost(folder),
