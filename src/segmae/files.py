@@ -32,7 +32,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with half_file(path.parent, path.suffix) as temporary:
             rights = temporary.stat().st_mode
             yield temporary
-            temporary.chmod(rights)  # safetensors puts a file of its own there
+            if temporary.stat().st_mode != rights:  # safetensors puts a file of its own there
+                temporary.chmod(rights)
             flush(temporary)
             temporary.replace(path)
     except Exception as error:

@@ -297,7 +297,7 @@ def test_another_test_of_a_finished_cell_needs_no_training(
     run_studies([write_study(rows=rows, reference="mae")], **folders(tmp_path))
     file = tmp_path / "results" / "drawn" / "mae_drawn_s0.json"
     before, events = json.loads(file.read_text()), []  # type: var-annotated
-    assert "tested_by" not in before
+    assert "retested" not in before
     (made,) = (tmp_path / "runs" / "drawn").glob("*/made.json")
     write_json(made, read_json(made) | {"code": {"segmae": "0.0.1", "commit": "of before"}})
     tests = {"test": {}, "test-8views": {"views": 8}}
@@ -311,7 +311,7 @@ def test_another_test_of_a_finished_cell_needs_no_training(
     after = json.loads(file.read_text())
     assert after["stage1"] == before["stage1"] and after["stage1"]["epochs"] == 1
     assert after["training"] == before["training"], "with the peak memory of the call that trained"
-    assert after["code"]["commit"] == "of before" != after["tested_by"]["code"]["commit"]
+    assert after["code"]["commit"] == "of before" != after["retested"]["code"]["commit"]
     once, by_views = after["tests"]["test"], after["tests"]["test-8views"]
     assert once["per_image_mean"] == before["tests"]["test"]["per_image_mean"]
     assert (once["views"], by_views["views"]) == (1, 8)

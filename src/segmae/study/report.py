@@ -319,7 +319,7 @@ def _sources(evidence: Evidence) -> list[str]:
     lines += [
         f"{count} of {len(outcomes)} finished cells by the code of {name}" for name, count in code.items()
     ]
-    again = Counter(o["tested_by"]["code"]["commit"] or "no clone" for o in outcomes if "tested_by" in o)
+    again = Counter(o["retested"]["code"]["commit"] or "no clone" for o in outcomes if "retested" in o)
     lines += [f"{count} of them tested later, by the code of {name}" for name, count in again.items()]
     missing = len(plan["cells"]) - len(outcomes) - len(evidence.failures)
     lines += [f"open: {missing} of {len(plan['cells'])} cells"] if missing else []

@@ -231,7 +231,7 @@ def run_cell(
         "study": study.name, "scale": study.scale, "scale_label": study.scale_label,
         "cell": cell.id, "row": cell.row, "data": cell.data, "seed": cell.seed,
         "settings": portable(config_to_dict(config)), "stage1": made["stage1"],
-        **by, **({} if by == now else {"tested_by": now}),
+        **by, **({} if by == now else {"retested": now}),
         "data_sha256": {key: provenance["trained_on"][key] for key in ("sha256", "cache_sha256")},
         "training": training,
         "network": measure_cost(folder),
