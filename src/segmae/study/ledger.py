@@ -182,7 +182,7 @@ class Standing:
     Attributes:
         state: done, failed, outdated, open, or begun (open, with `epochs` of its run done).
         tflop: arithmetic that is left of it, stage 1 included where no earlier cell pays for it.
-        seconds: the same as time, by the rates of finished cells; None where there are none.
+        seconds: the same as time, by the rates of finished cells; None where there are none. What testing takes is not counted.
     """
 
     cell: str
@@ -214,14 +214,16 @@ def status(
         if state == "failed":
             reason = ledger.failure(cell.id)["reason"]
         elif state != "done":
-            left = work(cell.config) * (1 - epochs / cell.config.epochs)
-            if cell.stage1 is not None and cell.stage1.name not in paid:
-                paid.add(cell.stage1.name)
-                before = epochs_done(Path(runs) / STAGE1 / cell.stage1.name)
-                left += work(cell.stage1) * max(0.0, 1 - before / cell.stage1.epochs)
+            if epochs < cell.config.epochs:  # else it only waits for tests
+                left = work(cell.config) * (1 - epochs / cell.config.epochs)
+                if cell.stage1 is not None and cell.stage1.name not in paid:
+                    paid.add(cell.stage1.name)
+                    before = epochs_done(Path(runs) / STAGE1 / cell.stage1.name)
+                    left += work(cell.stage1) * max(0.0, 1 - before / cell.stage1.epochs)
             if epochs and state == "open":
                 state = "begun"
-        seconds = left / speed if speed else None
+        known = state in ("done", "failed") or epochs >= cell.config.epochs
+        seconds = 0.0 if known else left / speed if left and speed else None
         found.append(Standing(cell.id, state, epochs, cell.config.epochs, round(left, 3), seconds, reason))
     return study, found
 
