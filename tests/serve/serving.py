@@ -78,7 +78,9 @@ class Running:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(PATIENCE + (self.server.config.timeout_graceful_shutdown or 0))  # requests may finish
+        self.thread.join(
+            PATIENCE + (self.server.config.timeout_graceful_shutdown or 0)
+        )  # requests may finish
         assert not self.thread.is_alive()
 
 
