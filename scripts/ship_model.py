@@ -1,6 +1,7 @@
 """Make a trained run the model that the package embeds, measure it as shipped, and write its card.
 
-    python scripts/ship_model.py runs/tiny-fold1-160px
+    segmae calibrate runs/tiny-fold1-192px --data isic2018 --split isic2018/fold1
+    python scripts/ship_model.py runs/tiny-fold1-192px
     python scripts/ship_model.py                          # measure what is shipped anew, and no more
 
 For a run that started from another one, put that one's metrics.jsonl and config.json beside as start-training.jsonl and start-run_config.json.
@@ -20,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from segmae.card import sentence
-from segmae.checkpoint import ASSETS, load_model, model_card, save_pretrained
+from segmae.checkpoint import ASSETS, CALIBRATION, load_model, model_card, resolve, save_pretrained
 from segmae.data.splits import LISTS
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import atomic_write, read_json, write_json
@@ -43,6 +44,11 @@ LIMITS = (
 
 
 def ship(run: Path, name: str = DEFAULT_MODEL) -> None:
+    calibration = resolve(run) / CALIBRATION
+    if not calibration.is_file():
+        sys.exit(
+            f"{calibration}: is absent. Calibrate the run first: segmae calibrate {run} --data isic2018 --split isic2018/fold1"
+        )
     model, info = load_model(run)
     lists = {*LISTS, "started_from"}  # ids are named by the split and its checksum
     provenance: dict[str, Any] = {key: value for key, value in info.provenance.items() if key not in lists}
@@ -56,6 +62,7 @@ def ship(run: Path, name: str = DEFAULT_MODEL) -> None:
         )
     info = replace(info, provenance=provenance)
     folder = save_pretrained(ASSETS / name, model, info, onnx=True, half=True)
+    shutil.copyfile(calibration, folder / CALIBRATION)
 
     figures = measure(name)
     figures.append("made by scripts/ship_model.py; all measures: results/default_model/ in the repository")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from segmae import trust as t
 from segmae.calibrate import THRESHOLDS, Measured, _curve, _fit, calibrate, tune
-from segmae.checkpoint import load_model, read_info, save_threshold
+from segmae.checkpoint import ASSETS, CALIBRATION, load_model, read_info, save_threshold
 from segmae.data.phantom import write_dataset
 from segmae.errors import CheckpointError, DataError
 from segmae.predictor import load
@@ -115,14 +115,15 @@ def test_calibrate_writes_what_load_reads(small_model: Path, tmp_path: Path) -> 
     assert found.fitted_on == {"dataset": "folder", "split": None, "part": "all", "images": 50}
     assert set(found.curves) == {"1", "8"}
     assert load(model).trust == found
-    (model / t.CALIBRATION).write_text("{}")
+    (model / CALIBRATION).write_text("{}")
     with pytest.raises(CheckpointError, match=r"trust\.json: cannot be read"):
         load(model)
 
 
 def test_the_model_inside_the_package_is_not_calibrated(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="segmae-tiny lies inside the package"):
-        calibrate("segmae-tiny", tmp_path)
+    for name in ("segmae-tiny", ASSETS / "segmae-tiny"):
+        with pytest.raises(CheckpointError, match="segmae-tiny lies inside the package"):
+            calibrate(name, tmp_path)
 
 
 def measured(best: float, gain: float, count: int = 60) -> list[Measured]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from segmae import metrics
-from segmae.checkpoint import embedded_models, resolve, save_threshold
+from segmae.checkpoint import ASSETS, CALIBRATION, resolve, save_threshold
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.preprocess import prepare_image, read_mask, resize_mask
 from segmae.data.splits import load_split, met_ids, overlap, with_lesions
@@ -23,7 +23,6 @@ from segmae.predictor import Predictor, load
 from segmae.statistics import mean_interval
 from segmae.trust import (
     BLURRED,
-    CALIBRATION,
     DARK,
     FORMAT,
     HAIRY,
@@ -91,7 +90,12 @@ def calibrate(
         CheckpointError: the model lies inside the package, for all that use it.
         DataError: fewer than 50 photographs with masks, or (unless `allow_leaks`) some that the model was trained on.
     """
-    if str(model) in embedded_models():
+    place = resolve(model)
+    if place.is_file():
+        raise CheckpointError(
+            f"{place}: is one file. A calibration lies beside the weights: give a model folder"
+        )
+    if place.parent == ASSETS:
         raise CheckpointError(
             f"{model} lies inside the package. Make a model folder of your own, and calibrate that: `segmae export {model} --to onnx "
             "--out FOLDER`"
@@ -123,12 +127,12 @@ def calibrate(
     tuning = tune(measured, predictor.info.threshold)
     changed = tuning["chosen"] != predictor.info.threshold
     if changed:  # what was learned at another threshold must not outlive it
-        (resolve(model) / CALIBRATION).unlink(missing_ok=True)
+        (place / CALIBRATION).unlink(missing_ok=True)
     save_threshold(model, tuning["chosen"], tuning | fitted_on)
     if changed:
         measured = measure(load(model, threads=threads), cases, progress)
     trust = _fit(fitted_on, measured)
-    write_json(resolve(model) / CALIBRATION, {"format": FORMAT, **asdict(trust)})
+    write_json(place / CALIBRATION, {"format": FORMAT, **asdict(trust)})
     return Calibration(trust, tuning)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segmae.checkpoint import (
+    CALIBRATION,
     CONFIG,
     ONNX,
     WEIGHTS,
@@ -23,7 +24,6 @@ from segmae.errors import CheckpointError, ConfigError, reason
 from segmae.evaluate import portable
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, write_json
 from segmae.models import code_file
-from segmae.trust import CALIBRATION
 from segmae.views import by_views
 
 

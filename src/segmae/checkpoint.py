@@ -28,7 +28,6 @@ from segmae.config import Preprocess, check_size, config_to_dict
 from segmae.errors import CheckpointError, ConfigError, reason, require
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, read_records, write_json
 from segmae.ownfiles import is_trusted
-from segmae.trust import CALIBRATION
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +37,7 @@ ASSETS = Path(__file__).parent / "assets"
 WEIGHTS, ONNX, CONFIG = "model.safetensors", "model.onnx", "config.json"
 OPENVINO = ("model.xml", "model.bin")  # the graph and its weights
 ENSEMBLE = "ensemble.json"
+CALIBRATION = "trust.json"
 HEADER_KEY = "segmae"  # in the metadata of the safetensors file
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
@@ -179,20 +179,33 @@ def read_info(model: str | Path) -> ModelInfo:
         preprocess, options, provenance = Preprocess(**fields), values["options"], values["provenance"]
         if not isinstance(preprocess.size, int) or not isinstance(provenance, dict):
             raise TypeError("size or provenance is of a wrong kind")
-        check_size(preprocess.size)
-        for name, least in (("mean", -math.inf), ("std", 0.0)):
-            numbers = [float(number) for number in getattr(preprocess, name)]
-            if len(numbers) != 3 or not all(least < number < math.inf for number in numbers):
-                raise ValueError(f"{name} {numbers}")
+        _check_preprocess(preprocess)
         if not 0 < float(values["threshold"]) < 1:
             raise ValueError(f"threshold {values['threshold']}")
         return ModelInfo(
             values["architecture"], dict(options), preprocess, float(values["threshold"]), provenance
         )
-    except (AttributeError, ConfigError, KeyError, TypeError, ValueError, struct.error) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        ConfigError,
+        KeyError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise CheckpointError(
             f"{path}: its configuration cannot be read ({reason(error)}). Copy or save the model again"
         ) from error
+
+
+def _check_preprocess(preprocess: Preprocess) -> None:
+    """Raises ConfigError, ValueError: no network's input can be made so."""
+    check_size(preprocess.size)
+    for name, least in (("mean", -math.inf), ("std", 0.0)):
+        numbers = [float(number) for number in getattr(preprocess, name)]
+        if len(numbers) != 3 or not all(least < number < math.inf for number in numbers):
+            raise ValueError(f"preprocess.{name} {numbers}: three finite numbers, of std above 0")
 
 
 def refuse_stage_1(model: Path) -> None:
@@ -218,6 +231,7 @@ def save_pretrained(
 
     Raises:
         CheckpointError: `info` names another architecture than that of the network.
+        ConfigError, ValueError: `info.preprocess` has a size, mean or std that cannot be.
         OutputError: the folder cannot be made.
     """
     torch, safetensors = require("torch", "train"), require("safetensors.torch", "train")
@@ -230,6 +244,7 @@ def save_pretrained(
             f"info.architecture is {info.architecture}, whose network is a {wanted.__name__}, and this is a {type(model).__name__}. Give the "
             "name that it was created by"
         )
+    _check_preprocess(info.preprocess)
     folder = make_folder(folder)
     values = {"format": FORMAT, "segmae": __version__, **config_to_dict(info)}
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}

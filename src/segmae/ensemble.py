@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from segmae.checkpoint import (
     ASSETS,
+    CALIBRATION,
     ENSEMBLE,
     ModelInfo,
     members,
@@ -30,7 +31,6 @@ from segmae.data.preprocess import normalize, prepare_image, restore
 from segmae.engines import Engine, create_engine
 from segmae.errors import CheckpointError, reason
 from segmae.files import read_json, write_json
-from segmae.trust import CALIBRATION
 
 FORMAT = 1
 LIMIT = 1e-7  # a mean probability stays this far from 0 and 1, so that its logit is a number

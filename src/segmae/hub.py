@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from segmae.checkpoint import (
+    CALIBRATION,
     CONFIG,
     ONNX,
     WEIGHTS,
@@ -32,7 +33,6 @@ from segmae.data.dataset import default_folder
 from segmae.errors import CheckpointError, ConfigError, reason
 from segmae.fetch import DROPPED, Unreachable, fetch, gigabytes, locate, open_url, reason_of
 from segmae.files import locked, make_folder, read_json, write_json
-from segmae.trust import CALIBRATION
 
 ENDPOINT = "https://huggingface.co"
 WANTED = (CONFIG, WEIGHTS, ONNX, CALIBRATION, "README.md")  # all that a model folder can hold

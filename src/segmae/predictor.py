@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.checkpoint import (
+    CALIBRATION,
     CONFIG,
     ENSEMBLE,
     ONNX,
@@ -30,7 +31,7 @@ from segmae.engines import Engine, create_engine
 from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
 from segmae.result import Result, find_mask
-from segmae.trust import CALIBRATION, Trust, appearance, load_trust
+from segmae.trust import Trust, appearance, load_trust
 from segmae.views import check_views, turn, turn_back
 
 DEFAULT_MODEL = "segmae-tiny"
@@ -162,7 +163,7 @@ def load(
         info, network = open_ensemble(
             singles, tuned_threshold(place) if place else None, engine, threads, device
         )
-    trust = load_trust(place) if place else None
+    trust = load_trust(place / CALIBRATION) if place else None
     return Predictor(info, network, views, trust, model_digest(singles, place, views, network.name))
 
 

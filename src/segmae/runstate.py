@@ -195,18 +195,18 @@ def describe_data(config: Config, split: Split, cache: Cache, rows: dict[str, np
 
 
 class Saver:
-    """Writes what a run has reached: `best/`, `last/` and the state that they belong to, always in one go.
+    """Writes what a run has reached: `best/`, `last/` and the state that they belong to, in one go.
 
-    After every epoch, or where these are short, every `pause` seconds, and after the last one. It also keeps the run's clock, which stands still while it writes.
+    After every epoch, or where these are short, every `pause` seconds, and after the last one. A save inside an epoch leaves `last/`
+    as it is. It also keeps the run's clock, which stands still while it writes.
     """
 
     def __init__(self, fabric: Fabric, config: Config, state: State, folder: Path, pause: float) -> None:
         self.fabric, self.config, self.state, self.folder = fabric, config, state, folder
         self.pause = pause  # seconds at least between two epochs that are saved
         self.last: dict[str, Any] | None = None  # provenance of the epoch that just ended
-        self.best: tuple[dict[str, Any], nn.Module] | None = (
-            None  # that of the best epoch not yet saved, and its network
-        )
+        # provenance and network of the best epoch, where it is not saved yet
+        self.best: tuple[dict[str, Any], nn.Module] | None = None
         self.clock = self.saved = time.perf_counter()
 
     def count_time(self) -> None:
@@ -221,21 +221,27 @@ class Saver:
         due = self.fabric.broadcast(ended or not waits)  # by the first process's clock
         self.last = provenance
         if improved and self.fabric.global_rank == 0:
-            network = self._network()
+            network, self.best = self._network(), None  # not two copies at once
             self.best = provenance, network if due else copy.deepcopy(network)
         if due:
             self.save()
+            self.saved = time.perf_counter()
 
     def save(self) -> None:
         """Save now, between two steps."""
         if self.fabric.global_rank == 0:
-            if self.best is not None:
-                save_model(self.config, self.best[1], self.folder / "best", self.best[0])
+            self.save_best()
             if self.last is not None and self.state.step == 0:
                 save_model(self.config, self._network(), self.folder / "last", self.last)
-        self.best = self.last = None
+        self.last = None
         save_state(self.fabric, self.folder, self.state)
-        self.clock = self.saved = time.perf_counter()
+        self.clock = time.perf_counter()
+
+    def save_best(self) -> None:
+        """Write `best/`, if it is of an epoch that was not saved: also where the run cannot go on."""
+        if self.best is not None:
+            save_model(self.config, self.best[1], self.folder / "best", self.best[0])
+        self.best = None
 
     def _network(self) -> nn.Module:
         """The one that is validated."""

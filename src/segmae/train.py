@@ -97,7 +97,8 @@ def _what_is_saved(config: Config) -> str:
     folder = Path(config.output) / config.name
     if not any(folder.glob("state*.pt")):
         return f"{folder}: stopped before its first save. Started again, it begins anew"
-    saved = f"after each epoch, and each save_every={config.save_every} steps inside one"
+    pause = f", on a GPU at most every {GPU_PAUSE:.0f} seconds," if devices.on_gpu(config) else ""
+    saved = f"after each epoch{pause or ','} and each save_every={config.save_every} steps inside one"
     return f"{folder}: stopped. Start it again to go on from its last save ({saved})"
 
 
@@ -201,7 +202,9 @@ def fit(
         1, len(epoch_batches(rows["train"], config, 0, fabric.world_size, cache.starts)) // config.accumulate
     )
     saver = Saver(fabric, config, state, folder, GPU_PAUSE if fabric.device.type == "cuda" else 0.0)
-    with Request() as request:
+    with ExitStack() as held:
+        held.callback(saver.save_best)  # however the run ends
+        request = held.enter_context(Request())
         while state.epoch < config.epochs:
             started, seen_before = time.perf_counter(), state.images
             batches = epoch_batches(rows["train"], config, state.epoch, fabric.world_size, cache.starts)
@@ -262,10 +265,13 @@ def fit(
                 "seconds": round(state.seconds, 1),
                 "last_record": record,
             }
-            saver.end_epoch(done, improved)
+            with named_memory_error(config):
+                saver.end_epoch(done, improved)
             tell({"kind": "epoch", **record})
     log.close()
-    if request.made:  # since the last step: all is saved, and what would come after the run must not start
+    if devices.agree(fabric, {}, request.made)[1][
+        0
+    ]:  # since the last step: all is saved, and what would come after the run must not start
         raise Terminated(f"{folder}: ended by SIGTERM after its last epoch, and saved")
 
 

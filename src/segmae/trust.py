@@ -19,7 +19,7 @@ from scipy.special import xlogy
 from segmae.errors import CheckpointError, reason
 from segmae.files import read_json
 
-CALIBRATION, FORMAT = "trust.json", 1
+FORMAT = 1
 NO_LESION, AT_BORDER = "no lesion found", "the lesion touches the photograph's edge"
 DARK, BLURRED, HAIRY, UNFAMILIAR = "dark", "blurred", "hair or ink", "unlike the calibration photographs"
 BORDER_SHARE = 0.02  # of the photograph's edge pixels
@@ -144,13 +144,12 @@ def mask_warnings(mask: NDArray[Any]) -> list[str]:
     return [AT_BORDER] if edge.mean() > BORDER_SHARE else []
 
 
-def load_trust(model: Path) -> Trust | None:
-    """Read `trust.json` of a model folder; None if there is none.
+def load_trust(path: Path) -> Trust | None:
+    """Read a model folder's `trust.json`; None if there is none.
 
     Raises:
         CheckpointError: it is damaged.
     """
-    path = model / CALIBRATION
     if not path.is_file():
         return None
     try:

@@ -254,6 +254,10 @@ def test_a_lesions_images_stay_together_where_not_every_row_names_the_patient(tm
     lay(tmp_path, *(f"images/{name}.jpg" for name in "abcd"))
     table(tmp_path, "image_id,lesion_id,patient_id\na,l1,p1\nb,l1,\nc,l2,p1\nd,l3,\n")
     assert [case.group for case in open_dataset(tmp_path).cases] == ["p1", "p1", "p1", "l3"]
+    table(
+        tmp_path, "image_id,lesion_id,patient_id\na,1,p1\nb,2,p1\nc,1,p2\nd,1,\n"
+    )  # numbered anew for each patient
+    assert [case.group for case in open_dataset(tmp_path).cases] == ["p1", "p1", "p2", "1"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
 from segmae.files import locked, read_json, write_json  # noqa: E402
-from segmae.stopping import TrainingStopped  # noqa: E402
+from segmae.stopping import Terminated, TrainingStopped  # noqa: E402
 from segmae.study import runner  # noqa: E402
 from segmae.study.grid import load_study  # noqa: E402
 from segmae.study.ledger import Ledger, counted, status, total_seconds  # noqa: E402
@@ -154,6 +155,22 @@ def one_by_one(predictor: Any, cases: Any, batch_size: int, progress: Any = None
     from segmae.scoring import measure
 
     return measure(predictor, cases, 1, progress)
+
+
+def test_a_cell_that_is_ended_after_its_last_epoch_still_says_what_stage_1_it_had(
+    write_study: Write, tmp_path: Path
+) -> None:
+    path = write_study(rows={"mae": {"stage1": {}}}, reference="mae")
+
+    def listener(event: dict[str, Any]) -> None:
+        if event["kind"] == "epoch" and "train_segment" in event and event["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated):
+        run_studies([path], **folders(tmp_path), listener=listener)
+    assert run_studies([path], **folders(tmp_path)).finished == ["mae_drawn_s0"]
+    outcome = json.loads((tmp_path / "results" / "drawn" / "mae_drawn_s0.json").read_text())
+    assert outcome["stage1"]["epochs"] == 1 and outcome["training"]["epochs"] == 2
 
 
 def test_a_killed_study_loses_no_finished_cell_and_ends_as_an_undisturbed_one(

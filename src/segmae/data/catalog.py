@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 MASK_ENDING = re.compile(r"_(segmentation|lesion|mask)$", re.IGNORECASE)
 USUAL = ("", ".csv", ".txt", ".json", ".md", ".db", ".ini")  # files beside the images that need no word
 ID_COLUMNS = ("image_id", "image", "id")
-GROUP_COLUMNS = ("patient_id", "patient", "lesion_id", "lesion", "group")  # a patient has several lesions
+PATIENT_COLUMNS, LESION_COLUMNS = ("patient_id", "patient"), ("lesion_id", "lesion", "group")
+GROUP_COLUMNS = (*PATIENT_COLUMNS, *LESION_COLUMNS)  # a patient has several lesions
 LABEL_COLUMNS = ("dx", "diagnosis", "label")
 HAM_TABLE = "HAM10000_metadata.csv"
 ISIC_PARTS = {"training": "train", "validation": "val", "test": "test", "test_v2": "test"}
@@ -356,36 +358,25 @@ def _table(path: Path) -> dict[str, tuple[str | None, str | None]]:
     if not set(ID_COLUMNS) & set(columns):
         raise DataError(f"{path}: no column is named {', '.join(ID_COLUMNS[:-1])} or {ID_COLUMNS[-1]}. "
                         "Name the one with the images' ids so, and separate columns by commas")  # fmt: skip
-    groups: dict[str, list[tuple[int, str]]] = {}
-    labels: dict[str, str | None] = {}
+    found: dict[str, tuple[str | None, ...]] = {}
     for line in lines:
-        name = next((line[key] for key in ID_COLUMNS if line.get(key)), None)
+
+        def first(keys: Sequence[str], line: dict[str, str] = line) -> str | None:
+            return next((line[key] for key in keys if line.get(key)), None)
+
+        name = first(ID_COLUMNS)
         if name is None:
             raise DataError(f"{path}: a row names no image ({line}). Write its id, or remove the row")
         name = Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
-        groups[name] = [(rank, line[key]) for rank, key in enumerate(GROUP_COLUMNS) if line.get(key)]
-        labels[name] = next((line[key] for key in LABEL_COLUMNS if line.get(key)), None)
-    joined = _joined(groups)
-    return {name: (joined[name], label) for name, label in labels.items()}
-
-
-def _joined(named: dict[str, list[tuple[int, str]]]) -> dict[str, str | None]:
-    """One group for each image of those that its row names: images that share a patient or a lesion, with others between, share it.
-
-    A table may name the patient in some rows and the lesion in all.
-    """
-    above: dict[tuple[int, str], tuple[int, str]] = {}
-
-    def top(key: tuple[int, str]) -> tuple[int, str]:
-        while above.setdefault(key, key) != key:
-            key = above[key]
-        return key
-
-    for keys in named.values():
-        for other in keys[1:]:
-            first, second = sorted((top(keys[0]), top(other)))
-            above[second] = first
-    return {name: top(keys[0])[1] if keys else None for name, keys in named.items()}
+        found[name] = (first(PATIENT_COLUMNS), first(LESION_COLUMNS), first(LABEL_COLUMNS))
+    patients: dict[str | None, set[str]] = defaultdict(set)  # of each lesion
+    for patient, lesion, _ in found.values():
+        patients[lesion] |= {patient} if patient else set()
+    known = {}
+    for name, (patient, lesion, label) in found.items():
+        of_lesion = patients[lesion] if lesion else set()  # a table may name the patient in some rows only
+        known[name] = (patient or (next(iter(of_lesion)) if len(of_lesion) == 1 else lesion), label)
+    return known
 
 
 def _two_images(one: Path, two: Path) -> tuple[Path, str]:

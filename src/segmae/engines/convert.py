@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segmae.checkpoint import ASSETS, CONFIG, ONNX, OPENVINO, load_model, refuse_stage_1, resolve
+from segmae.checkpoint import ASSETS, CALIBRATION, CONFIG, ONNX, OPENVINO, load_model, refuse_stage_1, resolve
 from segmae.engines.export import export_onnx
 from segmae.engines.openvino import PRECISION
 from segmae.errors import ConfigError, require
 from segmae.files import atomic_path, atomic_write, make_folder
-from segmae.trust import CALIBRATION
 
 TARGETS = ("onnx", "openvino")
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -94,7 +93,7 @@ def export_model(
 
 
 def _target(place: Path, to: str, out: str | Path | None) -> Path:
-    """The file to write, or the folder that becomes a model folder (a path without its ending)."""
+    """The file to write, or the folder that becomes a model folder (any other path)."""
     name = ONNX if to == "onnx" else OPENVINO[0]
     if out is None:
         if place.parent == ASSETS:
@@ -102,7 +101,10 @@ def _target(place: Path, to: str, out: str | Path | None) -> Path:
         return (place if place.is_dir() else place.parent) / name
     out = Path(out)
     ending = Path(name).suffix
-    if out.suffix in (".onnx", ".xml") and out.suffix != ending:
+    if (
+        out.suffix.lower() in (".onnx", ".xml", ".bin", ".pt", ".pth", ".safetensors")
+        and out.suffix != ending
+    ):
         raise ConfigError(f"{out}: a file for {to} ends in {ending}; or name a folder")
     return out
 

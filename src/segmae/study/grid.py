@@ -186,6 +186,7 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
     where = f"{path}: scales.{scale}"
     chosen = _gathered(scales[scale], path.parent, where)
     _check_keys(chosen, "scale", where)
+    _check_texts(chosen, ("label",), where)
     rows = _some(text["rows"], chosen.get("rows"), where)
     data = _some(text["data"], chosen.get("data"), where)
     reference = chosen.get("reference") or text.get("reference") or next(iter(rows))
@@ -195,11 +196,11 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
         )
     label = folder_name(path.stem, scale)
     study = Study(
-        _check_name(label, str(path)), text["title"], text.get("text", ""), scale,
-        chosen.get("label", ""), reference, text.get("table", ""),
-        {row: {"label": values.get("label", row), "printed": str(values.get("printed", "")), "note": values.get("note", "")}
+        _check_name(label, str(path)), text["title"], text.get("text") or "", scale,
+        chosen.get("label") or "", reference, text.get("table") or "",
+        {row: {"label": values.get("label") or row, "printed": str(values.get("printed", "")), "note": values.get("note") or ""}
          for row, values in rows.items()},
-        {name: {"label": values.get("label", name), "group": values.get("group", name), "printed": values.get("printed", "")}
+        {name: {"label": values.get("label") or name, "group": values.get("group") or name, "printed": values.get("printed", "")}
          for name, values in data.items()},
         _claims(text.get("claims") or [], text["rows"], rows, str(path)),
     )  # fmt: skip
@@ -288,12 +289,17 @@ def _tests(wanted: Mapping[str, Any] | None, config: Config, where: str) -> tupl
         except SegmaeError as error:
             raise ConfigError(f"{where}: {error}") from error
         ids = tested_on.parts.get(test.part, ())
+        if not ids and test.unseen:
+            raise ConfigError(
+                f"{where}.{name}: unseen: true leaves none of part '{test.part}' of split {test.split}"
+            )
         if not ids:
             parts = ", ".join(part for part, ids in tested_on.parts.items() if ids)
             raise ConfigError(
                 f"{where}.{name}: split {tested_on.name} has no part '{test.part}'. It has {parts}"
             )
-        if shared := overlap(trained_on.parts.get("train", ()), ids):
+        shared = overlap(trained_on.parts.get("train", ()), ids)
+        if shared and not config.data.allow_leaks:
             raise ConfigError(f"{where}.{name}: {len(shared)} of these {len(ids)} images are trained on, e.g. {shared[0]}. "
                               "Test on others, or leave those out by unseen: true")  # fmt: skip
         found.append(test)
@@ -422,7 +428,7 @@ def _check_keys(values: Any, kind: str, where: str) -> None:
 
 def _check_texts(values: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     for key in keys:
-        if not isinstance(values.get(key, ""), str):
+        if not isinstance(values.get(key) or "", str):
             raise ConfigError(f"{where}: {key}: {values[key]} is no text. Put it in quotes")
 
 

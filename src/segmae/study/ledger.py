@@ -53,7 +53,10 @@ class Ledger:
         self.folder = Path(results) / study
 
     def begin(self, study: Study) -> None:
-        """Write `study.json`, but where figures would be in no table then: that waits until a cell has new ones."""
+        """Write `study.json`, unless a finished cell is outdated: by a new plan its figures would be in no table.
+
+        Then it is written with the next outcome.
+        """
         with suppress(DataError):  # a damaged plan
             self.plan()
             if any(self.state(cell.id, cell.digest) == "outdated" for cell in study.cells):
@@ -74,7 +77,7 @@ class Ledger:
         return self.folder / f"{cell}.csv"
 
     def plan(self) -> dict[str, Any]:
-        """The plan that the study's last run wrote.
+        """The plan of the study that the figures here belong to.
 
         Raises:
             DataError: nothing was run yet.
@@ -222,8 +225,9 @@ def status(
                     left += work(cell.stage1) * max(0.0, 1 - before / cell.stage1.epochs)
             if epochs and state == "open":
                 state = "begun"
-        known = state in ("done", "failed") or epochs >= cell.config.epochs
-        seconds = 0.0 if known else left / speed if left and speed else None
+        seconds = left / speed if left and speed else None
+        if state in ("done", "failed") or epochs >= cell.config.epochs:
+            seconds = 0.0
         found.append(Standing(cell.id, state, epochs, cell.config.epochs, round(left, 3), seconds, reason))
     return study, found
 

@@ -24,6 +24,7 @@ from segmae import __version__
 from segmae.checkpoint import epochs_done, read_info
 from segmae.config import Config, config_to_dict, load_config
 from segmae.data.catalog import find_data, open_dataset
+from segmae.data.splits import overlap, with_lesions
 from segmae.devices import check, on_gpu, refuse_several
 from segmae.errors import (
     CheckpointError,
@@ -37,7 +38,7 @@ from segmae.errors import (
 from segmae.evaluate import evaluate_checkpoint, machine, portable, versions
 from segmae.files import locked, read_json, write_json
 from segmae.models import code_file
-from segmae.ownfiles import is_trusted
+from segmae.ownfiles import is_trusted, read_split
 from segmae.runstate import Listener
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped
 from segmae.study.cost import measure_cost
@@ -46,7 +47,7 @@ from segmae.study.ledger import RESULTS, RUNS, Ledger, history, work
 from segmae.train import run
 
 NOT_HERE = (DataError, CheckpointError, MissingExtra)  # data, weights or packages that this machine lacks
-MADE = "made.json"  # in a cell's run: after which stage 1, by which code, on what, and with how much memory it was trained
+MADE = "made.json"  # in a cell's run: stage 1's record, and by which code, on what, and with how much memory its training ended
 _RATES = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -176,8 +177,7 @@ def run_cell(
     refuse_several(cell.config, "a study")
     refuse_untrusted(cell.config)
     refuse_edited(cell)
-    for test in cell.tests:  # not after hours of training
-        open_dataset(find_data(test.data))
+    refuse_unusable_tests(cell)
     config = _placed(cell.config, place, study.name)
     first = None if cell.stage1 is None else _placed(cell.stage1, place, STAGE1)
     if first is not None:
@@ -188,16 +188,23 @@ def run_cell(
         "environment": {**machine(), "device": _device(config), "versions": versions()},
     }
     if not _is_trained(folder, config):
-        begun, before = epochs_done(folder), None
+        before: dict[str, Any] | None = None
+        trained: list[bool] = []
+
+        def watch(event: dict[str, Any]) -> None:
+            trained.extend([True] if event["kind"] == "step" else ())
+            tell(event)
+
         if first is not None:
             before = {
                 "settings": portable(config_to_dict(first)),
                 **_training(run(first, tell, deadline), first),
             }
         _reset_peak_memory()
-        run(config, tell, deadline)
-        if begun < config.epochs:
-            write_json(folder / MADE, {**now, "stage1": before, "peak_memory_mb": _peak_memory()})
+        run(config, watch, deadline)
+        if trained or not (folder / MADE).is_file():
+            peak = _peak_memory() if trained else None
+            write_json(folder / MADE, {**now, "stage1": before, "peak_memory_mb": peak})
     made = {"stage1": None, "peak_memory_mb": None, **now}
     if (folder / MADE).is_file():
         made = read_json(folder / MADE)
@@ -216,6 +223,7 @@ def run_cell(
         summary, _ = evaluate_checkpoint(
             folder, test.data, test.load(config.data.split), test.part, out,
             device=None if config.device == "auto" else config.device, threads=config.threads or None, views=test.views,
+            allow_leaks=config.data.allow_leaks,
             progress=advance,
         )  # fmt: skip
         per_image[test.name] = out / "per_image.csv"
@@ -240,6 +248,25 @@ def run_cell(
     }, per_image)  # fmt: skip
     for state in folder.glob("state*.pt"):  # three times the network's size, and never resumed
         state.unlink()
+
+
+def refuse_unusable_tests(cell: Cell) -> None:
+    """What its tests need has to be here, and not trained on: better said before than after hours of training.
+
+    Raises:
+        DataError: it is not, or it is.
+    """
+    trained_on = read_split(cell.config.data.split).parts.get("train", ())
+    for data in dict.fromkeys(test.data for test in cell.tests):
+        cases = open_dataset(find_data(data)).cases
+        met = with_lesions(trained_on, cases)
+        for test in cell.tests:
+            shared = (
+                overlap(met, test.load(cell.config.data.split).parts[test.part]) if test.data == data else ()
+            )
+            if shared and not cell.config.data.allow_leaks:
+                raise DataError(f"test {test.name}: {len(shared)} of its images, or others of their lesions, are trained on, e.g. {shared[0]}. "
+                                "Test on others, or set data.allow_leaks")  # fmt: skip
 
 
 def refuse_untrusted(config: Config) -> None:
@@ -344,7 +371,7 @@ def _device(config: Config) -> str:
     return (
         f"cuda: {torch.cuda.get_device_name()}"
         if on_gpu(config)
-        else f"cpu, {torch.get_num_threads()} threads"
+        else f"cpu, {config.threads or torch.get_num_threads()} threads"
     )
 
 
@@ -358,7 +385,7 @@ def _reset_peak_memory() -> None:
 
 
 def _peak_memory() -> dict[str, float | None]:
-    """Peak since its training went on (this time), in MB: of the process, and of the GPU where there is one."""
+    """Peak since its training went on in this call, stage 1 left out, in MB: of the process, and of the GPU where there is one."""
     try:
         text = Path("/proc/self/status").read_text()
         match = re.search(r"VmHWM:\s+(\d+) kB", text)
