@@ -317,7 +317,7 @@ def test_another_test_of_a_finished_cell_needs_no_training(
     assert "retested" not in before
     (made,) = (tmp_path / "runs" / "drawn").glob("*/made.json")
     write_json(made, read_json(made) | {"code": {"segmae": "0.0.1", "commit": "of before"}})
-    tests = {"test": {}, "test-8views": {"views": 8}}
+    tests = {"test": {}, "test-8views": {"views": 8}, "val-8views": {"views": 8, "part": "val"}}
     shutil.rmtree(tmp_path / "runs" / "_stage1")  # which cells that are trained need no more
     path = write_study(
         rows=rows, reference="mae", data={"drawn": {"label": "drawn", "settings": settings, "tests": tests}}
@@ -335,7 +335,7 @@ def test_another_test_of_a_finished_cell_needs_no_training(
     assert (once["views"], by_views["views"]) == (1, 8)
     assert once["per_image_mean"] != by_views["per_image_mean"]
     titles = [place.label for place in load_evidence(Ledger("drawn", tmp_path / "results")).places]
-    assert titles == ["drawn", "drawn, mean of 8 views"]
+    assert titles == ["drawn", "drawn, mean of 8 views", "drawn, tested on val, mean of 8 views"]
 
 
 def test_a_call_that_finishes_nothing_leaves_the_figures_in_their_report(

@@ -256,7 +256,8 @@ class Evidence:
         summaries = [self.outcomes[c["id"]]["tests"][test] for c in cells if c["id"] in self.outcomes]
         label = entries[0]["label"] if len({e["label"] for e in entries}) == 1 else group
         views = summaries[0].get("views", 1)
-        label += "" if test == "test" + views_suffix(views) else f", tested on {test}"
+        name = test.removesuffix(views_suffix(views))
+        label += "" if name == "test" else f", tested on {name}"
         label += by_views(views)
         fewest: dict[str, tuple[int, int]] = {}  # of each fold's images, in any cell
         for data in (summary["data"] for summary in summaries):
