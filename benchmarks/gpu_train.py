@@ -319,9 +319,8 @@ def main() -> int:
     parser.add_argument("--anew", action="store_true", help="also what an earlier call has measured")
     parser.add_argument("--name", default="gpu_train", help="of the file in results/bench")
     a = parser.parse_args()
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # for the deterministic row, as the trainer then has it
+    # for the deterministic row, as the trainer then has it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     earlier = RESULTS / f"{a.name}.json"
     report = measure(
         a.model, a.size, a.batches, torch.device(a.device), a.compile, a.repeats,

@@ -269,9 +269,8 @@ def fit(
                 saver.end_epoch(done, improved)
             tell({"kind": "epoch", **record})
     log.close()
-    if devices.agree(fabric, {}, request.made)[1][
-        0
-    ]:  # since the last step: all is saved, and what would come after the run must not start
+    _, (asked,) = devices.agree(fabric, {}, request.made)
+    if asked:  # since the last step: all is saved, and what would come after the run must not start
         raise Terminated(f"{folder}: ended by SIGTERM after its last epoch, and saved")
 
 

@@ -189,10 +189,10 @@ def run_cell(
     }
     if not _is_trained(folder, config):
         before: dict[str, Any] | None = None
-        trained: list[bool] = []
+        kinds: set[str] = set()  # of events: without a step nothing was trained
 
         def watch(event: dict[str, Any]) -> None:
-            trained.extend([True] if event["kind"] == "step" else ())
+            kinds.add(event["kind"])
             tell(event)
 
         if first is not None:
@@ -202,8 +202,8 @@ def run_cell(
             }
         _reset_peak_memory()
         run(config, watch, deadline)
-        if trained or not (folder / MADE).is_file():
-            peak = _peak_memory() if trained else None
+        if "step" in kinds or not (folder / MADE).is_file():
+            peak = _peak_memory() if "step" in kinds else None
             write_json(folder / MADE, {**now, "stage1": before, "peak_memory_mb": peak})
     made = {"stage1": None, "peak_memory_mb": None, **now}
     if (folder / MADE).is_file():
@@ -260,10 +260,8 @@ def refuse_unusable_tests(cell: Cell) -> None:
     for data in dict.fromkeys(test.data for test in cell.tests):
         cases = open_dataset(find_data(data)).cases
         met = with_lesions(trained_on, cases)
-        for test in cell.tests:
-            shared = (
-                overlap(met, test.load(cell.config.data.split).parts[test.part]) if test.data == data else ()
-            )
+        for test in (test for test in cell.tests if test.data == data):
+            shared = overlap(met, test.load(cell.config.data.split).parts[test.part])
             if shared and not cell.config.data.allow_leaks:
                 raise DataError(f"test {test.name}: {len(shared)} of its images, or others of their lesions, are trained on, e.g. {shared[0]}. "
                                 "Test on others, or set data.allow_leaks")  # fmt: skip
