@@ -78,9 +78,7 @@ class Running:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(
-            PATIENCE + (self.server.config.timeout_graceful_shutdown or 0)
-        )  # requests may finish
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
 
 
