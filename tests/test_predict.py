@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from segmae import predict
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
-from segmae.data.preprocess import read_image
+from segmae.data.preprocess import read_image, read_mask
 from segmae.engines.convert import export_model
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError, OutputError
 from segmae.exchange import from_geojson
@@ -30,6 +31,10 @@ from segmae.photographs import find_photographs, safe_name
 from segmae.predict import predict_files
 from segmae.predictor import Predictor, load
 from segmae.result import uncertainty
+
+HEIC = (
+    Path(__file__).parent / "data" / "assets" / "drawn.heic"
+)  # draw_lesion(7, (160, 120)) by pillow-heif, quality 30, EXIF's orientation 6
 
 
 class Darkness:
@@ -393,12 +398,42 @@ def test_tables_of_two_calls_that_end_at_once_have_the_rows_of_both(
     assert len((out / "results.csv").read_text().splitlines()) == 3
 
 
-def test_photographs_of_a_telephone_that_are_not_read_are_named_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    with pytest.raises(DataError, match=r"passed over: 1 \.heic file\. Export them as JPEG"):
-        find_photographs([tmp_path])
-    with pytest.raises(ImageError, match=r"a\.HEIC: is in the format HEIC, .* Export it as JPEG"):
-        read_image(tmp_path / "a.HEIC")
+def test_photographs_of_a_telephone_are_segmented_upright(by_darkness: Path, tmp_path: Path) -> None:
+    shutil.copy(HEIC, tmp_path / "IMG_0001.HEIC")
+    seen = read_image(tmp_path / "IMG_0001.HEIC").pixels
+    drawn = np.rot90(draw_lesion(7, (160, 120))[0], -1)  # its container says: a quarter to the right
+    assert np.abs(seen.astype(int) - drawn).mean() < 6
+    done = predict_files([tmp_path], tmp_path / "out", by_darkness)
+    assert [row["name"] for row in done.rows] == ["IMG_0001"]
+    assert read_mask(tmp_path / "out" / "IMG_0001_mask.png", (120, 160)).any()
+
+
+def test_where_heic_is_not_read_the_way_out_is_told(tmp_path: Path) -> None:
+    shutil.copy(HEIC, tmp_path / "a.HEIC")
+    script = """
+import sys
+sys.modules["pi_heif"] = None
+from segmae.data.preprocess import read_image
+from segmae.photographs import find_photographs
+for ask, place in ((find_photographs, [sys.argv[1]]), (read_image, sys.argv[1] + "/a.HEIC")):
+    try:
+        ask(place)
+    except Exception as error:
+        print(error)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    way = r"install what reads HEIC: pip install 'segmae\[heic\]'"
+    assert re.search(rf"passed over: 1 \.heic file\. Export them as JPEG or PNG; {way}", told[0])
+    assert re.search(rf"a\.HEIC: is in the format HEIC, which .*\. Export it as JPEG, or {way}", told[1])
+
+
+@pytest.mark.parametrize("kept", [20, 300, 1000])
+def test_half_of_a_telephones_photograph_is_damaged(tmp_path: Path, kept: int) -> None:
+    (tmp_path / "a.heic").write_bytes(HEIC.read_bytes()[:kept])
+    with pytest.raises(ImageError, match=r"a\.heic: is damaged"):
+        read_image(tmp_path / "a.heic")
 
 
 def test_results_in_a_folder_are_no_photographs(by_darkness: Path, tmp_path: Path) -> None:
@@ -676,11 +711,11 @@ def test_what_is_passed_over_in_a_folder_is_counted(by_darkness: Path, tmp_path:
     (folder / ".git").mkdir()
     for name in ("a.png", "b.gif", "c.gif", "d.webp"):
         half_dark(64, 64).save(folder / name)
-    (folder / "e.HEIC").write_bytes(b"x")
+    (folder / "e.AVIF").write_bytes(b"x")
     (folder / "notes.txt").write_text("no image")
     done = predict_files([folder], folder / "out", by_darkness)
     assert [row["name"] for row in done.rows] == ["a"]
-    assert str(done.ignored) == "2 .gif files, 1 .heic file, 1 .webp file, 1 subfolder"
+    assert str(done.ignored) == "1 .avif file, 2 .gif files, 1 .webp file, 1 subfolder"
     assert done.ignored.folders == [str(folder / "more")]
     again = predict_files([folder], folder / "out", by_darkness)
     assert again.ignored.folders == [str(folder / "more")], "results are no folder of photographs"

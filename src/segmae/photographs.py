@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segmae.data import heic
 from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, image_files, open_datasets
 from segmae.errors import DataError
 
@@ -201,9 +202,9 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
         datasets = open_datasets(folder)
     except DataError as error:
         if ignored.files:
-            raise DataError(
-                f"{folder}: no photographs found; passed over: {ignored}. Export them as JPEG or PNG"
-            ) from error
+            telephones = any(file.lower().endswith(heic.SUFFIXES) for file in ignored.files)
+            remedy = "Export them as JPEG or PNG" + f"; {heic.REMEDY}" * telephones
+            raise DataError(f"{folder}: no photographs found; passed over: {ignored}. {remedy}") from error
         raise DataError(
             f"{folder}: no photographs found. Name image files or a folder of them ({error})"
         ) from error

@@ -16,11 +16,11 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from segmae.config import Preprocess
+from segmae.data import heic
 from segmae.data.pages import count_pages
 from segmae.data.quiet import quiet, silence_libtiff
 from segmae.errors import ImageError
 
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 MAX_PIXELS = 170_000_000  # more is refused before it is decoded; Pillow itself stops at 179 million
 SCALE_IT = f"Scale it below {MAX_PIXELS // 10**6} megapixels"
 MAX_SCANS = 64  # of a progressive JPEG: usual are ten, and each goes over the whole picture
@@ -269,15 +269,16 @@ def _opened(source: Any, name: str) -> Image.Image:
         _check_place(Path(source), name)
     try:
         with quiet():
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray) else source)
+            image = _identified(source)
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"is absurdly large ({error})", SCALE_IT) from error
     except UnidentifiedImageError as error:
-        if _is_heic(source):
-            remedy = (
-                "Export it as JPEG (an iPhone takes JPEGs with Settings > Camera > Formats > Most Compatible)"
-            )
-            raise ImageError(name, "is in the format HEIC, which is not read", remedy) from error
+        if heic.is_heic(_start_of(source)):
+            problem = "is in the format HEIC, which this installation does not read"
+            remedy = f"Export it as JPEG, or {heic.REMEDY}"
+            if heic.installed():
+                problem, remedy = "is damaged", "It may be truncated: copy or download it again"
+            raise ImageError(name, problem, remedy) from error
         remedy = "Give a JPEG, PNG, BMP or TIFF file; if it is one, copy or download it again"
         raise ImageError(name, "is not an image that can be read", remedy) from error
     except PermissionError as error:
@@ -299,14 +300,26 @@ def _opened(source: Any, name: str) -> Image.Image:
     return image
 
 
-def _is_heic(source: Any) -> bool:
-    """Whether it is an ISO media file of one of `HEIC_BRANDS`."""
+def _identified(source: Any) -> Image.Image:
+    """What Pillow makes of the header; of HEIC after the extra has taught it, where it is installed."""
+
+    def opened() -> Image.Image:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray) else source)
+
+    try:
+        return opened()
+    except UnidentifiedImageError:
+        if not (heic.is_heic(_start_of(source)) and heic.teach_pillow()):
+            raise
+        return opened()
+
+
+def _start_of(source: Any) -> bytes:
+    """The first 12 bytes, which say what kind of file it is."""
     if isinstance(source, bytes | bytearray):
-        start = bytes(source[:12])
-    else:
-        with open(source, "rb") as file:
-            start = file.read(12)
-    return start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS
+        return bytes(source[:12])
+    with open(source, "rb") as file:
+        return file.read(12)
 
 
 def _check_jpeg(image: Image.Image, name: str) -> None:
