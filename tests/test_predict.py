@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 import threading
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -779,3 +781,26 @@ def test_an_empty_name_does_not_mean_the_working_folder(
     with pytest.raises(DataError, match="is a variable empty"):
         predict_files([""], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_predictor_goes_to_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(Path(predict.__file__).parent / "assets" / "segmae-tiny", tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    predictor = load("mine", views=2)
+    pixels = draw_lesion(7, (160, 120))[0]
+    monkeypatch.chdir("/")
+    with get_context("spawn").Pool(1) as pool:
+        there = pool.map(predictor, [pixels])[0]
+    assert (there.network == predictor(pixels).network).all()
+    assert there.expected_dice == predictor(pixels).expected_dice
+
+    packed = pickle.dumps(predictor)
+    config = tmp_path / "mine" / "config.json"
+    config.write_text(config.read_text().replace('"threshold": 0.5', '"threshold": 0.4'))
+    with pytest.raises(CheckpointError, match="mine: has changed since the predictor was pickled"):
+        pickle.loads(packed)
+
+
+def test_a_predictor_of_ones_own_making_cannot_be_sent(predictor: Predictor) -> None:
+    with pytest.raises(TypeError, match=r"only predictors that segmae\.load made"):
+        pickle.dumps(predictor)

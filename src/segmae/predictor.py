@@ -21,6 +21,7 @@ from segmae.checkpoint import (
     OPENVINO,
     WEIGHTS,
     ModelInfo,
+    embedded_models,
     members,
     read_info,
     refuse_stage_1,
@@ -42,6 +43,8 @@ Models = str | Path | Sequence[str | Path]  # one model, or several of which the
 class Predictor:
     """A model in memory: call it with a photograph or several. See `load`.
 
+    What `load` made can be pickled, for worker processes: the copy loads the same files again, which have to be there unchanged.
+
     Attributes:
         info: what the model is, see `segmae.checkpoint.ModelInfo`.
         engine: what computes, see `segmae.engines.Engine`.
@@ -54,6 +57,14 @@ class Predictor:
         self, info: ModelInfo, engine: Engine, views: int = 1, trust: Trust | None = None, digest: str = ""
     ) -> None:
         self.info, self.engine, self.views, self.trust, self.digest = info, engine, views, trust, digest
+        self.loaded_by: dict[str, Any] | None = (
+            None  # arguments of `load`, its models by their absolute paths
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.loaded_by is None:
+            raise TypeError("only predictors that segmae.load made can be pickled")
+        return _load_again, (self.loaded_by, self.digest)
 
     def __repr__(self) -> str:
         size = self.info.preprocess.size
@@ -164,7 +175,17 @@ def load(
             singles, tuned_threshold(place) if place else None, engine, threads, device
         )
     trust = load_trust(place / CALIBRATION) if place else None
-    return Predictor(info, network, views, trust, model_digest(singles, place, views, network.name))
+    predictor = Predictor(info, network, views, trust, model_digest(singles, place, views, network.name))
+    places = [str(one) if str(one) in embedded_models() else str(resolve(one).absolute()) for one in named]
+    predictor.loaded_by = {"model": places, "engine": engine, "threads": threads, "device": device, "views": views}  # fmt: skip
+    return predictor
+
+
+def _load_again(loaded_by: dict[str, Any], digest: str) -> Predictor:
+    predictor = load(**loaded_by)
+    if predictor.digest != digest:
+        raise CheckpointError(f"{', '.join(loaded_by['model'])}: has changed since the predictor was pickled")
+    return predictor
 
 
 def model_digest(singles: Sequence[Path], place: Path | None, views: int, engine: str) -> str:
