@@ -187,6 +187,15 @@ def test_another_seed_gives_another_model(data: Path, tmp_path: Path) -> None:
     assert not same(weights(one / "last"), weights(two / "last"))
 
 
+def test_preparing_is_told_where_it_is_done(data: Path, tmp_path: Path) -> None:
+    told: list[list[str]] = []
+    for name in ("one", "two"):
+        told.append([])
+        config = config_for(data, tmp_path, f"name={name}", "epochs=1", f"data.cache={tmp_path / 'cache'}")
+        run(config, lambda event: told[-1].append(str(event.get("text", ""))))
+    assert [sum(text.startswith("preparing ") for text in texts) for texts in told] == [1, 0]
+
+
 def test_a_spoilt_state_file_falls_back_to_the_one_before(data: Path, tmp_path: Path) -> None:
     config = config_for(data, tmp_path, "epochs=2")
     folder = run(config)

@@ -69,10 +69,17 @@ def prepare_cases(
     config: Config, dataset: Dataset, parts: dict[str, tuple[Case, ...]], tell: Listener
 ) -> tuple[Cache, dict[str, np.ndarray]]:
     """The prepared images and the cache rows of each part."""
-    tell({"kind": "message", "text": f"preparing {len(dataset.cases)} images of {dataset.name}"})
+    told = False
+
+    def preparing(done: int, total: int) -> None:  # is not called where the cache is there
+        nonlocal told
+        if not told:
+            told = True
+            tell({"kind": "message", "text": f"preparing {total} images of {dataset.name}"})
+
     place = Path(config.data.cache) if config.data.cache else None
     # all of the dataset, as `segmae data prepare` does: one cache for any split
-    cache = prepare(dataset.cases, config.preprocess, folder=place)
+    cache = prepare(dataset.cases, config.preprocess, folder=place, progress=preparing)
     used = {case.id for case in chain(*parts.values())}
     if failures := [(name, reason) for name, reason in cache.failures if name in used]:
         name, reason = failures[0]
