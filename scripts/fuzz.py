@@ -40,7 +40,8 @@ with atheris.instrument_imports(include=["segmae", "PIL", "pydicom"]):
         from segmae.dicom import open_object
 
 FOLDER = Path(tempfile.mkdtemp(prefix="segmae-fuzz-"))
-ASSETS = Path(__file__).parents[1] / "src" / "segmae" / "assets" / "segmae-tiny"
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "src" / "segmae" / "assets" / "segmae-tiny"
 
 
 def image(data: bytes) -> None:
@@ -86,6 +87,7 @@ def checkpoint(data: bytes) -> None:
 
 
 def pictures() -> Iterator[bytes]:
+    yield (ROOT / "tests" / "data" / "assets" / "drawn.heic").read_bytes()
     photo, mask = (Image.fromarray(values).resize((24, 16)) for values in draw_lesion(0, (96, 64)))
     for picture in (
         photo,

@@ -29,7 +29,7 @@ from segmae.data.preprocess import read_image, read_mask
 from segmae.engines.convert import export_model
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError, OutputError
 from segmae.exchange import from_geojson
-from segmae.photographs import find_photographs, safe_name
+from segmae.photographs import collect, find_photographs, safe_name
 from segmae.predict import predict_files
 from segmae.predictor import Predictor, load
 from segmae.result import uncertainty
@@ -434,8 +434,24 @@ for ask, place in ((find_photographs, [sys.argv[1]]), (read_image, sys.argv[1] +
 @pytest.mark.parametrize("kept", [20, 300, 1000])
 def test_half_of_a_telephones_photograph_is_damaged(tmp_path: Path, kept: int) -> None:
     (tmp_path / "a.heic").write_bytes(HEIC.read_bytes()[:kept])
-    with pytest.raises(ImageError, match=r"a\.heic: is damaged"):
+    with pytest.raises(ImageError, match=r"a\.heic: .* damaged"):
         read_image(tmp_path / "a.heic")
+
+
+def test_a_heic_whose_item_has_no_name_of_letters_is_damaged_and_ends_nothing() -> None:
+    content = bytearray(HEIC.read_bytes())
+    content[content.index(b"infe", 150) + 14] = 255  # in its type, on which pi-heif 1.4 crashes
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(bytes(content))
+
+
+def test_a_photograph_that_a_telephone_exported_too_is_taken_once(tmp_path: Path) -> None:
+    shutil.copy(HEIC, tmp_path / "IMG_1.HEIC")
+    shutil.copy(HEIC, tmp_path / "IMG_2.HEIC")
+    half_dark(64, 64).save(tmp_path / "IMG_1.jpg")
+    found, ignored = collect([tmp_path])
+    assert [path.name for path in found] == ["IMG_1.jpg", "IMG_2.HEIC"]
+    assert [Path(file).name for file in ignored.files] == ["IMG_1.HEIC"]
 
 
 def test_results_in_a_folder_are_no_photographs(by_darkness: Path, tmp_path: Path) -> None:
@@ -786,7 +802,8 @@ def test_an_empty_name_does_not_mean_the_working_folder(
 def test_a_predictor_goes_to_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(Path(predict.__file__).parent / "assets" / "segmae-tiny", tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
-    predictor = load("mine", views=2)
+    predictor = load("mine")
+    predictor.views = 2
     pixels = draw_lesion(7, (160, 120))[0]
     monkeypatch.chdir("/")
     with get_context("spawn").Pool(1) as pool:

@@ -186,11 +186,11 @@ def _key(name: str) -> str:
 def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
     written = {row.get(kind) for row in earlier_rows(folder).values() for kind in FILES}
     inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    files = [path for path in image_files(folder) if path.name not in written]
+    files = [path for path in _photographs_in(folder) if path.name not in written]
     if written:
         files = [path for path in files if not SHEET.fullmatch(path.name)]
     files = [Path(name) for name in photographs_among([str(path) for path in files])]
-    ignored.files += [str(path) for path in inside if _is_other_image(path)]
+    ignored.files += [str(path) for path in inside if _is_other_image(path) and path not in files]
     if files:
         ignored.folders += [str(p) for p in inside if p.is_dir() and not (p / RESULTS).is_file()]
         return files
@@ -211,6 +211,18 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
     strays = {str(path) for dataset in datasets for path in dataset.strays if _is_other_image(path)}
     ignored.files += sorted(strays - set(ignored.files))
     return [case.image for dataset in datasets for case in dataset.cases]
+
+
+def _photographs_in(folder: Path) -> list[Path]:
+    """Image files directly in a folder; HEIC, where it is read, but for what was exported under the same name."""
+    found = list(image_files(folder))
+    if heic.reader() is not None:
+        exported = {path.stem for path in found}
+        telephones = (
+            path for path in folder.iterdir() if path.suffix.lower() in heic.SUFFIXES and path.is_file()
+        )
+        found += [path for path in telephones if path.stem not in exported and not path.name.startswith(".")]
+    return sorted(found)
 
 
 def _is_other_image(path: Path) -> bool:

@@ -64,7 +64,7 @@ class Predictor:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.loaded_by is None:
             raise TypeError("only predictors that segmae.load made can be pickled")
-        return _load_again, (self.loaded_by, self.digest)
+        return _load_again, (self.loaded_by, self.digest, self.info, self.views)
 
     def __repr__(self) -> str:
         size = self.info.preprocess.size
@@ -181,10 +181,11 @@ def load(
     return predictor
 
 
-def _load_again(loaded_by: dict[str, Any], digest: str) -> Predictor:
+def _load_again(loaded_by: dict[str, Any], digest: str, info: ModelInfo, views: int) -> Predictor:
     predictor = load(**loaded_by)
     if predictor.digest != digest:
         raise CheckpointError(f"{', '.join(loaded_by['model'])}: has changed since the predictor was pickled")
+    predictor.info, predictor.views = info, views  # which may have been set after loading
     return predictor
 
 

@@ -201,13 +201,13 @@ def test_superpixels_foreign_files_and_folders_named_like_images_are_listed_not_
         tmp_path,
         "images/a.jpg",
         "images/a_superpixels.png",
-        "images/a.webp",
+        "images/a.heic",
         "images/b.png/page.txt",
         "masks/a.dcm",
     )
     dataset = open_dataset(lay(tmp_path, "masks/a.png"))
     assert pairs(dataset) == {"a": "a.png"}
-    assert {path.name for path in dataset.strays} == {"a_superpixels.png", "a.webp", "b.png", "a.dcm"}
+    assert {path.name for path in dataset.strays} == {"a_superpixels.png", "a.heic", "b.png", "a.dcm"}
 
 
 def test_a_link_to_nowhere_stays_a_case_so_that_it_is_reported(tmp_path: Path) -> None:

@@ -184,14 +184,14 @@ def test_images_without_any_masks_are_no_error(lesions: Path) -> None:
 
 def test_superpixels_and_stray_files_are_notes(lesions: Path) -> None:
     shutil.copy(mask(lesions), lesions / "images" / "drawn_0001_superpixels.png")
-    (lesions / "images" / "scan.webp").write_bytes(b"webp")
+    (lesions / "images" / "scan.heic").write_bytes(b"heic")
     (lesions / "masks" / "folder.png").mkdir()
     report = check([lesions], workers=1)
     assert report.ok
     assert kinds(report) == {"superpixel file": 1, "stray file": 2}
     assert {finding.severity for finding in report.findings} == {"note"}
     assert {Path(item["file"]).name for item in the_finding(report, "stray file").items} == {
-        "scan.webp",
+        "scan.heic",
         "folder.png",
     }
     assert "save them as JPEG, PNG" in the_finding(report, "stray file").message
@@ -383,7 +383,7 @@ def test_two_datasets_of_one_name_are_told_apart_by_their_folders(drawn: Path, t
 def test_errors_come_first_and_the_whole_is_json(lesions: Path) -> None:
     save(mask(lesions, 0), MASK * 0)
     truncate(image(lesions, 2))
-    (lesions / "images" / "scan.webp").write_bytes(b"webp")
+    (lesions / "images" / "scan.heic").write_bytes(b"heic")
     report = check([lesions], workers=1)
     assert [finding.severity for finding in report.findings] == ["error", "warning", "note"]
     assert [len(row) for row in report.rows()] == [len(COLUMNS)] * 3

@@ -48,13 +48,6 @@ def test_every_kind_of_file_gives_the_bits_of_the_direct_prediction(
     assert set(found["timing_ms"]) == {"decode", "queue", "network", "finish"}
 
 
-def test_photographs_of_telephones_are_read(running: Running, predictor: segmae.Predictor) -> None:
-    data = (Path(__file__).parents[1] / "data" / "assets" / "drawn.heic").read_bytes()
-    found = running.client.segment(data, include="mask")
-    assert (found["width"], found["height"]) == (120, 160)
-    assert (opened(base64.b64decode(found["mask"]["png"])) == predictor(data).mask * 255).all()
-
-
 def test_a_list_may_be_several_fields_of_one_name(running: Running) -> None:
     body, kind = multipart({"image": [drawn(3)]}, {"include": "mask"})
     boundary = kind.partition("boundary=")[2].encode()

@@ -10,18 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segmae.data import heic
 from segmae.errors import DataError
 
-IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    *(heic.SUFFIXES if heic.installed() else ()),
-)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 MASK_ENDING = re.compile(r"_(segmentation|lesion|mask)$", re.IGNORECASE)
 USUAL = ("", ".csv", ".txt", ".json", ".md", ".db", ".ini")  # files beside the images that need no word
 ID_COLUMNS = ("image_id", "image", "id")

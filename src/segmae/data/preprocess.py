@@ -275,10 +275,7 @@ def _opened(source: Any, name: str) -> Image.Image:
     except UnidentifiedImageError as error:
         if heic.is_heic(_start_of(source)):
             problem = "is in the format HEIC, which this installation does not read"
-            remedy = f"Export it as JPEG, or {heic.REMEDY}"
-            if heic.installed():
-                problem, remedy = "is damaged", "It may be truncated: copy or download it again"
-            raise ImageError(name, problem, remedy) from error
+            raise ImageError(name, problem, f"Export it as JPEG, or {heic.REMEDY}") from error
         remedy = "Give a JPEG, PNG, BMP or TIFF file; if it is one, copy or download it again"
         raise ImageError(name, "is not an image that can be read", remedy) from error
     except PermissionError as error:
@@ -301,17 +298,14 @@ def _opened(source: Any, name: str) -> Image.Image:
 
 
 def _identified(source: Any) -> Image.Image:
-    """What Pillow makes of the header; of HEIC after the extra has taught it, where it is installed."""
-
-    def opened() -> Image.Image:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray) else source)
-
+    """What Pillow makes of the header; HEIC, which it does not know, by the extra."""
     try:
-        return opened()
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes | bytearray) else source)
     except UnidentifiedImageError:
-        if not (heic.is_heic(_start_of(source)) and heic.teach_pillow()):
+        picture = heic.open_heic(source) if heic.is_heic(_start_of(source)) else None
+        if picture is None:
             raise
-        return opened()
+        return picture
 
 
 def _start_of(source: Any) -> bytes:

@@ -141,7 +141,7 @@ OPTIONS: Json = {
     "views": {"type": "string", "enum": ["1", "8"], "default": "1", "description": "8: the mean of eight views"},
     "overlay_style": {"type": "string", "enum": list(STYLES), "default": STYLES[0]},
 }  # fmt: skip
-PHOTOGRAPH = _file("JPEG, PNG, TIFF, BMP, GIF, WebP, HEIC or DICOM")
+PHOTOGRAPH = _file("JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM")
 ID = {
     "name": "id",
     "in": "path",

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import Room
-from segmae.data import heic
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image
 from segmae.dicom import DicomObject, open_object
 from segmae.errors import ImageError, MissingExtra
@@ -77,13 +76,11 @@ class Timing:
 
 
 def kind_of(data: bytes) -> str:
-    """`JPEG`, `PNG`, `TIFF`, `BMP`, `GIF`, `WEBP`, `HEIC` or `DICOM`, by how the file begins; empty for all else."""
+    """`JPEG`, `PNG`, `TIFF`, `BMP`, `GIF`, `WEBP` or `DICOM`, by how the file begins; empty for all else."""
     if data[128:132] == b"DICM":
         return "DICOM"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    if heic.is_heic(data[:12]):
-        return "HEIC"
     return next((kind for kind, starts in SIGNATURES.items() if data.startswith(starts)), "")
 
 
@@ -139,7 +136,7 @@ class Worker:
         kind = kind_of(data)
         if not kind:
             raise Problem(
-                415, "the image is not of a type that is read: JPEG, PNG, TIFF, BMP, GIF, WebP, HEIC or DICOM"
+                415, "the image is not of a type that is read: JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM"
             )
         with refused():
             if kind == "DICOM":
