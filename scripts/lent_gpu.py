@@ -36,8 +36,13 @@ LACKING = ("kornia", "kornia_rs", "omegaconf", "tensorboardX", "lightning-fabric
 NEEDED = ("torch", "numpy", "scipy", "PIL", "contourpy", "onnxruntime", "safetensors", "typer", "rich", "kornia",
           "omegaconf", "tensorboardX", "lightning_fabric", "segmae.cli", "segmae.study.runner")  # fmt: skip
 SHIPPED = ("segmae-tiny",)
-STUDIES = ("table2", "folds", "beta", "masking", "data")  # what needs ISIC2018 alone, and no weights
-AFTER_BUDGET = 100  # seconds for what a study does past its budget: validation, tests, files
+STUDIES = ("table2",)  # which needs ISIC2018 alone, and no weights
+# What finishes soonest comes first: a cell that is open when the machine is given back is lost.
+ROWS = "cpfnet,segmae-tiny,unet,transunet,fat-net,segmae-small,unet-plain,transunet-plain,attention-unet,segmae-base,ckdnet"
+AFTER_BUDGET = 70  # seconds for what a study does past its budget: validation, tests, files
+TESTS = 40  # of these, for tests
+TURN = 10.0  # seconds after which it is looked whether there are new results
+COMPILES = 120  # seconds that a part of the benchmark may need which compiles
 
 
 def pack(data: str, python: str) -> None:
@@ -132,6 +137,7 @@ class Visit:
         self.out = Path(os.environ.get("OUT") or ROOT / "out" / "lent")
         self.python = os.environ.get("GPU_PYTHON", sys.executable)
         self.failed: list[str] = []
+        self.before: dict[str, str] = {}  # results that travelled here
         self.environment = {
             **os.environ, "PYTHONUNBUFFERED": "1", "SEGMAE_DATA": str(STATE / "data"), "XDG_CACHE_HOME": str(STATE / "prepared"),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), str(STATE / "packages"), os.environ.get("PYTHONPATH")))),
@@ -141,18 +147,18 @@ class Visit:
         self.out.mkdir(parents=True, exist_ok=True)
         STATE.mkdir(parents=True, exist_ok=True)
         self.install()
-        before = contents(ROOT / "results")
+        self.before = contents(ROOT / "results")
         # what an earlier call on this machine found, which the copy of the working tree may have replaced
         if (STATE / "results").is_dir():
             shutil.copytree(STATE / "results", ROOT / "results", dirs_exist_ok=True)
         if "bench" in self.a.what:
-            limit = min(seconds(self.a.bench_budget), self.left() - AFTER_BUDGET)
+            limit = min(seconds(self.a.bench_budget), self.left() - COMPILES)
             self.call(["benchmarks/gpu_train.py", "--compile", "--budget", f"{max(1, limit):.0f}s", *shlex.split(self.a.bench)],
-                      max(limit + AFTER_BUDGET, 1) if "study" in self.a.what else self.left())  # fmt: skip
-            self.give_back(before)
+                      max(limit + COMPILES, 1) if "study" in self.a.what else self.left())  # fmt: skip
         if "study" in self.a.what:
             self.study()
-            self.give_back(before)
+        for name, size in self.give_back().items():
+            print(f"{name}: {size / MIB:.1f} MiB", flush=True)
         for problem in self.failed:
             print(problem, file=sys.stderr)
         return int(bool(self.failed))
@@ -199,24 +205,27 @@ class Visit:
             )
             return
         self.call(["-m", "segmae", "study", "run", *self.a.studies, "--scale", self.a.scale, "--device", self.a.device,
-                   "--budget", f"{budget:.0f}s"], self.left())  # fmt: skip
-        self.name_code()
+                   "--budget", f"{budget:.0f}s", "--test-grace", f"{TESTS}s",
+                   *(["--rows", self.a.rows] if self.a.rows else [])], self.left())  # fmt: skip
 
     def call(self, words: list[str], limit: float) -> None:
-        """Run Python; after so many seconds ask it to end, and insist some seconds later."""
+        """Run Python, and give back meanwhile what it finds; after so many seconds ask it to end, and insist some seconds later."""
         print(f"== {' '.join(words)}", flush=True)
         process = subprocess.Popen([self.python, *words], env=self.environment, cwd=ROOT)
-        try:
-            status = process.wait(max(1, min(limit, self.left()) - 20))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)  # training saves and ends
+        end, status, stopped = time.monotonic() + max(1, min(limit, self.left()) - 20), None, False
+        while status is None:
             try:
-                status = process.wait(15)
+                status = process.wait(max(0, min(TURN, end - time.monotonic())))
             except subprocess.TimeoutExpired:
-                process.kill()
-                status = process.wait()
-            print("== stopped: its time was over", flush=True)
-        if status:
+                if time.monotonic() < end:
+                    self.give_back()
+                elif stopped:
+                    process.kill()
+                else:
+                    print("== stopped: its time was over", flush=True)
+                    process.send_signal(signal.SIGTERM)  # training saves and ends
+                    end, stopped = time.monotonic() + 15, True
+        if status and not stopped:
             self.failed.append(f"{words[0] if words[0] != '-m' else words[2]}: ended with {status}")
 
     def name_code(self) -> None:
@@ -231,17 +240,27 @@ class Visit:
                 result["code"]["commit"] = code["commit"]
                 path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def give_back(self, before: dict[str, str]) -> None:
-        """Results that this machine has made, and the weights of finished cells with a model that ships, as files in $OUT."""
+    def give_back(self) -> dict[str, int]:
+        """Results that this machine has made, and the weights of finished cells with a model that ships, as files in $OUT.
+
+        Returns:
+            Bytes of each file there. Nothing is written where nothing is new.
+        """
+        self.name_code()
+        made, new = STATE / "results", False
         for name, digest in contents(ROOT / "results").items():
-            if before.get(name) != digest:
-                kept = STATE / "results" / name
+            kept = made / name
+            if self.before.get(name) != digest and not (kept.is_file() and digest == sha256(kept)):
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / "results" / name, kept)
-        made = STATE / "results"
-        with tarfile.open(self.out / "results.tar.gz", "w:gz") as archive:
+                new = True
+        if not new and (self.out / "results.tar.gz").is_file():
+            return self.given()
+        half = self.out / ".results.half"  # the machine may be taken away at any moment
+        with tarfile.open(half, "w:gz") as archive:
             if made.is_dir():
                 archive.add(made, "results")
+        half.replace(self.out / "results.tar.gz")
         room, files = ALL_BACK - MARGIN - size_of(self.out / "results.tar.gz"), FILES - 1
         for path in sorted(made.glob("*/*.json")):
             result = json.loads(path.read_text(encoding="utf-8"))
@@ -259,8 +278,10 @@ class Visit:
                 print(f"left out, {size / MIB:.1f} MiB: {run / 'best'}")
             else:
                 room, files = room - size, files - len(pieces)
-        for path in sorted(self.out.iterdir()):
-            print(f"{path.name}: {size_of(path) / MIB:.1f} MiB", flush=True)
+        return self.given()
+
+    def given(self) -> dict[str, int]:
+        return {path.name: size_of(path) for path in sorted(self.out.iterdir())}
 
 
 def in_pieces(path: Path) -> list[Path]:
@@ -278,8 +299,13 @@ def in_pieces(path: Path) -> list[Path]:
 
 def contents(folder: Path) -> dict[str, str]:
     """SHA-256 of each file by its name from the folder."""
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
+    return {
+        str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def seconds(text: str) -> float:
@@ -299,6 +325,7 @@ def main() -> int:
     there = verbs.add_parser("run", help="the command of a call, there")
     there.add_argument("what", nargs="+", choices=("bench", "study"))
     there.add_argument("--studies", nargs="+", default=STUDIES)
+    there.add_argument("--rows", default=ROWS, help="of the studies, the first first; empty: all")
     there.add_argument("--scale", default="gpu")
     there.add_argument("--device", default="cuda")
     there.add_argument(
@@ -307,7 +334,12 @@ def main() -> int:
     there.add_argument("--bench-budget", default="4m", help="after which the benchmark begins no part")
     there.add_argument("--bench", default="", help="more arguments of benchmarks/gpu_train.py, in quotes")
     there.add_argument("--weights", nargs="*", default=SHIPPED, help="networks whose best weights come back")
-    there.add_argument("--within", type=float, default=570, help="seconds that all of it may take")
+    there.add_argument(
+        "--within",
+        type=float,
+        default=570,
+        help="seconds that all of it may take: less than the call may, and than is left of the loan",
+    )
     a = parser.parse_args()
     if a.verb == "pack":
         pack(a.data, a.python)

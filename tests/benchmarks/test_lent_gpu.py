@@ -33,7 +33,7 @@ def lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def visit(lent: ModuleType, **settings: Any) -> Any:
-    defaults = {"what": ["study"], "studies": ["table2"], "scale": "gpu", "device": "cpu", "budget": "7m", "bench_budget": "4m",
+    defaults = {"what": ["study"], "studies": ["table2"], "rows": "", "scale": "gpu", "device": "cpu", "budget": "7m", "bench_budget": "4m",
                 "bench": "", "weights": ["segmae-tiny"], "within": 570}  # fmt: skip
     found = lent.Visit(argparse.Namespace(**{**defaults, **settings}))
     found.out.mkdir()
@@ -83,21 +83,20 @@ def test_a_study_waits_for_all_photographs(lent: ModuleType) -> None:
     call.study()
     assert len(call.failed) == 2 and "none came so far" in call.failed[0] and "1of2" in call.failed[1]
     (lent.STATE / "data" / "isic2018-2of2.tar.gz.done").touch()
-    late = argparse.Namespace(**{**vars(call.a), "within": 110})
-    call.a, call.until = late, call.until - 460
+    call.until -= 570 - lent.AFTER_BUDGET - 10
     call.study()
-    assert "of which 100 are for its end" in call.failed[2]
+    assert f"of which {lent.AFTER_BUDGET} are for its end" in call.failed[2]
 
 
 def test_what_comes_back_is_new_and_small(lent: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     cell(lent, "old", "segmae-tiny", 10)
-    before = lent.contents(lent.ROOT / "results")
+    call = visit(lent)
+    call.before = lent.contents(lent.ROOT / "results")
     cell(lent, "tiny_fold+1", "segmae-tiny", 1000)
     cell(lent, "tiny_large", "segmae-tiny", lent.BACK)
     cell(lent, "tiny_larger", "segmae-tiny", 3 * lent.BACK)
     cell(lent, "unet", "unet", 1000)
-    call = visit(lent)
-    call.give_back(before)
+    call.give_back()
     assert sorted(path.name for path in call.out.iterdir()) == [
         "best-table2-gpu-tiny_fold_1.tar",
         "best-table2-gpu-tiny_large.tar.part1",
@@ -116,7 +115,7 @@ def test_what_comes_back_is_new_and_small(lent: ModuleType, capsys: pytest.Captu
         assert "runs/studies/table2-gpu/tiny_fold+1-1/best/model.safetensors" in archive.getnames()
     for index in range(9):  # more than a call gives back
         cell(lent, f"more{index}", "segmae-tiny", 1000)
-    call.give_back(before)
+    call.give_back()
     assert len(list(call.out.iterdir())) == lent.FILES
 
 
@@ -137,6 +136,35 @@ def test_a_command_is_stopped_in_time(lent: ModuleType, capfd: pytest.CaptureFix
     call.call(["-c", "print('worked')"], 60)
     assert call.failed == []
     call.call(["-c", "import time; time.sleep(60)"], 21)
-    assert call.failed == ["-c: ended with -15"]
+    assert call.failed == [], "an end in time is no failure"
     assert "its time was over" in capfd.readouterr().out
+    call.call(["-c", "import sys; sys.exit(3)"], 60)
+    assert call.failed == ["-c: ended with 3"]
     assert sys.executable == call.python
+
+
+def test_results_are_given_back_while_more_are_made(
+    lent: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call may be killed at any moment, and then returns what lies in $OUT."""
+    monkeypatch.setattr(lent, "TURN", 0.1)
+    call = visit(lent, within=120)
+    given = call.out / "results.tar.gz"
+    folder = lent.ROOT / "results" / "table2-gpu"
+    call.call(["-c", f"""
+import pathlib, sys, time
+folder, given = pathlib.Path({str(folder)!r}), pathlib.Path({str(given)!r})
+folder.mkdir()
+for name in ("one", "two"):
+    (folder / (name + ".txt")).write_text(name)
+    size, waited = given.stat().st_size if given.exists() else 0, 0
+    while not given.exists() or given.stat().st_size == size:
+        time.sleep(0.1)
+        waited += 1
+        if waited > 300:
+            sys.exit(1)
+"""], 120)  # fmt: skip
+    assert call.failed == []
+    with tarfile.open(given) as archive:
+        names = [name for name in archive.getnames() if name.endswith(".txt")]
+    assert names == ["results/table2-gpu/one.txt", "results/table2-gpu/two.txt"]

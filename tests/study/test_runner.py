@@ -25,7 +25,7 @@ from segmae.study import runner  # noqa: E402
 from segmae.study.grid import load_study  # noqa: E402
 from segmae.study.ledger import Ledger, counted, status, total_seconds  # noqa: E402
 from segmae.study.report import build_page  # noqa: E402
-from segmae.study.runner import describe_failure, run_studies, seconds  # noqa: E402
+from segmae.study.runner import chosen_cells, describe_failure, run_studies, seconds  # noqa: E402
 from segmae.study.tables import load_evidence  # noqa: E402
 from segmae.train import train_step  # noqa: E402
 
@@ -148,6 +148,32 @@ def test_a_budget_that_is_used_up_in_a_test_tests_again(
     assert run_studies([path], budget="50s", **folders(tmp_path), listener=listener).stopped
     assert counted(status(path, **folders(tmp_path))[1]) == {"begun": 1}
     assert run_studies([path], **folders(tmp_path)).finished == ["plain_drawn_s0"]
+
+
+def test_tests_of_what_is_trained_may_go_on_past_the_budget(
+    write_study: Write, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = {"task": "supervised", "epochs": 1, "model": {"options": {"decoder": None}}}
+    path = write_study(
+        rows={"plain": {"settings": plain}, "other": {"settings": {**plain, "losses": {"bce": 2}}}}
+    )
+    monkeypatch.setattr("segmae.evaluate.measure", one_by_one)
+
+    def listener(event: dict[str, Any]) -> None:
+        clock.now += 60 if event["kind"] == "test" else 0
+
+    budget = {"budget": "50s", "test_grace": "250s"}
+    done = run_studies([path], **folders(tmp_path), **budget, listener=listener)  # type: ignore[arg-type]
+    assert done.finished == ["plain_drawn_s0"] and done.stopped, "and no further cell is begun"
+
+
+def test_rows_are_taken_in_the_order_asked_for(write_study: Write, tmp_path: Path) -> None:
+    study = load_study(write_study(seeds=[0, 1]))
+    cells = [cell.id for cell in chosen_cells(study, ["mae-dice", "plain", "elsewhere"])]
+    assert cells == ["mae-dice_drawn_s0", "plain_drawn_s0", "mae-dice_drawn_s1", "plain_drawn_s1"]
+    assert list(chosen_cells(study, [])) == list(study.cells)
+    with pytest.raises(ConfigError, match="row 'unet': choose plain, mae, mae-dice"):
+        run_studies([tmp_path / "drawn.yaml"], rows=["plain", "unet"], **folders(tmp_path))
 
 
 def one_by_one(predictor: Any, cases: Any, batch_size: int, progress: Any = None) -> Any:

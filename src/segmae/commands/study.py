@@ -28,6 +28,12 @@ def run_study(
     ],
     scale: Scale = None,
     budget: Annotated[str | None, typer.Option(help="Stop after this time, saved: 45s, 9m, 1.5h.")] = None,
+    test_grace: Annotated[
+        str | None, typer.Option(help="Past the budget, for the tests of a cell that is trained: 60s.")
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Only cells of these rows, in this order: unet,cpfnet.")
+    ] = None,
     device: Device = None,
     threads: Threads = None,
     results: Results = None,
@@ -40,8 +46,8 @@ def run_study(
     """Train and test the open cells, the most important first. Stopped, the same command goes on."""
     from segmae.study.runner import run_studies
 
-    options = given(scale=scale, budget=budget, device=device, threads=threads, results=results, runs=runs,
-                    retry_failed=retry_failed)  # fmt: skip
+    options = given(scale=scale, budget=budget, test_grace=test_grace, rows=rows.split(",") if rows else None, device=device,
+                    threads=threads, results=results, runs=runs, retry_failed=retry_failed)  # fmt: skip
     with progress("study") as advance:
 
         def listener(event: dict[str, Any]) -> None:

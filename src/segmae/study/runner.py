@@ -80,6 +80,19 @@ class Place:
     threads: int = 0
 
 
+@dataclass(frozen=True)
+class Deadline:
+    """When to stop.
+
+    Attributes:
+        at: of training, on the clock of `time.monotonic`; no cell is begun after it.
+        test_grace: seconds past it for the tests of what is trained by then.
+    """
+
+    at: float
+    test_grace: float = 0.0
+
+
 def run_studies(
     names: Sequence[str | Path],
     scale: str = FULL,
@@ -89,6 +102,8 @@ def run_studies(
     threads: int = 0,
     results: Path = RESULTS,
     runs: Path = RUNS,
+    rows: Sequence[str] = (),
+    test_grace: str | float = 0,
     retry_failed: bool = False,
     listener: Listener | None = None,
 ) -> Done:
@@ -102,42 +117,66 @@ def run_studies(
         budget: time after which to stop, e.g. "9m", "45s" or seconds; training stops after the step under way and is saved.
         device, threads: for training and testing, instead of those of the settings.
         results, runs: folders for outcomes and for checkpoints.
+        rows: only cells of these, in this order; default: all, in the study's.
+        test_grace: time past the budget for the tests of a cell that is trained by then, where what is not tested would be lost.
         retry_failed: also cells that failed before. A cell for which data, weights or packages are not here is told and not held to
             have failed: every call tries it again.
         listener: called with a dict for every event of `segmae.train.run`, with the cell's id as "cell".
 
     Raises:
-        ConfigError: a study, a budget or a device that cannot be used, or several processes are to do it as one.
+        ConfigError: a study, a row, a budget or a device that cannot be used, or several processes are to do it as one.
         TrainingStopped: the GPU does not answer any more; the same call in a new process goes on.
     """
     machine_of = load_config({"device": device or "auto"})
     check(machine_of)
     refuse_several(machine_of, "a study")
-    deadline = None if budget is None else time.monotonic() + seconds(budget)
+    deadline = None if budget is None else Deadline(time.monotonic() + seconds(budget), seconds(test_grace))
     place, done = Place(Path(results), Path(runs), device, threads), Done()
-    for study in [
-        load_study(name, scale) for name in names
-    ]:  # all of them first: a slip in the last is told now
-        run_study(study, place, done, deadline, retry_failed, listener or (lambda event: None))
+    studies = [load_study(name, scale) for name in names]  # all of them first: a slip in the last is told now
+    known = dict.fromkeys(cell.row for study in studies for cell in study.cells)
+    for row in rows:
+        if row not in known:
+            raise ConfigError(f"row '{row}': choose {', '.join(known)}")
+    for study in studies:
+        run_study(
+            study,
+            chosen_cells(study, rows),
+            place,
+            done,
+            deadline,
+            retry_failed,
+            listener or (lambda event: None),
+        )
         if done.stopped:
             break
     return done
 
 
+def chosen_cells(study: Study, rows: Sequence[str]) -> Sequence[Cell]:
+    """The cells of some rows, as the study would order them if it named its rows in this order; all without any."""
+    if not rows:
+        return study.cells
+    mine = [row for row in dict.fromkeys(rows) if row in study.rows]
+    instead = dict(zip((row for row in study.rows if row in mine), mine, strict=True))
+    cells = {(cell.row, cell.data, cell.seed): cell for cell in study.cells}
+    return [cells[instead[cell.row], cell.data, cell.seed] for cell in study.cells if cell.row in instead]
+
+
 def run_study(
-    study: Study, place: Place, done: Done, deadline: float | None, retry_failed: bool, tell: Listener
-) -> None:
-    """Run the open cells of one study and add to `done` what became of them."""
+    study: Study, cells: Sequence[Cell], place: Place, done: Done, deadline: Deadline | None, retry_failed: bool,
+    tell: Listener,
+) -> None:  # fmt: skip
+    """Run those of some cells of a study that are open and add to `done` what became of them."""
     ledger = Ledger(study.name, place.results)
     ledger.begin(study)
-    for cell in study.cells:
+    for cell in cells:
         state = ledger.state(cell.id, cell.digest)
         if state == "failed" and not retry_failed:
             done.passed_over.append(cell.id)
             continue
         if state == "done":
             continue
-        if deadline is not None and time.monotonic() >= deadline:
+        if deadline is not None and time.monotonic() >= deadline.at:
             done.stopped = True
             return
         try:
@@ -167,7 +206,7 @@ def run_study(
 
 
 def run_cell(
-    study: Study, cell: Cell, ledger: Ledger, place: Place, deadline: float | None, tell: Listener
+    study: Study, cell: Cell, ledger: Ledger, place: Place, deadline: Deadline | None, tell: Listener
 ) -> None:
     """Stage 1 where the cell has one, training, its tests, and the outcome.
 
@@ -179,6 +218,7 @@ def run_cell(
     refuse_edited(cell)
     refuse_unusable_tests(cell)
     config = _placed(cell.config, place, study.name)
+    train_until, test_until = (deadline.at, deadline.at + deadline.test_grace) if deadline else (None, None)
     first = None if cell.stage1 is None else _placed(cell.stage1, place, STAGE1)
     if first is not None:
         config = replace(config, model=replace(config.model, start=str(Path(first.output) / first.name)))
@@ -198,10 +238,10 @@ def run_cell(
         if first is not None:
             before = {
                 "settings": portable(config_to_dict(first)),
-                **_training(run(first, tell, deadline), first),
+                **_training(run(first, tell, train_until), first),
             }
         _reset_peak_memory()
-        run(config, watch, deadline)
+        run(config, watch, train_until)
         if "step" in kinds or not (folder / MADE).is_file():
             peak = _peak_memory() if "step" in kinds else None
             write_json(folder / MADE, {**now, "stage1": before, "peak_memory_mb": peak})
@@ -217,7 +257,7 @@ def run_cell(
 
         def advance(done: int, total: int, test: str = test.name) -> None:
             tell({"kind": "test", "test": test, "done": done, "total": total})
-            if deadline is not None and time.monotonic() >= deadline and done < total:
+            if test_until is not None and time.monotonic() >= test_until and done < total:
                 raise OutOfTime(f"{folder}: stopped in time, at image {done} of {total} of its test")
 
         summary, _ = evaluate_checkpoint(
