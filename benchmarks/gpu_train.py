@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import math
 import os
 import sys
@@ -31,7 +32,7 @@ from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from race import RESULTS, save
+from race import REPOSITORY, RESULTS, save
 from segmae.config import Config, load_config
 from segmae.files import read_json
 from segmae.models import create_model
@@ -96,10 +97,14 @@ def peaks(device: torch.device) -> dict[str, Any]:
 
     Products are in bf16 on a GPU and in float32 on a CPU. A copy reads and writes each byte.
     """
-    dtype, side = (torch.bfloat16, 8192) if device.type == "cuda" else (torch.float32, 1024)
+    dtype, side, size = (
+        (torch.bfloat16, 8192, 2**31) if device.type == "cuda" else (torch.float32, 1024, 2**26)
+    )
     a = torch.randn(side, side, dtype=dtype, device=device)
-    b = torch.empty_like(a)
-    product, copy = (min(times_of(work, device, 5)[WARM_UP:]) for work in (lambda: a @ a, lambda: b.copy_(a)))
+    source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+    product, copy = (
+        min(times_of(work, device, 5)[WARM_UP:]) for work in (lambda: a @ a, lambda: target.copy_(source))
+    )
     name = device_name(device)
     flops, memory = PEAKS.get(name, (None, None))
     return {
@@ -108,51 +113,50 @@ def peaks(device: torch.device) -> dict[str, Any]:
         "flops": flops,
         "bytes": memory,
         "measured_flops": 2 * side**3 / product,
-        "measured_bytes": 2 * a.numel() * a.element_size() / copy,
+        "measured_bytes": 2 * size / copy,
     }
 
 
-def step_cost(config: Config) -> dict[str, float]:
-    """What segmenting one image takes, counted without computing.
+def step_cost(config: Config, device: torch.device) -> dict[str, float]:
+    """What segmenting one image takes, counted in one pass of it.
 
     Returns:
-        `flops` of the forward pass. `elements` that leaf modules take and give in it: what eager code moves, but for sums and
-        interpolation between modules. `weights` that the mask depends on; the MAE decoder's are not among them.
+        `flops` of the forward pass. `bytes` that leaf modules take and give in it: what eager code moves, but for sums and
+        interpolation between modules; in mixed precision norms give float32. `weights` that the mask depends on; the MAE decoder's are
+        not among them.
     """
-    with torch.device("meta"):
-        network = create_model(config.model.name, **config.model.options).eval()
-        image = torch.zeros(1, 3, config.preprocess.size, config.preprocess.size)
+    network = create_model(config.model.name, **config.model.options).to(device).eval()
+    image = torch.zeros(1, 3, config.preprocess.size, config.preprocess.size, device=device)
     moved = 0
 
     def count(module: nn.Module, given: tuple, out: Any) -> None:
         nonlocal moved
-        moved += sum(value.numel() for value in (*given, out) if torch.is_tensor(value))
+        moved += sum(v.numel() * v.element_size() for v in (*given, out) if torch.is_tensor(v))
 
     for module in network.modules():
         idle = isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and not module.p)
         if not list(module.children()) and not idle:
             module.register_forward_hook(count)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed")
+    with mixed, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         logits = network(image)
     logits.sum().backward()
     weights = sum(p.numel() for p in network.parameters() if p.grad is not None)
-    return {"flops": float(counter.get_total_flops()), "elements": float(moved), "weights": float(weights)}
+    return {"flops": float(counter.get_total_flops()), "bytes": float(moved), "weights": float(weights)}
 
 
 def roofline(
-    config: Config, batch: int, peak: dict[str, Any], spent: float, bytes_each: int
+    config: Config, batch: int, peak: dict[str, Any], spent: float, device: torch.device
 ) -> dict[str, Any]:
     """One supervised step beside what the chip allows.
 
     `compute_floor_seconds` is a bound from below. `eager_bytes` is none: compiling fuses modules, and sums and interpolation between
     them are left out. It says which of the two a layer-by-layer step is nearer to.
     """
-    cost = step_cost(config)
+    cost = step_cost(config, device)
     work = 3 * cost["flops"] * batch
-    optimizer = (
-        cost["weights"] * 4 * 7
-    )  # AdamW reads weights, gradients, two moments and writes all but gradients
-    moved = 3 * cost["elements"] * batch * bytes_each + optimizer
+    # AdamW reads weights, gradients, two moments and writes all but gradients
+    moved = 3 * cost["bytes"] * batch + cost["weights"] * 4 * 7
     known = peak["flops"] is not None
     return {
         "batch": batch, "flops": work, "eager_bytes": moved, "seconds": spent, "images_per_second": batch / spent,
@@ -196,7 +200,6 @@ class Bench:
         self.settings, self.cache, self.device, self.repeats = settings, cache, device, repeats
         self.batches: list[int] = settings["batches"]
         self.forms = forms(device, settings["compile"])
-        self.last = COMPILED if settings["compile"] else EAGER
 
     def config(self, batch: int, task: str = "supervised") -> Config:
         s = self.settings
@@ -204,6 +207,10 @@ class Bench:
             f"model.name={s['model']}", f"task={task}", f"preprocess.size={s['size']}", f"batch_size={batch}",
             "optimizer.name=adamw", "optimizer.lr=1e-4", f"precision={s['precision']}",
         ])  # fmt: skip
+
+    def ours(self, report: dict[str, Any]) -> str:
+        """The row that is the package's training: compiled where that is asked for and was measured."""
+        return COMPILED if self.settings["compile"] and COMPILED in report.get("rows", {}) else EAGER
 
     def speed(
         self, form: Form, batch: int, task: str = "supervised", profiled: bool = False
@@ -217,13 +224,19 @@ class Bench:
         found = {"images_per_second": batch / spent, "seconds": spent, "first_step_seconds": times[0]}
         if on_gpu:
             found["peak_memory_mb"] = round(torch.cuda.max_memory_allocated(self.device) / 1e6)
-        return found | ({"top_ten": top_ten(loop)} if profiled else {})
+        if profiled:
+            try:
+                found["top_ten"] = top_ten(loop)
+            except Exception as error:  # the speed was measured
+                found["not_profiled"] = described(error)
+        return found
 
     def batch(self, batch: int, report: dict[str, Any]) -> dict[str, Any]:
-        form = self.forms[self.last]
-        row = report["rows"][self.last] if batch == self.batches[0] else self.speed(form, batch)
-        width = 2 if self.settings["precision"] == "bf16-mixed" else 4
-        return roofline(self.config(batch), batch, report["chip"]["peaks"], row["seconds"], width)
+        ours = self.ours(report)
+        row = report["rows"][ours] if batch == self.batches[0] else self.speed(self.forms[ours], batch)
+        return {"row": ours} | roofline(
+            self.config(batch), batch, report["chip"]["peaks"], row["seconds"], self.device
+        )
 
     def parts(self, report: dict[str, Any]) -> dict[tuple[str, str], Callable[[], dict[str, Any]]]:
         """By their place in the report, what compiles last."""
@@ -232,14 +245,18 @@ class Bench:
             ("chip", "peaks"): lambda: peaks(self.device)
         }
         for label, form in self.forms.items():
-            profiled = label in (PLAIN, self.last)
+            profiled = label in (PLAIN, COMPILED if self.settings["compile"] else EAGER)
             found["rows", label] = lambda form=form, profiled=profiled: self.speed(
                 form, first, profiled=profiled
             )  # type: ignore[misc]
         for size in self.batches:
             found["batches", str(size)] = lambda size=size: self.batch(size, report)  # type: ignore[misc]
-        found["stages", "pretrain"] = lambda: self.speed(self.forms[self.last], first, "pretrain")
+        found["stages", "pretrain"] = lambda: self.stage1(report)
         return found
+
+    def stage1(self, report: dict[str, Any]) -> dict[str, Any]:
+        ours = self.ours(report)
+        return {"row": ours} | self.speed(self.forms[ours], self.batches[0], "pretrain")
 
     def conclude(self, report: dict[str, Any], parts: list[tuple[str, str]]) -> None:
         """Add what follows from the parts that are there, and the names of those that are not."""
@@ -249,12 +266,23 @@ class Bench:
         if PLAIN in rows:
             for row in rows.values():
                 row["ratio"] = row["images_per_second"] / rows[PLAIN]["images_per_second"]
-        report["goal"], report["ratio"] = GOAL, rows.get(self.last, {}).get("ratio")
+        ours = COMPILED if self.settings["compile"] and f"rows: {COMPILED}" not in report["failed"] else EAGER
+        report["goal"], report["ours"], report["ratio"] = GOAL, ours, rows.get(ours, {}).get("ratio")
         report["best_mfu"] = max((row["mfu"] for row in batches.values() if row["mfu"]), default=None)
         pretrain = report.get("stages", {}).get("pretrain")
         report["stage1_share_of_full_step"] = (
-            pretrain["seconds"] / rows[self.last]["seconds"] if pretrain and self.last in rows else None
+            pretrain["seconds"] / rows[pretrain["row"]]["seconds"] if pretrain else None
         )
+
+
+def described(error: Exception) -> str:
+    return f"{type(error).__name__}: {without_folders(str(error))[:300]}"
+
+
+def code() -> str:
+    """SHA-256, shortened, of what is measured: a ratio of figures of two versions says nothing."""
+    files = (*sorted((REPOSITORY / "src" / "segmae").rglob("*.py")), Path(__file__), Path(__file__).with_name("train_loop.py"))  # fmt: skip
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def measure(
@@ -271,7 +299,7 @@ def measure(
     """
     settings = {
         "model": model, "size": size, "batches": batches, "compile": compiled, "device": device_name(device),
-        "precision": "bf16-mixed" if device.type == "cuda" else "32-true", "torch": torch.__version__,
+        "precision": "bf16-mixed" if device.type == "cuda" else "32-true", "torch": torch.__version__, "code": code(),
     }  # fmt: skip
     if report and report.get("settings") != settings:
         print("the figures there were measured under other settings: all is measured anew", flush=True)
@@ -289,9 +317,7 @@ def measure(
             try:
                 done[name] = work()
             except Exception as error:  # the other parts do not depend on it
-                report["failed"][f"{place}: {name}"] = (
-                    f"{type(error).__name__}: {without_folders(str(error))[:300]}"
-                )
+                report["failed"][f"{place}: {name}"] = described(error)
                 end = "failed"
             print(f"{place}: {name}: {end}, {time.perf_counter() - started:.0f} s", flush=True)
             bench.conclude(report, list(parts))

@@ -74,7 +74,7 @@ def test_every_part_gives_figures_that_belong_together(bench: Any, monkeypatch: 
 
     for some in (report, stopped, broken, other):
         assert "It is no bound" in tables.gpu_train(some)
-    assert f"ours: {report['ratio']:.2f} times" in tables.gpu_train(report)
+    assert f"ours (+ the trainer's step): {report['ratio']:.2f} times" in tables.gpu_train(report)
 
 
 def test_rows_change_one_thing_at_a_time(bench: Any) -> None:
@@ -111,13 +111,31 @@ def test_only_a_chip_of_the_very_name_has_a_peak(bench: Any, monkeypatch: pytest
         found = bench.peaks(device)
         assert (found["flops"] == 989e12) is known and (found["source"] == "data sheet") is known
     row = bench.roofline(bench.load_config(None, ["model.name=segmae-tiny", "preprocess.size=64"]), 2,
-                         {"flops": 1e12, "bytes": 1e12, "measured_flops": 5e11}, 0.1, 4)  # fmt: skip
+                         {"flops": 1e12, "bytes": 1e12, "measured_flops": 5e11}, 0.1, device)  # fmt: skip
     assert row["mfu"] == pytest.approx(row["compute_floor_seconds"] / 0.1)
     assert row["of_measured_product"] == pytest.approx(2 * row["mfu"])
 
 
 def test_what_a_supervised_step_never_touches_is_not_counted(bench: Any) -> None:
     settings = ["model.name=segmae-tiny", "preprocess.size=64"]
-    both = bench.step_cost(bench.load_config(None, settings))
-    alone = bench.step_cost(bench.load_config(None, [*settings, "model.options.decoder=null"]))
+    cpu = torch.device("cpu")
+    both = bench.step_cost(bench.load_config(None, settings), cpu)
+    alone = bench.step_cost(bench.load_config(None, [*settings, "model.options.decoder=null"]), cpu)
     assert both == alone and both["weights"] > 1e6
+    mixed = bench.step_cost(bench.load_config(None, [*settings, "precision=bf16-mixed"]), cpu)
+    assert mixed["flops"] == both["flops"] and both["bytes"] / 2 < mixed["bytes"] < both["bytes"]
+
+
+def test_a_failed_compilation_or_profile_costs_its_own_figures_alone(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", refuse)
+    monkeypatch.setattr(bench, "top_ten", refuse)
+    found = bench.measure("segmae-tiny", 64, [2], torch.device("cpu"), compiled=True, repeats=1)
+    assert found["failed"] == {"rows: + compile": "RuntimeError: not here"} and found["open"] == []
+    assert found["rows"]["float32, eager"]["not_profiled"] == "RuntimeError: not here"
+    assert found["ours"] == found["batches"]["2"]["row"] == "+ the trainer's step" and found["ratio"] > 0
+    assert found["stage1_share_of_full_step"] > 0
