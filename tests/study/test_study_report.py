@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,28 @@ def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -
     (place,) = load_evidence(Ledger("three", three_rows)).places
     assert place.compare([("b", "a")])[0].verdict == "few seeds"
     assert place.compare([("c", "a")])[0].verdict == "not shown"
+
+
+@pytest.mark.parametrize(("third", "verdict"), [(8, "better"), (0, "few seeds")])
+def test_without_a_measure_of_seeds_the_runs_themselves_are_one(
+    tmp_path: Path, third: int, verdict: str
+) -> None:
+    """`b` finds all of every image, `a` 6 to 8 of 10 pixels; 0 more in the third seed makes their difference uncertain."""
+    folder = tmp_path / "study"
+    write_plan(folder, {"a": "", "b": ""}, {"drawn": "drawn"}, [0, 1, 2])
+    for seed, found in enumerate((6, 7, third or 10)):
+        few = {f"i{i}": (found, 0, 10 - found) for i in range(20)}
+        write_cell(folder, "a", "drawn", seed, few)
+        write_cell(folder, "b", "drawn", seed, dict.fromkeys(few, (10, 0, 0)))
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    (found,) = place.compare([("b", "a")])
+    assert found.verdict == verdict and found.runs == 3
+    apart = 1 - np.array([2 * n / (10 + n) for n in (6, 7, third or 10)])
+    assert found.least == pytest.approx(4.3027 * apart.std(ddof=1) / 3**0.5, rel=1e-4)
+    only = replace(place.figures["a"], runs=dict(list(place.figures["a"].runs.items())[:2]))
+    assert (
+        replace(place, figures={**place.figures, "a": only}).compare([("b", "a")])[0].verdict == "few seeds"
+    )
 
 
 def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> None:

@@ -335,7 +335,10 @@ def _about_seeds(evidence: Evidence) -> str:
     text = "**few seeds**: rows differ by chance too, whatever their images say, because other seeds would give other figures."
     spread = evidence.seed_spread
     if spread is None:
-        return f"{text} How far was not measured at this scale (study `{SEEDS}`), so no difference of rows of one cell counts."
+        return (
+            f"{text} How far was not measured at this scale (study `{SEEDS}`), so a difference counts where rows share three runs (seeds or "
+            "folds) or more, and Student's 95 % interval of its mean over them leaves out 0."
+        )
     return (
         f"{text} At this scale a figure's standard deviation between seeds is {spread.deviation:.4f} (study `{SEEDS}`), and a difference of "
         f"rows of one cell counts from {spread.least(1):.3f} on (Student's t, 95 %); of n cells, from that over the root of n on."

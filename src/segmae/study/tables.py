@@ -110,8 +110,8 @@ class Comparison:
 
     Attributes:
         runs: folds and seeds that both rows have; others are left out.
-        least: what the difference has to exceed because other seeds would have given other figures. Where that was not measured,
-            infinite for rows of one cell, 0 for rows of several.
+        least: what the difference has to exceed because other seeds would have given other figures: by the study `seeds` at this
+            scale, else by `least_of_runs`.
     """
 
     row: str
@@ -155,22 +155,18 @@ class Place:
         measured = []
         for row, than in pairs:
             if row in self.figures and than in self.figures:
-                (one, two), runs = common([self.figures[row], self.figures[than]])
+                both = self.figures[row], self.figures[than]
+                (one, two), runs = common(both)
                 if not runs:
                     continue
+                least = self.seed_spread.least(len(runs)) if self.seed_spread else least_of_runs(*both, runs)
                 interval = Interval(
                     float((one - two).mean()), *statistics.mean_interval(one - two, RESAMPLES)
                 )
                 p = statistics.wilcoxon(one, two)
-                measured.append((row, than, runs, len(one), interval, p, self._least(runs)))
+                measured.append((row, than, len(runs), len(one), interval, p, least))
         adjusted = statistics.holm([p for *_, p, _ in measured]) if measured else []
         return [Comparison(*each, p) for each, p in zip(measured, adjusted, strict=True)]
-
-    def _least(self, cells: int) -> float:
-        """What a difference of two rows of so many cells has to exceed; see `Comparison`."""
-        if self.seed_spread is not None:
-            return self.seed_spread.least(cells)
-        return np.inf if cells == 1 else 0.0
 
     def ranks(self) -> tuple[dict[str, float], float, int]:
         """Mean rank of each row by per-image Dice (1 the best; of which size: as `compare`), critical difference, images.
@@ -325,13 +321,35 @@ def load_evidence(ledger: Ledger) -> Evidence:
     return found
 
 
-def common(figures: Sequence[Figures]) -> tuple[list[FloatArray], int]:
-    """Dice of several rows on the images, and in the runs, that all of them have: in one order, and the number of these runs.
+def least_of_runs(one: Figures, two: Figures, runs: Sequence[Run]) -> float:
+    """The half width of Student's 95 % interval of the mean difference over runs, seeds and folds alike; infinite for fewer than three.
+
+    Folds differ by their images too, so that of them it is wider than seeds alone would make it.
+    """
+    from scipy import stats
+
+    if len(runs) < FEWEST_SEEDS:
+        return np.inf
+    apart = []
+    for run in runs:
+        (first, second), _ = common([one, two], [run])
+        apart.append(float((first - second).mean()))
+    return float(stats.t.ppf(0.975, len(runs) - 1) * np.std(apart, ddof=1) / len(runs) ** 0.5)
+
+
+def common(
+    figures: Sequence[Figures], among: Iterable[Run] | None = None
+) -> tuple[list[FloatArray], list[Run]]:
+    """Dice of several rows on the images, and in the runs, that all of them have: in one order, and these runs.
 
     It is that at network size if they share one, else at original size.
+
+    Args:
+        among: look at these runs only.
     """
     measure = "dice@network" if len({each.pixels for each in figures}) == 1 else "dice@original"
-    runs = [run for run in figures[0].runs if all(run in each.runs for each in figures)]
+    among = figures[0].runs if among is None else among
+    runs = [run for run in among if all(run in each.runs for each in figures)]
     values = [each.values(measure, runs) for each in figures]
     shared = sorted(set(values[0]).intersection(*values))
-    return [np.array([each[image] for image in shared]) for each in values], len(runs)
+    return [np.array([each[image] for image in shared]) for each in values], runs
