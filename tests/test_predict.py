@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segmae import predict
+from segmae import predictor as predictor_file
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
@@ -821,3 +822,32 @@ def test_a_predictor_goes_to_worker_processes(tmp_path: Path, monkeypatch: pytes
 def test_a_predictor_of_ones_own_making_cannot_be_sent(predictor: Predictor) -> None:
     with pytest.raises(TypeError, match=r"only predictors that segmae\.load made"):
         pickle.dumps(predictor)
+
+
+def test_a_worker_loads_a_predictor_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, loads = pickle.dumps(load(threads=1)), []
+    real = load
+
+    def counted(**arguments: Any) -> Predictor:
+        loads.append(arguments)
+        return real(**arguments)
+
+    predictor_file._load_once.cache_clear()
+    monkeypatch.setattr(predictor_file, "load", counted)
+    one, two = pickle.loads(packed), pickle.loads(packed)
+    assert len(loads) == 1 and one.engine is two.engine
+    assert pickle.loads(pickle.dumps(one)).digest == one.digest
+    one.views = 8
+    assert two.views == 1
+
+
+def test_a_photograph_that_gets_another_name_has_one_row(by_darkness: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    half_dark(64, 64).save(folder / "one.jpg")
+    predict_files([folder], out, by_darkness, formats=("csv",))
+    half_dark(32, 32).save(folder / "one.png")
+    done = predict_files([folder], out, by_darkness, formats=("csv",), resume=True)
+    with (out / "results.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["one.jpg", "one.png"]
+    assert any(f"one.jpg: its earlier results in {out} are named one" in note for note in done.notes)

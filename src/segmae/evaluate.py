@@ -208,6 +208,11 @@ def evaluate_checkpoint(
     cases = dataset.cases if chosen is None else _cases_of(dataset.cases, chosen, part, str(dataset.root))
     predictor = load(checkpoint, engine=engine, threads=threads, device=device, views=views)
     warnings = _check_leaks(predictor.info.provenance, cases, dataset.cases, allow_leaks)
+    if dataset.orphans and chosen is None:
+        names = (
+            f"{len(dataset.orphans)} masks belong to no image that is read, e.g. {dataset.orphans[0].name}"
+        )
+        warnings.append(f"{names}: `segmae data check` lists them")
     best = path.parent / "best"
     if path.name == "last" and Path(checkpoint).name != "last" and best.exists():
         warnings.append(

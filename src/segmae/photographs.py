@@ -30,7 +30,7 @@ SHEET = re.compile(r"sheet_\d{3,}\.png")
 
 # Endings of images that are not looked for in folders; a file of them that is named itself may still be readable.
 OTHER_IMAGES = (
-    ".gif", ".webp", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".psd", ".svg", ".tga",
+    ".gif", ".webp", *heic.SUFFIXES, ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".jpe", ".psd", ".svg", ".tga",
     ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dcm", ".dicom",
 )  # fmt: skip
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\.|$)", re.IGNORECASE)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import Room, ahead, usable_cpus
+from segmae.data import heic
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image, read_image
 from segmae.errors import DataError, ImageError
 from segmae.files import append, make_folder
@@ -134,6 +135,10 @@ def predict_files(
             raise DataError(
                 f"{folder}: '{name}' is the result of {before} there. Choose another folder for {path}"
             )
+    files_now = {_place(path) for path in photographs.values()}
+    renamed = {
+        n for n, row in rows.items() if n not in photographs and _place(Path(row["file"])) in files_now
+    }
     done = {
         name
         for name, path in photographs.items()
@@ -182,9 +187,14 @@ def predict_files(
         for row in ordered
         if "error" in row and has_results(folder, row["name"])
     ]
+    report.notes += [
+        f"{rows[name]['file']}: its earlier results in {folder} are named {name}" for name in sorted(renamed)
+    ]
+    if heic.reader() is None and any(file.lower().endswith(heic.SUFFIXES) for file in ignored.files):
+        report.notes.append(f"of the files passed over, those in the format HEIC can be read: {heic.REMEDY}")
     report.notes += several_pieces(report.rows)
     with turn(folder):
-        report.notes += write_collections(folder, write_rows(folder, ordered).values(), want.formats)
+        report.notes += write_collections(folder, write_rows(folder, ordered, renamed).values(), want.formats)
     return report
 
 

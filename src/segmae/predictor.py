@@ -6,7 +6,9 @@ Preprocessing and threshold come from the model; nothing is guessed here.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -182,10 +184,21 @@ def load(
 
 
 def _load_again(loaded_by: dict[str, Any], digest: str, info: ModelInfo, views: int) -> Predictor:
-    predictor = load(**loaded_by)
+    once = _load_once(json.dumps(loaded_by), digest)
+    predictor = Predictor(
+        info, once.engine, views, once.trust, digest
+    )  # what may have been set after loading
+    predictor.loaded_by = loaded_by
+    return predictor
+
+
+@lru_cache(maxsize=4)
+def _load_once(loaded_by: str, digest: str) -> Predictor:
+    """A worker process gets a predictor with every task."""
+    arguments = json.loads(loaded_by)
+    predictor = load(**arguments)
     if predictor.digest != digest:
-        raise CheckpointError(f"{', '.join(loaded_by['model'])}: has changed since the predictor was pickled")
-    predictor.info, predictor.views = info, views  # which may have been set after loading
+        raise CheckpointError(f"{', '.join(arguments['model'])}: has changed since the predictor was pickled")
     return predictor
 
 

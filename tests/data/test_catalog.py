@@ -339,6 +339,13 @@ def test_a_folder_without_images_is_refused_with_the_layouts_that_are_known(
     assert str(tmp_path) in str(caught.value)
 
 
+def test_a_dataset_of_heic_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"a\.HEIC and other HEIC files are not read here: export them as JPEG"
+    ):
+        open_dataset(lay(tmp_path, "images/a.HEIC", "masks/a.png"))
+
+
 def test_no_folder_and_a_file_are_refused(tmp_path: Path) -> None:
     for place in (tmp_path / "absent", lay(tmp_path, "a.jpg") / "a.jpg"):
         with pytest.raises(DataError, match="no such folder"):

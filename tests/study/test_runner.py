@@ -18,6 +18,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
 from segmae.files import locked, read_json, write_json  # noqa: E402
 from segmae.stopping import Terminated, TrainingStopped  # noqa: E402
@@ -286,6 +287,23 @@ def test_a_gpu_that_broke_ends_the_call_and_no_cell_has_failed(
     with pytest.raises(TrainingStopped, match=r"illegal memory access.*Start the same call again"):
         run_studies([write_study()], **folders(tmp_path))
     assert not list((tmp_path / "results").rglob("*.failed.json"))
+
+
+def test_a_test_that_names_other_images_is_told_before_training(
+    write_study: Write, drawn: Path, tmp_path: Path
+) -> None:
+    data = {"root": str(drawn / "lesions"), "split": str(drawn / "split.csv"), "cache": str(drawn / "cache")}
+    write_dataset(tmp_path / "others", 2, layout="ph2")
+    path = write_study(
+        data={"drawn": {"settings": {"data": data}, "tests": {"others": {"data": str(tmp_path / "others")}}}}
+    )
+    events: list[dict[str, Any]] = []
+    done = run_studies([path], **folders(tmp_path), listener=events.append)
+    assert len(done.failed) == 3 and not events
+    assert (
+        "test others: " in done.failed[0]["problem"]
+        and "holds none of the 4 images" in done.failed[0]["problem"]
+    )
 
 
 def test_a_cell_that_another_process_runs_is_passed_over(

@@ -17,6 +17,7 @@ from itertools import zip_longest
 from typing import Any
 
 from segmae.cluster.storage import Store
+from segmae.data import heic
 from segmae.errors import ConfigError, DataError
 from segmae.predictor import Predictor
 
@@ -82,6 +83,7 @@ def made_by(predictor: Predictor) -> dict[str, Any]:
     from segmae import __version__
 
     packages = [*PACKAGES, *(name for name in RUNTIMES if name in predictor.engine.name)]
+    packages += ["pi_heif"] if heic.reader() is not None else []  # without it HEIC becomes rows with an error
     return {
         "weights": predictor.digest,
         "threshold": predictor.info.threshold,

@@ -44,7 +44,7 @@ def run_study(
     as_json: Json = False,
 ) -> None:
     """Train and test the open cells, the most important first. Stopped, the same command goes on."""
-    from segmae.study.runner import run_studies
+    from segmae.study.runner import Done, run_studies
 
     options = given(scale=scale, budget=budget, test_grace=test_grace, rows=rows.split(",") if rows else None, device=device,
                     threads=threads, results=results, runs=runs, retry_failed=retry_failed)  # fmt: skip
@@ -81,6 +81,7 @@ def run_study(
             else []
         )
         parts += [f"{len(done.busy)} being run by another process"] if done.busy else []
+        parts = ["no cell is open"] if done == Done() else parts
         parts += ["stopped in time, the same command goes on"] if done.stopped else []
         print(", ".join(parts))
     raise typer.Exit(1 if done.failed else 0)

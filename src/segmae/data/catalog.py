@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segmae.data import heic
 from segmae.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
@@ -147,7 +148,16 @@ def find_datasets(folder: str | Path) -> list[Dataset]:
     if not found and (plain := _plain(root)):
         found = [plain]
     if not found:
-        raise DataError(f"{root}: no dataset recognised. Known layouts: {LAYOUTS}")
+        telephones = next(
+            (path for path in (*root.glob("*"), *root.glob("*/*")) if path.suffix.lower() in heic.SUFFIXES),
+            None,
+        )
+        hint = (
+            f". {telephones.name} and other HEIC files are not read here: export them as JPEG"
+            if telephones
+            else ""
+        )
+        raise DataError(f"{root}: no dataset recognised. Known layouts: {LAYOUTS}{hint}")
     return found
 
 

@@ -256,7 +256,12 @@ def _file_findings(name: str, dataset: Dataset, facts: Sequence[_Facts]) -> Iter
     else:
         yield from finding("error", "missing mask", "Add the masks, or take the images out", bare)
     orphans = ({"file": str(path)} for path in dataset.orphans)
-    yield from finding("warning", "orphaned mask", "No image has this name. Rename or remove them", orphans)
+    yield from finding(
+        "warning",
+        "orphaned mask",
+        "No image has this name, or its image is listed among stray files. Rename or remove them",
+        orphans,
+    )
     if dataset.table_problem:
         table, problem = dataset.table_problem
         message = "Images of one lesion or patient are not kept together"
@@ -265,7 +270,7 @@ def _file_findings(name: str, dataset: Dataset, facts: Sequence[_Facts]) -> Iter
     rest = [path for path in dataset.strays if path not in set(sky)]
     message = "Part of the official archives; not used"
     yield from finding("note", "superpixel file", message, ({"file": str(p)} for p in sky))
-    message = "Not used. Remove them or, if they are images, save them as JPEG, PNG, BMP or TIFF"
+    message = "Not used. If they are images, HEIC for example, save them as JPEG, PNG, BMP or TIFF; else remove them"
     yield from finding("note", "stray file", message, ({"file": str(p)} for p in rest))
 
 

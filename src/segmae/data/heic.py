@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-SUFFIXES = (".heic", ".heif")
+SUFFIXES = (".heic", ".heif", ".hif")
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 REMEDY = "install what reads HEIC: pip install 'segmae[heic]'"
 

@@ -11,8 +11,9 @@ MOST = 10_000  # pages or frames that are counted; a file with more has at least
 SINGLE = (
     "JPEG",
     "MPO",
+    "HEIF",
     "BMP",
-)  # formats without pages; an MPO's further pictures are previews and depth maps
+)  # formats without pages; further pictures of MPO and HEIF are previews, depth maps and bursts
 DAMAGED = (struct.error, IndexError, OverflowError, ValueError, OSError)
 
 

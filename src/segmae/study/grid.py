@@ -144,7 +144,7 @@ def find_study(name: str | Path) -> Path:
     names = [file.stem for file in list_studies()]
     if str(name) in names:
         return FOLDER / f"{name}.yaml"
-    raise ConfigError(f"study '{name}': not in ./{FOLDER}.{_nearest(str(name), names)} Give the path of a YAML file, or "
+    raise ConfigError(f"study '{name}': not in ./{FOLDER}.{_nearest(name, names)} Give the path of a YAML file, or "
                       "change to the folder that has recipes/")  # fmt: skip
 
 
@@ -401,10 +401,10 @@ def _claims(
     for claim in claims:
         _check_keys(claim, "claim", f"{where}: claims")
         than = claim.get("than", [name for name in rows if name != claim.get("row")])
-        than = [than] if isinstance(than, str) else list(than)
+        than = list(than) if isinstance(than, list | tuple) else [than]
         for name in (claim.get("row", ""), *than):
             if name not in known:
-                raise ConfigError(f"{where}: claims name the row '{name}'.{_nearest(str(name), known)}")
+                raise ConfigError(f"{where}: claims name the row '{name}'.{_nearest(name, known)}")
         if claim["row"] in rows and (than := [name for name in than if name in rows]):
             found.append({"text": claim.get("text", ""), "row": claim["row"], "than": than})
     return found
@@ -423,7 +423,7 @@ def _check_keys(values: Any, kind: str, where: str) -> None:
         raise ConfigError(f"{where}: must be a mapping with {', '.join(_KEYS[kind])}")
     for key in values:
         if key not in _KEYS[kind]:
-            raise ConfigError(f"{where}: unknown key '{key}'.{_nearest(str(key), _KEYS[kind])}")
+            raise ConfigError(f"{where}: unknown key '{key}'.{_nearest(key, _KEYS[kind])}")
 
 
 def _check_texts(values: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
@@ -433,15 +433,17 @@ def _check_texts(values: Mapping[str, Any], keys: Sequence[str], where: str) -> 
 
 
 def _check_name(name: Any, where: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", str(name)):
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}: the name {name} is no text. Put it in quotes")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
         raise ConfigError(
             f"{where}: '{name}' becomes part of a file's name: use small letters, digits, '.', '+' and '-'"
         )
-    return str(name)
+    return name
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.4)
+def _nearest(name: Any, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.4)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 

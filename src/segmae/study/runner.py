@@ -300,8 +300,14 @@ def refuse_unusable_tests(cell: Cell) -> None:
     for data in dict.fromkeys(test.data for test in cell.tests):
         cases = open_dataset(find_data(data)).cases
         met = with_lesions(trained_on, cases)
+        here = {case.id for case in cases}
         for test in (test for test in cell.tests if test.data == data):
-            shared = overlap(met, test.load(cell.config.data.split).parts[test.part])
+            wanted = test.load(cell.config.data.split).parts[test.part]
+            if here.isdisjoint(wanted):
+                raise DataError(
+                    f"test {test.name}: {data} holds none of the {len(wanted)} images that it names. Name the split of that data: split"
+                )
+            shared = overlap(met, wanted)
             if shared and not cell.config.data.allow_leaks:
                 raise DataError(f"test {test.name}: {len(shared)} of its images, or others of their lesions, are trained on, e.g. {shared[0]}. "
                                 "Test on others, or set data.allow_leaks")  # fmt: skip
