@@ -22,8 +22,9 @@ class TorchEngine:
             torch.set_num_threads(threads)
         if device is None or device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = fold(load_model(path)[0])
         try:
-            self.model = fold(load_model(path)[0]).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"device '{device}' cannot be used ({error}). Use device=cpu") from error
         self.device = device
