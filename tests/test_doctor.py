@@ -89,6 +89,7 @@ def test_extras_are_those_of_the_package_and_their_missing_packages(monkeypatch:
         "openvino",
         "serve",
         "dicom",
+        "heic",
         "batch",
         "cluster",
         "s3",
