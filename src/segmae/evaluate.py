@@ -209,10 +209,8 @@ def evaluate_checkpoint(
     predictor = load(checkpoint, engine=engine, threads=threads, device=device, views=views)
     warnings = _check_leaks(predictor.info.provenance, cases, dataset.cases, allow_leaks)
     if dataset.orphans and chosen is None:
-        names = (
-            f"{len(dataset.orphans)} masks belong to no image that is read, e.g. {dataset.orphans[0].name}"
-        )
-        warnings.append(f"{names}: `segmae data check` lists them")
+        first = dataset.orphans[0].name
+        warnings.append(f"{len(dataset.orphans)} masks, e.g. {first}, belong to no image that is read: `segmae data check` lists them")  # fmt: skip
     best = path.parent / "best"
     if path.name == "last" and Path(checkpoint).name != "last" and best.exists():
         warnings.append(

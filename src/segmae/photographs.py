@@ -190,7 +190,8 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
     if written:
         files = [path for path in files if not SHEET.fullmatch(path.name)]
     files = [Path(name) for name in photographs_among([str(path) for path in files])]
-    ignored.files += [str(path) for path in inside if _is_other_image(path) and path not in files]
+    read = set(files)
+    ignored.files += [str(path) for path in inside if _is_other_image(path) and path not in read]
     if files:
         ignored.folders += [str(p) for p in inside if p.is_dir() and not (p / RESULTS).is_file()]
         return files

@@ -59,9 +59,8 @@ class Predictor:
         self, info: ModelInfo, engine: Engine, views: int = 1, trust: Trust | None = None, digest: str = ""
     ) -> None:
         self.info, self.engine, self.views, self.trust, self.digest = info, engine, views, trust, digest
-        self.loaded_by: dict[str, Any] | None = (
-            None  # arguments of `load`, its models by their absolute paths
-        )
+        # arguments of `load`, its models by their absolute paths
+        self.loaded_by: dict[str, Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.loaded_by is None:
@@ -184,10 +183,9 @@ def load(
 
 
 def _load_again(loaded_by: dict[str, Any], digest: str, info: ModelInfo, views: int) -> Predictor:
+    """`info` and `views` may have been set after loading."""
     once = _load_once(json.dumps(loaded_by), digest)
-    predictor = Predictor(
-        info, once.engine, views, once.trust, digest
-    )  # what may have been set after loading
+    predictor = Predictor(info, once.engine, views, once.trust, digest)
     predictor.loaded_by = loaded_by
     return predictor
 

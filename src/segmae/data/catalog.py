@@ -148,15 +148,9 @@ def find_datasets(folder: str | Path) -> list[Dataset]:
     if not found and (plain := _plain(root)):
         found = [plain]
     if not found:
-        telephones = next(
-            (path for path in (*root.glob("*"), *root.glob("*/*")) if path.suffix.lower() in heic.SUFFIXES),
-            None,
-        )
-        hint = (
-            f". {telephones.name} and other HEIC files are not read here: export them as JPEG"
-            if telephones
-            else ""
-        )
+        inside = (*root.glob("*"), *root.glob("*/*"))
+        of_telephones = [path.name for path in inside if path.suffix.lower() in heic.SUFFIXES][:1]
+        hint = "".join(f". {name} and other HEIC files are not read here: export them as JPEG" for name in of_telephones)  # fmt: skip
         raise DataError(f"{root}: no dataset recognised. Known layouts: {LAYOUTS}{hint}")
     return found
 

@@ -256,12 +256,8 @@ def _file_findings(name: str, dataset: Dataset, facts: Sequence[_Facts]) -> Iter
     else:
         yield from finding("error", "missing mask", "Add the masks, or take the images out", bare)
     orphans = ({"file": str(path)} for path in dataset.orphans)
-    yield from finding(
-        "warning",
-        "orphaned mask",
-        "No image has this name, or its image is listed among stray files. Rename or remove them",
-        orphans,
-    )
+    message = "No image has this name, or its image is listed among stray files. Rename or remove them"
+    yield from finding("warning", "orphaned mask", message, orphans)
     if dataset.table_problem:
         table, problem = dataset.table_problem
         message = "Images of one lesion or patient are not kept together"

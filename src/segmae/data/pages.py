@@ -8,12 +8,8 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 MOST = 10_000  # pages or frames that are counted; a file with more has at least so many
-SINGLE = (
-    "JPEG",
-    "MPO",
-    "HEIF",
-    "BMP",
-)  # formats without pages; further pictures of MPO and HEIF are previews, depth maps and bursts
+# formats without pages; further pictures of MPO and HEIF are previews, depth maps and bursts
+SINGLE = ("JPEG", "MPO", "HEIF", "BMP")
 DAMAGED = (struct.error, IndexError, OverflowError, ValueError, OSError)
 
 
