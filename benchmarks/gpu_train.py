@@ -271,7 +271,9 @@ class Bench:
         report["best_mfu"] = max((row["mfu"] for row in batches.values() if row["mfu"]), default=None)
         pretrain = report.get("stages", {}).get("pretrain")
         report["stage1_share_of_full_step"] = (
-            pretrain["seconds"] / rows[pretrain["row"]]["seconds"] if pretrain else None
+            pretrain["seconds"] / rows[pretrain["row"]]["seconds"]
+            if pretrain and pretrain["row"] in rows
+            else None
         )
 
 
@@ -281,7 +283,9 @@ def described(error: Exception) -> str:
 
 def code() -> str:
     """SHA-256, shortened, of what is measured: a ratio of figures of two versions says nothing."""
-    files = (*sorted((REPOSITORY / "src" / "segmae").rglob("*.py")), Path(__file__), Path(__file__).with_name("train_loop.py"))  # fmt: skip
+    package = REPOSITORY / "src" / "segmae"
+    files = [*sorted(package.glob("*.py")), *sorted((package / "models").glob("*.py")), *sorted((package / "data").glob("*.py")),
+             Path(__file__), Path(__file__).with_name("train_loop.py")]  # fmt: skip
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 

@@ -439,9 +439,12 @@ def test_half_of_a_telephones_photograph_is_damaged(tmp_path: Path, kept: int) -
         read_image(tmp_path / "a.heic")
 
 
-def test_a_heic_whose_item_has_no_name_of_letters_is_damaged_and_ends_nothing() -> None:
+@pytest.mark.parametrize(("at", "bytes_"), [(14, b"\xff"), (15, b"\xc4\x9f")])
+def test_a_heic_whose_item_has_no_name_of_letters_is_damaged_and_ends_nothing(at: int, bytes_: bytes) -> None:
+    """In an item's type, or half a letter in it and half in the name, on which pi-heif 1.4 crashes."""
     content = bytearray(HEIC.read_bytes())
-    content[content.index(b"infe", 150) + 14] = 255  # in its type, on which pi-heif 1.4 crashes
+    start = content.index(b"infe", 150) + at
+    content[start : start + len(bytes_)] = bytes_
     with pytest.raises(ImageError, match="damaged"):
         read_image(bytes(content))
 
@@ -453,6 +456,19 @@ def test_a_photograph_that_a_telephone_exported_too_is_taken_once(tmp_path: Path
     found, ignored = collect([tmp_path])
     assert [path.name for path in found] == ["IMG_1.jpg", "IMG_2.HEIC"]
     assert [Path(file).name for file in ignored.files] == ["IMG_1.HEIC"]
+
+
+def test_a_photograph_that_is_exported_later_takes_the_place_of_its_heic(
+    by_darkness: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(HEIC, folder / "IMG_1.HEIC")
+    predict_files([folder], tmp_path / "out", by_darkness)
+    half_dark(64, 32).save(folder / "IMG_1.jpg")
+    done = predict_files([folder], tmp_path / "out", by_darkness, resume=True)
+    assert [(Path(row["file"]).name, row["width"]) for row in done.rows] == [("IMG_1.jpg", 64)]
+    assert read_mask(tmp_path / "out" / "IMG_1_mask.png", (64, 32)).any()
 
 
 def test_results_in_a_folder_are_no_photographs(by_darkness: Path, tmp_path: Path) -> None:
@@ -845,9 +861,11 @@ def test_a_photograph_that_gets_another_name_has_one_row(by_darkness: Path, tmp_
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     half_dark(64, 64).save(folder / "one.jpg")
-    predict_files([folder], out, by_darkness, formats=("csv",))
+    predict_files([folder], out, by_darkness, formats=("csv", "mask"))
     half_dark(32, 32).save(folder / "one.png")
-    done = predict_files([folder], out, by_darkness, formats=("csv",), resume=True)
+    done = predict_files([folder], out, by_darkness, formats=("csv", "mask"), resume=True)
     with (out / "results.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["one.jpg", "one.png"]
-    assert any(f"one.jpg: its earlier results in {out} are named one" in note for note in done.notes)
+    assert any("one.jpg: its results have another name now; those named one are" in n for n in done.notes)
+    masks = sorted(path.name for path in out.glob("*_mask.png"))
+    assert masks == ["one.jpg_mask.png", "one.png_mask.png"]

@@ -131,7 +131,8 @@ def predict_files(
     }
     for name, path in photographs.items():
         before = owned.get(name, path)
-        if _place(before) != _place(path):
+        exported = before.suffix.lower() in heic.SUFFIXES and before.with_suffix(path.suffix) == path
+        if _place(before) != _place(path) and not exported:
             raise DataError(
                 f"{folder}: '{name}' is the result of {before} there. Choose another folder for {path}"
             )
@@ -188,11 +189,15 @@ def predict_files(
         if "error" in row and has_results(folder, row["name"])
     ]
     report.notes += [
-        f"{rows[name]['file']}: its earlier results in {folder} are named {name}" for name in sorted(renamed)
+        f"{rows[name]['file']}: its results have another name now; those named {name} are removed"
+        for name in sorted(renamed)
     ]
     if heic.reader() is None and any(file.lower().endswith(heic.SUFFIXES) for file in ignored.files):
         report.notes.append(f"of the files passed over, those in the format HEIC can be read: {heic.REMEDY}")
     report.notes += several_pieces(report.rows)
+    for name in renamed:
+        for ending in FILES.values():
+            (folder / (name + ending)).unlink(missing_ok=True)
     with turn(folder):
         report.notes += write_collections(folder, write_rows(folder, ordered, renamed).values(), want.formats)
     return report

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
@@ -65,7 +66,12 @@ class Predictor:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.loaded_by is None:
             raise TypeError("only predictors that segmae.load made can be pickled")
-        return _load_again, (self.loaded_by, self.digest, self.info, self.views)
+        return _load_again, (self.loaded_by, self.digest, self.info, self.views, self.trust)
+
+    def __copy__(self) -> Predictor:
+        copied = Predictor(self.info, self.engine, self.views, self.trust, self.digest)
+        copied.loaded_by = self.loaded_by
+        return copied
 
     def __repr__(self) -> str:
         size = self.info.preprocess.size
@@ -182,17 +188,18 @@ def load(
     return predictor
 
 
-def _load_again(loaded_by: dict[str, Any], digest: str, info: ModelInfo, views: int) -> Predictor:
-    """`info` and `views` may have been set after loading."""
-    once = _load_once(json.dumps(loaded_by), digest)
-    predictor = Predictor(info, once.engine, views, once.trust, digest)
-    predictor.loaded_by = loaded_by
+def _load_again(
+    loaded_by: dict[str, Any], digest: str, info: ModelInfo, views: int, trust: Trust | None
+) -> Predictor:
+    """What may have been set after loading comes along."""
+    predictor = copy(_load_once(json.dumps(loaded_by), digest))
+    predictor.info, predictor.views, predictor.trust = info, views, trust
     return predictor
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def _load_once(loaded_by: str, digest: str) -> Predictor:
-    """A worker process gets a predictor with every task."""
+    """Loaded: a worker process gets the same predictor with every task. The last one stays in memory."""
     arguments = json.loads(loaded_by)
     predictor = load(**arguments)
     if predictor.digest != digest:

@@ -323,12 +323,11 @@ def test_a_plan_names_the_version_of_every_engine(engine: str) -> None:
     assert set(engine.split(" + ")) <= set(make_plan([], Settings(), predictor)["made_by"]["versions"])
 
 
-def test_a_plan_says_whether_heic_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor, reads = Predictor(INFO, Darkness(), digest="m"), []
-    for reader in (None, lambda source: None):
-        monkeypatch.setattr("segmae.data.heic.reader", lambda reader=reader: reader)
-        reads.append("pi_heif" in make_plan([], Settings(), predictor)["made_by"]["versions"])
-    assert reads == [False, True]
+def test_a_plan_of_heic_names_what_reads_it() -> None:
+    predictor, versions = Predictor(INFO, Darkness(), digest="m"), []
+    for names in (["a.jpg"], ["a.jpg", "b.HEIC"]):
+        versions.append(make_plan(names, Settings(), predictor)["made_by"]["versions"])
+    assert "pi_heif" not in versions[0] and versions[1]["pi_heif"]
 
 
 def test_gpus_of_a_cluster_are_the_actors(

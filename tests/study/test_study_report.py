@@ -185,6 +185,18 @@ def test_without_a_measure_of_seeds_the_runs_themselves_are_one(
     )
 
 
+def test_folds_share_training_images_and_count_for_less_than_seeds(tmp_path: Path) -> None:
+    folder, found = tmp_path / "study", (6, 7, 8)
+    write_plan(folder, {"a": "", "b": ""}, {f"fold{n}": "five" for n in found}, [0])
+    for n in found:
+        write_cell(folder, "a", f"fold{n}", 0, {f"i{n}{i}": (n, 0, 10 - n) for i in range(20)})
+        write_cell(folder, "b", f"fold{n}", 0, {f"i{n}{i}": (10, 0, 0) for i in range(20)})
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    (compared,) = place.compare([("b", "a")])
+    apart = 1 - np.array([2 * n / (10 + n) for n in found])
+    assert compared.least == pytest.approx(4.3027 * apart.std(ddof=1) * (1 / 3 + 1 / 2) ** 0.5, rel=1e-4)
+
+
 def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> None:
     write_seeds(three_rows, 0.001)
     (place,) = load_evidence(Ledger("three", three_rows)).places

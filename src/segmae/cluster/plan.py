@@ -78,12 +78,12 @@ class Shard:
         return [json.loads(line) for line in lines]
 
 
-def made_by(predictor: Predictor) -> dict[str, Any]:
+def made_by(predictor: Predictor, reads_heic: bool) -> dict[str, Any]:
     """The model and all software that the bytes of a shard depend on; workers that differ in any of it refuse to start."""
     from segmae import __version__
 
     packages = [*PACKAGES, *(name for name in RUNTIMES if name in predictor.engine.name)]
-    packages += ["pi_heif"] if heic.reader() is not None else []  # without it HEIC becomes rows with an error
+    packages += ["pi_heif"] if reads_heic else []
     return {
         "weights": predictor.digest,
         "threshold": predictor.info.threshold,
@@ -109,11 +109,12 @@ def make_plan(
     digest = hashlib.sha256()
     for photograph in photographs:
         digest.update(_line(photograph))
+    reads_heic = any(photograph.lower().endswith(heic.SUFFIXES) for photograph in photographs)
     return {
         "form": FORM,
         "photographs": {"number": len(photographs), "sha256": digest.hexdigest()},
         "settings": json.loads(json.dumps(asdict(settings))),
-        "made_by": made_by(predictor) | ({"device": device} if device else {}),
+        "made_by": made_by(predictor, reads_heic) | ({"device": device} if device else {}),
     }
 
 
@@ -173,7 +174,9 @@ def check_worker(plan: dict[str, Any], predictor: Predictor) -> None:
     """
     told = [
         f"{key}: {old} planned, {new} here"
-        for key, old, new in _differences(plan["made_by"], made_by(predictor))
+        for key, old, new in _differences(
+            plan["made_by"], made_by(predictor, "pi_heif" in plan["made_by"]["versions"])
+        )
     ]
     if told:
         raise ConfigError(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".heic", ".heif", ".hif")
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
@@ -23,8 +23,6 @@ def is_heic(start: bytes) -> bool:
 
 def reader() -> Callable[[Any], Image.Image] | None:
     """What opens HEIC; None where the extra is absent or cannot be imported."""
-    if find_spec("pi_heif") is None:
-        return None
     try:
         from pi_heif import HeifImageFile
     except ImportError:
@@ -55,8 +53,10 @@ def refuse_broken_names(data: bytes) -> None:
     for found in re.finditer(b"infe", meta):  # size, "infe", version, flags, number, protection, then text
         start = max(0, found.start() - 4)
         entry = meta[start : start + int.from_bytes(meta[start : start + 4])]
+        kind = 16 if entry[8:9] == b"\2" else 18  # where the type begins, of four letters
         try:
-            entry[16 if entry[8:9] == b"\2" else 18 :].decode()
+            entry[kind : kind + 4].decode()
+            entry[kind + 4 :].decode()
         except UnicodeDecodeError as error:
             raise SyntaxError("an item's name is no text") from error
 

@@ -336,8 +336,8 @@ def _about_seeds(evidence: Evidence) -> str:
     spread = evidence.seed_spread
     if spread is None:
         return (
-            f"{text} How far was not measured at this scale (study `{SEEDS}`), so a difference counts where rows share three runs (seeds or "
-            "folds) or more, and Student's 95 % interval of its mean over them leaves out 0."
+            f"{text} How far was not measured at this scale (study `{SEEDS}`), so a difference counts where rows share three seeds or folds, and "
+            "Student's 95 % interval of its mean over them leaves out 0 (of folds corrected for the training images that they share)."
         )
     return (
         f"{text} At this scale a figure's standard deviation between seeds is {spread.deviation:.4f} (study `{SEEDS}`), and a difference of "

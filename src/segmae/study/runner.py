@@ -130,7 +130,8 @@ def run_studies(
     machine_of = load_config({"device": device or "auto"})
     check(machine_of)
     refuse_several(machine_of, "a study")
-    deadline = None if budget is None else Deadline(time.monotonic() + seconds(budget), seconds(test_grace))
+    grace = seconds(test_grace, "test_grace")
+    deadline = None if budget is None else Deadline(time.monotonic() + seconds(budget), grace)
     place, done = Place(Path(results), Path(runs), device, threads), Done()
     studies = [load_study(name, scale) for name in names]  # all of them first: a slip in the last is told now
     known = dict.fromkeys(cell.row for study in studies for cell in study.cells)
@@ -305,7 +306,7 @@ def refuse_unusable_tests(cell: Cell) -> None:
             wanted = test.load(cell.config.data.split).parts[test.part]
             if here.isdisjoint(wanted):
                 raise DataError(
-                    f"test {test.name}: {data} holds none of the {len(wanted)} images that it names. Name the split of that data: split"
+                    f"test {test.name}: {data} holds none of the {len(wanted)} images that it names. Name a split of that data, by the key split"
                 )
             shared = overlap(met, wanted)
             if shared and not cell.config.data.allow_leaks:
@@ -338,7 +339,7 @@ def refuse_edited(cell: Cell) -> None:
         )
 
 
-def seconds(budget: str | float) -> float:
+def seconds(budget: str | float, what: str = "budget") -> float:
     """`9m`, `45s`, `1.5h` or a number of seconds, as seconds.
 
     Raises:
@@ -346,7 +347,7 @@ def seconds(budget: str | float) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(budget).strip())
     if not match:
-        raise ConfigError(f"budget '{budget}': give a time such as 45s, 9m or 1.5h")
+        raise ConfigError(f"{what} '{budget}': give a time such as 45s, 9m or 1.5h")
     return float(match[1]) * _RATES[match[2] or "s"]
 
 

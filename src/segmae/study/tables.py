@@ -322,19 +322,24 @@ def load_evidence(ledger: Ledger) -> Evidence:
 
 
 def least_of_runs(one: Figures, two: Figures, runs: Sequence[Run]) -> float:
-    """The half width of Student's 95 % interval of the mean difference over runs, seeds and folds alike; infinite for fewer than three.
+    """What a difference has to exceed, by how much it differs between runs: half of Student's 95 % interval of its mean.
 
-    Folds differ by their images too, so that of them it is wider than seeds alone would make it.
+    Runs are seeds or, where there are several datasets, the folds of one, each by the mean over its seeds. Folds share their training
+    images, for which the variance of k of them is 1/k + 1/(k-1) of that between them, not 1/k (Nadeau and Bengio 2003). Infinite for
+    fewer than three.
     """
     from scipy import stats
 
-    if len(runs) < FEWEST_SEEDS:
-        return np.inf
-    apart = []
+    apart: dict[str | int, list[float]] = defaultdict(list)
+    folds = len({data for data, _ in runs}) > 1
     for run in runs:
         (first, second), _ = common([one, two], [run])
-        apart.append(float((first - second).mean()))
-    return float(stats.t.ppf(0.975, len(runs) - 1) * np.std(apart, ddof=1) / len(runs) ** 0.5)
+        apart[run[0] if folds else run[1]].append(float((first - second).mean()))
+    means, k = [np.mean(values) for values in apart.values()], len(apart)
+    if k < FEWEST_SEEDS:
+        return np.inf
+    share = 1 / k + (1 / (k - 1) if folds else 0)
+    return float(stats.t.ppf(0.975, k - 1) * np.std(means, ddof=1) * share**0.5)
 
 
 def common(
