@@ -39,7 +39,7 @@ SHIPPED = ("segmae-tiny",)
 STUDIES = ("table2",)  # which needs ISIC2018 alone, and no weights
 # What finishes soonest comes first: a cell that is open when the machine is given back is lost.
 ROWS = "cpfnet,segmae-tiny,unet,transunet,fat-net,segmae-small,unet-plain,transunet-plain,attention-unet,segmae-base,ckdnet"
-AFTER_BUDGET = 70  # seconds for what a study does past its budget: validation, tests, files
+AFTER_BUDGET = 80  # seconds for what a study does past its budget: validation, tests, files
 TESTS = 40  # of these, for tests
 TURN = 10.0  # seconds after which it is looked whether there are new results
 COMPILES = 120  # seconds that a part of the benchmark may need which compiles
@@ -137,7 +137,7 @@ class Visit:
         self.out = Path(os.environ.get("OUT") or ROOT / "out" / "lent")
         self.python = os.environ.get("GPU_PYTHON", sys.executable)
         self.failed: list[str] = []
-        self.before: dict[str, str] = {}  # results that travelled here
+        self.known: dict[str, str] = {}  # SHA-256 of results that travelled here or are given back
         self.environment = {
             **os.environ, "PYTHONUNBUFFERED": "1", "SEGMAE_DATA": str(STATE / "data"), "XDG_CACHE_HOME": str(STATE / "prepared"),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), str(STATE / "packages"), os.environ.get("PYTHONPATH")))),
@@ -147,7 +147,7 @@ class Visit:
         self.out.mkdir(parents=True, exist_ok=True)
         STATE.mkdir(parents=True, exist_ok=True)
         self.install()
-        self.before = contents(ROOT / "results")
+        self.known = contents(ROOT / "results")
         # what an earlier call on this machine found, which the copy of the working tree may have replaced
         if (STATE / "results").is_dir():
             shutil.copytree(STATE / "results", ROOT / "results", dirs_exist_ok=True)
@@ -204,41 +204,43 @@ class Visit:
                 f"no study: {self.left():.0f} s are left, of which {AFTER_BUDGET} are for its end"
             )
             return
+        rows = self.a.rows or (ROWS if tuple(self.a.studies) == STUDIES else "")
         self.call(["-m", "segmae", "study", "run", *self.a.studies, "--scale", self.a.scale, "--device", self.a.device,
                    "--budget", f"{budget:.0f}s", "--test-grace", f"{TESTS}s",
-                   *(["--rows", self.a.rows] if self.a.rows else [])], self.left())  # fmt: skip
+                   *(["--rows", rows] if rows else [])], self.left())  # fmt: skip
 
     def call(self, words: list[str], limit: float) -> None:
         """Run Python, and give back meanwhile what it finds; after so many seconds ask it to end, and insist some seconds later."""
         print(f"== {' '.join(words)}", flush=True)
+        name = words[0] if words[0] != "-m" else words[2]
+        end = time.monotonic() + max(1, min(limit, self.left()) - 20)
         process = subprocess.Popen([self.python, *words], env=self.environment, cwd=ROOT)
-        end, status, stopped = time.monotonic() + max(1, min(limit, self.left()) - 20), None, False
-        while status is None:
-            try:
-                status = process.wait(max(0, min(TURN, end - time.monotonic())))
-            except subprocess.TimeoutExpired:
-                if time.monotonic() < end:
+        try:
+            while (left := end - time.monotonic()) > 0 and process.poll() is None:
+                try:
+                    process.wait(min(TURN, left))
+                except subprocess.TimeoutExpired:
                     self.give_back()
-                elif stopped:
-                    process.kill()
-                else:
-                    print("== stopped: its time was over", flush=True)
-                    process.send_signal(signal.SIGTERM)  # training saves and ends
-                    end, stopped = time.monotonic() + 15, True
-        if status and not stopped:
-            self.failed.append(f"{words[0] if words[0] != '-m' else words[2]}: ended with {status}")
+            if process.poll() is None:
+                print("== stopped: its time was over", flush=True)
+                process.send_signal(signal.SIGTERM)  # training saves and ends
+                process.wait(15)
+            elif process.returncode:
+                self.failed.append(f"{name}: ended with {process.returncode}")
+        except subprocess.TimeoutExpired:
+            self.failed.append(f"{name}: did not end when asked to")
+        finally:
+            process.kill()
+            process.wait()
 
-    def name_code(self) -> None:
-        """Write the commit into new results, where the code here is that of the commit: the copy of a tree has no history."""
+    def name_code(self, path: Path) -> None:
+        """Write the commit into a result, where the code here is that of the commit: the copy of a tree has no history."""
         kept = STATE / "code.json"
         code = json.loads(kept.read_text()) if kept.exists() else {}
-        if code.get("sha256") != code_digest():
-            return
-        for path in (ROOT / "results").glob(f"*-{self.a.scale}/*.json"):
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if "code" in result and result["code"]["commit"] is None:
-                result["code"]["commit"] = code["commit"]
-                path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if code.get("sha256") == code_digest() and "code" in result and result["code"]["commit"] is None:
+            result["code"]["commit"] = code["commit"]
+            path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def give_back(self) -> dict[str, int]:
         """Results that this machine has made, and the weights of finished cells with a model that ships, as files in $OUT.
@@ -246,42 +248,42 @@ class Visit:
         Returns:
             Bytes of each file there. Nothing is written where nothing is new.
         """
-        self.name_code()
-        made, new = STATE / "results", False
+        made, new = STATE / "results", not (self.out / "results.tar.gz").is_file()
         for name, digest in contents(ROOT / "results").items():
-            kept = made / name
-            if self.before.get(name) != digest and not (kept.is_file() and digest == sha256(kept)):
+            if self.known.get(name) != digest:
+                kept = made / name
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / "results" / name, kept)
-                new = True
-        if not new and (self.out / "results.tar.gz").is_file():
-            return self.given()
-        half = self.out / ".results.half"  # the machine may be taken away at any moment
-        with tarfile.open(half, "w:gz") as archive:
-            if made.is_dir():
-                archive.add(made, "results")
-        half.replace(self.out / "results.tar.gz")
-        room, files = ALL_BACK - MARGIN - size_of(self.out / "results.tar.gz"), FILES - 1
+                if kept.match(f"*-{self.a.scale}/*.json"):
+                    self.name_code(kept)
+                self.known[name], new = digest, True
+        if new:
+            half = self.out / ".half"  # the machine may be taken away at any moment
+            with tarfile.open(half, "w:gz") as archive:
+                if made.is_dir():
+                    archive.add(made, "results")
+            half.replace(self.out / "results.tar.gz")
+            self.give_weights(made)
+        return {path.name: size_of(path) for path in sorted(self.out.iterdir())}
+
+    def give_weights(self, made: Path) -> None:
         for path in sorted(made.glob("*/*.json")):
             result = json.loads(path.read_text(encoding="utf-8"))
             if "training" not in result or result["settings"]["model"]["name"] not in self.a.weights:
                 continue
             run = Path("runs") / "studies" / path.parent.name / result["training"]["run"]
             packed = self.out / re.sub(r"[^\w.-]", "_", f"best-{path.parent.name}-{path.stem}.tar")
+            if not (ROOT / run / "best").is_dir() or list(self.out.glob(f"{packed.name}*")):
+                continue
+            given = list(self.out.iterdir())
             with tarfile.open(packed, "w") as archive:
                 archive.add(ROOT / run / "best", str(run / "best"))
             pieces = in_pieces(packed)
             size = sum(map(size_of, pieces))
-            if size > room or len(pieces) > files:
+            if len(given) + len(pieces) > FILES or size + sum(map(size_of, given)) > ALL_BACK - MARGIN:
                 for piece in pieces:
                     piece.unlink()
                 print(f"left out, {size / MIB:.1f} MiB: {run / 'best'}")
-            else:
-                room, files = room - size, files - len(pieces)
-        return self.given()
-
-    def given(self) -> dict[str, int]:
-        return {path.name: size_of(path) for path in sorted(self.out.iterdir())}
 
 
 def in_pieces(path: Path) -> list[Path]:
@@ -298,14 +300,9 @@ def in_pieces(path: Path) -> list[Path]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file by its name from the folder."""
-    return {
-        str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
-    }
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of each file by its name from the folder; a file that is being written has a hidden one."""
+    files = (path for path in sorted(folder.rglob("[!.]*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def seconds(text: str) -> float:
@@ -325,20 +322,18 @@ def main() -> int:
     there = verbs.add_parser("run", help="the command of a call, there")
     there.add_argument("what", nargs="+", choices=("bench", "study"))
     there.add_argument("--studies", nargs="+", default=STUDIES)
-    there.add_argument("--rows", default=ROWS, help="of the studies, the first first; empty: all")
+    there.add_argument("--rows", help=f"of the studies, the first first; default: of table2 {ROWS}, else all")
     there.add_argument("--scale", default="gpu")
     there.add_argument("--device", default="cuda")
-    there.add_argument(
-        "--budget", default="7m", help="of the studies; what is past it, past the call's limit is lost"
-    )
+    there.add_argument("--budget", default="7m", help="of the studies, if so much is left")
     there.add_argument("--bench-budget", default="4m", help="after which the benchmark begins no part")
     there.add_argument("--bench", default="", help="more arguments of benchmarks/gpu_train.py, in quotes")
     there.add_argument("--weights", nargs="*", default=SHIPPED, help="networks whose best weights come back")
     there.add_argument(
         "--within",
         type=float,
-        default=570,
-        help="seconds that all of it may take: less than the call may, and than is left of the loan",
+        default=560,
+        help="seconds that all of it may take: some 40 less than are left",
     )
     a = parser.parse_args()
     if a.verb == "pack":

@@ -109,6 +109,17 @@ def test_embedded_models_are_found_by_name_and_listed_in_the_error(
         resolve("smal")
 
 
+def test_a_folder_of_an_embedded_models_name_stays_that_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where what was found is looked up once more."""
+    monkeypatch.chdir(tmp_path)
+    folder_with(tmp_path / "segmae-tiny", WEIGHTS)
+    found = resolve("./segmae-tiny")
+    assert resolve(found) == found == tmp_path / "segmae-tiny"
+    assert resolve("segmae-tiny").parent == checkpoint.ASSETS
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".pkl"])
 def test_pickles_are_refused_unopened(tmp_path: Path, suffix: str) -> None:
     class Trap:

@@ -869,3 +869,22 @@ def test_a_photograph_that_gets_another_name_has_one_row(by_darkness: Path, tmp_
     assert any("one.jpg: its results have another name now; those named one are" in n for n in done.notes)
     masks = sorted(path.name for path in out.glob("*_mask.png"))
     assert masks == ["one.jpg_mask.png", "one.png_mask.png"]
+
+
+def test_other_photographs_that_look_alike_keep_their_rows(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to a photograph, and a relative name that means another file from another folder, are no earlier name of it."""
+    for folder, size in (("C", 64), ("D", 32)):
+        (tmp_path / folder).mkdir()
+        half_dark(size, size).save(tmp_path / folder / "one.jpg")
+    half_dark(16, 16).save(tmp_path / "D" / "one.png")
+    (tmp_path / "C" / "link.jpg").symlink_to("one.jpg")
+    monkeypatch.chdir(tmp_path / "C")
+    predict_files(["one.jpg", "link.jpg"], tmp_path / "out", by_darkness)
+    done = predict_files(["one.jpg"], tmp_path / "out", by_darkness)
+    monkeypatch.chdir(tmp_path / "D")
+    again = predict_files(["."], tmp_path / "out", by_darkness)
+    assert not any("another name" in note for note in done.notes + again.notes)
+    masks = {path.name for path in (tmp_path / "out").glob("*_mask.png")}
+    assert masks == {"one_mask.png", "link_mask.png", "one.jpg_mask.png", "one.png_mask.png"}

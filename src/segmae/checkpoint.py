@@ -91,6 +91,8 @@ def resolve(model: str | Path) -> Path:
     path = path.parent if path.name in (ONNX, *OPENVINO) else path  # which needs the config.json beside it
     if str(model) in embedded_models():
         return ASSETS / str(model)
+    if str(path) in embedded_models():  # ./NAME, whose point a Path forgets
+        path = path.absolute()
     if (path / ENSEMBLE).is_file():
         return path
     for folder in (path, path / "best", path / "last"):

@@ -214,15 +214,26 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
     return [case.image for dataset in datasets for case in dataset.cases]
 
 
+def are_twins(one: Path, other: Path) -> bool:
+    """Whether one of two files is the HEIC from which a telephone exported the other, by their names."""
+    of_telephones = [path.suffix.lower() in heic.SUFFIXES for path in (one, other)]
+    stems = {os.path.abspath(path.with_suffix("")).casefold() for path in (one, other)}
+    return len(stems) == 1 and any(of_telephones) and not all(of_telephones)
+
+
 def _photographs_in(folder: Path) -> list[Path]:
     """Image files directly in a folder; HEIC, where it is read, but for what was exported under the same name."""
     found = list(image_files(folder))
     if heic.reader() is not None:
-        exported = {path.stem for path in found}
+        exported = {path.stem.casefold() for path in found}
         telephones = (
             path for path in folder.iterdir() if path.suffix.lower() in heic.SUFFIXES and path.is_file()
         )
-        found += [path for path in telephones if path.stem not in exported and not path.name.startswith(".")]
+        found += [
+            path
+            for path in telephones
+            if path.stem.casefold() not in exported and not path.name.startswith(".")
+        ]
     return sorted(found)
 
 

@@ -35,6 +35,7 @@ from segmae.photographs import (
     FILES,
     RESULTS,
     Ignored,
+    are_twins,
     collect,
     earlier_rows,
     file_stamp,
@@ -131,14 +132,15 @@ def predict_files(
     }
     for name, path in photographs.items():
         before = owned.get(name, path)
-        exported = before.suffix.lower() in heic.SUFFIXES and before.with_suffix(path.suffix) == path
-        if _place(before) != _place(path) and not exported:
+        if _place(before) != _place(path) and not are_twins(before, path):
             raise DataError(
                 f"{folder}: '{name}' is the result of {before} there. Choose another folder for {path}"
             )
-    files_now = {_place(path) for path in photographs.values()}
+    now = {(os.path.abspath(path), str(file_stamp(path))) for path in photographs.values()}
     renamed = {
-        n for n, row in rows.items() if n not in photographs and _place(Path(row["file"])) in files_now
+        name
+        for name, row in rows.items()
+        if name not in photographs and (os.path.abspath(row["file"]), str(row.get("stamp"))) in now
     }
     done = {
         name

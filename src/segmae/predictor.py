@@ -166,6 +166,7 @@ def load(
         MissingExtra: the model has no model.onnx and torch is not installed.
     """
     check_views(views)
+    threads = None if threads is None else int(threads)
     named: list[str | Path] = [model] if isinstance(model, str | Path) else list(model)
     if not named:
         raise ConfigError("no model named: give at least one")
@@ -197,9 +198,9 @@ def _load_again(
     return predictor
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def _load_once(loaded_by: str, digest: str) -> Predictor:
-    """Loaded: a worker process gets the same predictor with every task. The last one stays in memory."""
+    """Loaded: a worker process gets the same predictor with every task. The last four stay in memory."""
     arguments = json.loads(loaded_by)
     predictor = load(**arguments)
     if predictor.digest != digest:

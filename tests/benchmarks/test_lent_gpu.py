@@ -91,7 +91,7 @@ def test_a_study_waits_for_all_photographs(lent: ModuleType) -> None:
 def test_what_comes_back_is_new_and_small(lent: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     cell(lent, "old", "segmae-tiny", 10)
     call = visit(lent)
-    call.before = lent.contents(lent.ROOT / "results")
+    call.known = lent.contents(lent.ROOT / "results")
     cell(lent, "tiny_fold+1", "segmae-tiny", 1000)
     cell(lent, "tiny_large", "segmae-tiny", lent.BACK)
     cell(lent, "tiny_larger", "segmae-tiny", 3 * lent.BACK)
@@ -127,7 +127,7 @@ def test_results_name_the_commit_if_the_code_is_its(lent: ModuleType) -> None:
     for digest, expected in (("other", None), (lent.code_digest(), "abc")):
         (lent.STATE / "code.json").write_text(json.dumps({"commit": "abc", "sha256": digest}))
         visit_once = lent.Visit(argparse.Namespace(within=1, scale="gpu"))
-        visit_once.name_code()
+        visit_once.name_code(result)
         assert json.loads(result.read_text())["code"]["commit"] == expected
 
 
@@ -149,15 +149,18 @@ def test_results_are_given_back_while_more_are_made(
     """A call may be killed at any moment, and then returns what lies in $OUT."""
     monkeypatch.setattr(lent, "TURN", 0.1)
     call = visit(lent, within=120)
+    call.environment["PYTHONPATH"] = str(SCRIPT.parents[1] / "src")
     given = call.out / "results.tar.gz"
     folder = lent.ROOT / "results" / "table2-gpu"
     call.call(["-c", f"""
 import pathlib, sys, time
+from segmae.files import write_json
 folder, given = pathlib.Path({str(folder)!r}), pathlib.Path({str(given)!r})
 folder.mkdir()
 for name in ("one", "two"):
-    (folder / (name + ".txt")).write_text(name)
     size, waited = given.stat().st_size if given.exists() else 0, 0
+    (folder / ".writing-one.json").write_text("half a fi")  # as atomic writes have them for a moment
+    write_json(folder / (name + ".json"), {{"code": {{"commit": None}}, "name": name}})
     while not given.exists() or given.stat().st_size == size:
         time.sleep(0.1)
         waited += 1
@@ -166,5 +169,13 @@ for name in ("one", "two"):
 """], 120)  # fmt: skip
     assert call.failed == []
     with tarfile.open(given) as archive:
-        names = [name for name in archive.getnames() if name.endswith(".txt")]
-    assert names == ["results/table2-gpu/one.txt", "results/table2-gpu/two.txt"]
+        names = [name for name in archive.getnames() if name.endswith(".json")]
+    assert names == ["results/table2-gpu/one.json", "results/table2-gpu/two.json"]
+
+
+def test_the_rows_that_are_taken_first_are_those_of_table_2(lent: ModuleType) -> None:
+    pytest.importorskip("omegaconf")
+    from segmae.study.grid import load_study
+
+    study = load_study(SCRIPT.parents[1] / "recipes" / "studies" / "table2.yaml", "gpu")
+    assert sorted(lent.ROWS.split(",")) == sorted(study.rows) and lent.STUDIES == ("table2",)

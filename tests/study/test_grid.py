@@ -209,6 +209,12 @@ def test_a_digest_tells_settings_apart_and_ignores_where_a_run_lies() -> None:
         ({"rows": {1: {}}}, r"rows: the name 1 is no text\. Put it in quotes"),
         ({"reference": 2}, "reference '2' is not one of the rows"),
         ({"claims": [{"row": "mae", "than": 1}]}, "claims name the row '1'"),
+        ({"reference": ["plain"]}, "is not one of the rows"),
+        ({"claims": 3}, "claims: must be a list"),
+        ({"order": 3}, "order is a list of seed, data and row"),
+        ({"order": ["seed", "data", 1]}, "order is a list of seed, data and row"),
+        ({"data": {"drawn": {"tests": {"x": {"split": 5}}}}, "settings": {"data": {"root": "d", "split": "isic2018/fold1"}}},
+         r"tests\.x: split: 5 is no text"),
         ({"order": ["seed", "rows"]}, "order is a list of seed, data and row"),
         ({"data": {"drawn": {"tests": {"x": {"data": "d", "split": "isic2018/fold9"}}}},
           "settings": {"data": {"root": "d", "split": "isic2018/fold1"}}}, r"fold9: no such split.* Did you mean 'isic2018/fold"),
@@ -250,6 +256,19 @@ def test_scales_and_names_that_are_not_there(
         ConfigError, match=r"study 'tabel2': not in \./recipes/studies\. Did you mean 'table2'\?"
     ):
         find_study("tabel2")
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ({"cpu": 3}, "a mapping, a file, or a list"),
+        ({"cpu": {"rows": 3}}, "must be a list of names"),
+        ({5: {}}, "no scale 'cpu'"),
+    ],
+)
+def test_slips_in_a_scale_are_named(write_study: Write, scales: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_study(write_study(scales=scales), "cpu")
 
 
 @pytest.mark.parametrize("seeds", [0, [0, 0], []])

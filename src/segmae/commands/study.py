@@ -46,7 +46,7 @@ def run_study(
     """Train and test the open cells, the most important first. Stopped, the same command goes on."""
     from segmae.study.runner import Done, run_studies
 
-    options = given(scale=scale, budget=budget, test_grace=test_grace, rows=[row.strip() for row in rows.split(",")] if rows else None, device=device,
+    options = given(scale=scale, budget=budget, test_grace=test_grace, rows=None if rows is None else rows.split(","), device=device,
                     threads=threads, results=results, runs=runs, retry_failed=retry_failed)  # fmt: skip
     with progress("study") as advance:
 

@@ -176,13 +176,19 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
             _check_name(entry, f"{path}: {key}")
             text[key][entry] = values = values or {}
             _check_keys(values, kind, f"{path}: {key}.{entry}")
-            _check_texts(values, ("label", "group", "note"), f"{path}: {key}.{entry}")
+            _check_texts(
+                values,
+                ("label", "group", "note", *(("printed",) if kind == "data" else ())),
+                f"{path}: {key}.{entry}",
+            )
     _check_texts(text, ("title", "text", "table"), str(path))
     if not isinstance(text.get("scales") or {}, Mapping):
         raise ConfigError(f"{path}: scales: must be a mapping of names to scales")
     scales = {FULL: {}, **(text.get("scales") or {})}
     if scale not in scales:
-        raise ConfigError(f"{path}: no scale '{scale}'.{_nearest(scale, scales)} It has {', '.join(scales)}")
+        raise ConfigError(
+            f"{path}: no scale '{scale}'.{_nearest(scale, scales)} It has {', '.join(map(str, scales))}"
+        )
     where = f"{path}: scales.{scale}"
     chosen = _gathered(scales[scale], path.parent, where)
     _check_keys(chosen, "scale", where)
@@ -190,7 +196,7 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
     rows = _some(text["rows"], chosen.get("rows"), where)
     data = _some(text["data"], chosen.get("data"), where)
     reference = chosen.get("reference") or text.get("reference") or next(iter(rows))
-    if reference not in rows:
+    if not isinstance(reference, str) or reference not in rows:
         raise ConfigError(
             f"{path}: reference '{reference}' is not one of the rows.{_nearest(reference, rows)}"
         )
@@ -280,6 +286,11 @@ def _tests(wanted: Mapping[str, Any] | None, config: Config, where: str) -> tupl
     for name, values in (wanted or {"test": {}}).items():
         _check_name(name, where)
         _check_keys(values, "test", f"{where}.{name}")
+        for key in ("data", "split", "part"):
+            if not isinstance(values.get(key, "-"), str):
+                raise ConfigError(
+                    f"{where}.{name}: {key}: {values[key]} is no text. Leave it out or put it in quotes"
+                )
         check_views(values.get("views", 1), f"{where}.{name}: ")
         if type(values.get("unseen", False)) is not bool:
             raise ConfigError(f"{where}.{name}: unseen: {values['unseen']} is neither true nor false")
@@ -356,9 +367,10 @@ def _gathered(value: Any, folder: Path, where: str) -> dict[str, Any]:
     """A scale as written: a mapping, a file with one, or a list of them, whose later keys replace earlier ones."""
     found: dict[str, Any] = {}
     for item in value if isinstance(value, list) else [value]:
-        found |= _read(folder / item, where) if isinstance(item, str) else item or {}
-    if not isinstance(found, dict):
-        raise ConfigError(f"{where}: a mapping, a file, or a list of them")
+        entry = _read(folder / item, where) if isinstance(item, str) else item or {}
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{where}: a mapping, a file, or a list of them")
+        found |= entry
     return found
 
 
@@ -375,7 +387,7 @@ def _ordered(
 ) -> list[tuple[int, str, str]]:
     axes: dict[str, list[Any]] = {"seed": list(seeds), "data": list(data), "row": list(rows)}
     order = order or list(axes)
-    if sorted(order) != sorted(axes):
+    if not isinstance(order, list) or sorted(map(str, order)) != sorted(axes):
         raise ConfigError(f"{where}: order is a list of seed, data and row, the slowest first; not {order}")
     found = []
     for values in itertools.product(*(axes[name] for name in order)):
@@ -398,6 +410,8 @@ def _claims(
     claims: Sequence[Mapping[str, Any]], known: Iterable[str], rows: Iterable[str], where: str
 ) -> list[dict[str, Any]]:
     known, rows, found = list(known), list(rows), []
+    if not isinstance(claims, list):
+        raise ConfigError(f"{where}: claims: must be a list")
     for claim in claims:
         _check_keys(claim, "claim", f"{where}: claims")
         than = claim.get("than", [name for name in rows if name != claim.get("row")])
@@ -412,6 +426,8 @@ def _claims(
 
 def _some(entries: Mapping[str, Any], wanted: Sequence[str] | None, where: str) -> dict[str, Any]:
     """The entries that a scale keeps, in its order."""
+    if not isinstance(wanted or [], list):
+        raise ConfigError(f"{where}: {wanted} must be a list of names")
     for name in wanted or ():
         if name not in entries:
             raise ConfigError(f"{where}: '{name}' is not in this study.{_nearest(name, entries)}")
@@ -443,7 +459,7 @@ def _check_name(name: Any, where: str) -> str:
 
 
 def _nearest(name: Any, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(name), list(map(str, names)), n=1, cutoff=0.4)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 

@@ -134,6 +134,7 @@ def run_studies(
     deadline = None if budget is None else Deadline(time.monotonic() + seconds(budget), grace)
     place, done = Place(Path(results), Path(runs), device, threads), Done()
     studies = [load_study(name, scale) for name in names]  # all of them first: a slip in the last is told now
+    rows = [row.strip() for row in ([rows] if isinstance(rows, str) else rows)]
     known = dict.fromkeys(cell.row for study in studies for cell in study.cells)
     for row in rows:
         if row not in known:
