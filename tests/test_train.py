@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -143,6 +144,31 @@ def test_sigterm_after_the_last_step_is_told_and_the_run_is_whole(data: Path, tm
     steps: list[dict[str, Any]] = []
     run(config, lambda event: steps.append(event) if event["kind"] == "step" else None)
     assert not steps and (tmp_path / "run" / "best" / WEIGHTS).is_file()
+
+
+def test_ctrl_c_while_the_state_is_written_is_ctrl_c(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(io.RawIOBase):
+        """A file that is interrupted at its fifth piece."""
+
+        pieces = 0
+
+        def write(self, piece: Any) -> int:
+            self.pieces += 1
+            if self.pieces == 5:
+                raise KeyboardInterrupt
+            return len(piece)
+
+    real = torch.save
+    with pytest.raises(RuntimeError):  # torch's own, of the half file
+        real({"a": torch.zeros(1000), "b": torch.zeros(1000)}, Interrupted())
+    monkeypatch.setattr(runstate.torch, "save", lambda values, file: real(values, Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        run(config_for(data, tmp_path))
+    monkeypatch.undo()
+    assert not list((tmp_path / "run").glob("*state*"))
+    run(config_for(data, tmp_path))
 
 
 @pytest.mark.parametrize("stopped", [False, True])

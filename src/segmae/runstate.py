@@ -133,7 +133,12 @@ def save_state(fabric: Fabric, folder: Path, state: State) -> None:
         path = folder / "state.pt"
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:  # given a path, torch hides that the disk is full
-                torch.save(values, file)
+                try:
+                    torch.save(values, file)
+                except RuntimeError as error:  # of the half file, which hides that Ctrl-C was why
+                    if isinstance(error.__context__, KeyboardInterrupt):
+                        raise error.__context__ from None
+                    raise
             if path.exists():
                 os.replace(path, folder / "state.previous.pt")
     fabric.barrier()
