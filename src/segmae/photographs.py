@@ -203,7 +203,7 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
         datasets = open_datasets(folder)
     except DataError as error:
         if ignored.files:
-            telephones = any(file.lower().endswith(heic.SUFFIXES) for file in ignored.files)
+            telephones = any(map(heic.is_named, ignored.files))
             remedy = "Export them as JPEG or PNG" + f"; {heic.REMEDY}" * telephones
             raise DataError(f"{folder}: no photographs found; passed over: {ignored}. {remedy}") from error
         raise DataError(
@@ -216,9 +216,8 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
 
 def are_twins(one: Path, other: Path) -> bool:
     """Whether one of two files is the HEIC from which a telephone exported the other, by their names."""
-    of_telephones = [path.suffix.lower() in heic.SUFFIXES for path in (one, other)]
     stems = {os.path.abspath(path.with_suffix("")).casefold() for path in (one, other)}
-    return len(stems) == 1 and any(of_telephones) and not all(of_telephones)
+    return len(stems) == 1 and heic.is_named(one) != heic.is_named(other)
 
 
 def _photographs_in(folder: Path) -> list[Path]:
@@ -226,14 +225,9 @@ def _photographs_in(folder: Path) -> list[Path]:
     found = list(image_files(folder))
     if heic.reader() is not None:
         exported = {path.stem.casefold() for path in found}
-        telephones = (
-            path for path in folder.iterdir() if path.suffix.lower() in heic.SUFFIXES and path.is_file()
-        )
-        found += [
-            path
-            for path in telephones
-            if path.stem.casefold() not in exported and not path.name.startswith(".")
-        ]
+        telephones = (path for path in folder.iterdir() if heic.is_named(path) and path.is_file())
+        shown = (path for path in telephones if not path.name.startswith("."))
+        found += [path for path in shown if path.stem.casefold() not in exported]
     return sorted(found)
 
 

@@ -194,7 +194,7 @@ def predict_files(
         f"{rows[name]['file']}: its results have another name now; those named {name} are removed"
         for name in sorted(renamed)
     ]
-    if heic.reader() is None and any(file.lower().endswith(heic.SUFFIXES) for file in ignored.files):
+    if heic.reader() is None and any(map(heic.is_named, ignored.files)):
         report.notes.append(f"of the files passed over, those in the format HEIC can be read: {heic.REMEDY}")
     report.notes += several_pieces(report.rows)
     for name in renamed:

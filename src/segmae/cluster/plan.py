@@ -109,7 +109,7 @@ def make_plan(
     digest = hashlib.sha256()
     for photograph in photographs:
         digest.update(_line(photograph))
-    reads_heic = any(photograph.lower().endswith(heic.SUFFIXES) for photograph in photographs)
+    reads_heic = any(map(heic.is_named, photographs))
     return {
         "form": FORM,
         "photographs": {"number": len(photographs), "sha256": digest.hexdigest()},

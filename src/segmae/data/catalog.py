@@ -149,7 +149,7 @@ def find_datasets(folder: str | Path) -> list[Dataset]:
         found = [plain]
     if not found:
         inside = (*root.glob("*"), *root.glob("*/*"))
-        of_telephones = [path.name for path in inside if path.suffix.lower() in heic.SUFFIXES][:1]
+        of_telephones = [path.name for path in inside if heic.is_named(path)][:1]
         hint = "".join(f". {name} and other HEIC files are not read here: export them as JPEG" for name in of_telephones)  # fmt: skip
         raise DataError(f"{root}: no dataset recognised. Known layouts: {LAYOUTS}{hint}")
     return found

@@ -23,6 +23,11 @@ def is_heic(start: bytes) -> bool:
     return start[4:8] == b"ftyp" and start[8:12] in BRANDS
 
 
+def is_named(file: str | Path) -> bool:
+    """Whether a file's name ends as those of HEIC do."""
+    return str(file).lower().endswith(SUFFIXES)
+
+
 def reader() -> Callable[[Any], Image.Image] | None:
     """What opens HEIC; None where the extra is absent or cannot be imported."""
     try:

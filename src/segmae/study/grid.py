@@ -176,11 +176,8 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
             _check_name(entry, f"{path}: {key}")
             text[key][entry] = values = values or {}
             _check_keys(values, kind, f"{path}: {key}.{entry}")
-            _check_texts(
-                values,
-                ("label", "group", "note", *(("printed",) if kind == "data" else ())),
-                f"{path}: {key}.{entry}",
-            )
+            texts = ("label", "group", "printed") if kind == "data" else ("label", "note")
+            _check_texts(values, texts, f"{path}: {key}.{entry}")
     _check_texts(text, ("title", "text", "table"), str(path))
     if not isinstance(text.get("scales") or {}, Mapping):
         raise ConfigError(f"{path}: scales: must be a mapping of names to scales")

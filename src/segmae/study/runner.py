@@ -139,16 +139,9 @@ def run_studies(
     for row in rows:
         if row not in known:
             raise ConfigError(f"row '{row}': choose {', '.join(known)}")
+    tell = listener or (lambda event: None)
     for study in studies:
-        run_study(
-            study,
-            chosen_cells(study, rows),
-            place,
-            done,
-            deadline,
-            retry_failed,
-            listener or (lambda event: None),
-        )
+        run_study(study, chosen_cells(study, rows), place, done, deadline, retry_failed, tell)
         if done.stopped:
             break
     return done
