@@ -181,3 +181,33 @@ def test_an_audit_without_a_network_says_so(tmp_path: Path) -> None:
     done = script("audit.py", **nowhere)
     assert done.returncode == 0 and done.stdout.startswith("NOT AUDITED"), done.stdout + done.stderr
     assert script("audit.py", STRICT="1", **nowhere).returncode == 3
+
+
+def run_alone(tmp_path: Path, code: str) -> str:
+    """What Python prints in a process of its own that finds none of these switches set, with a home of its own."""
+    switches = {"ORT_DISABLE_TELEMETRY", "NNCF_CI", "RAY_USAGE_STATS_ENABLED", "XDG_CACHE_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in switches}
+    done = subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)},
+                          check=True, capture_output=True, text=True)  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_a_prediction_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
+    """onnxruntime, where it reports its use, notes the number of a device there."""
+    code = "import numpy, segmae; print(segmae.load('segmae-tiny')(numpy.zeros((64, 64, 3), numpy.uint8)).mask.shape)"
+    assert run_alone(tmp_path, code) == "(64, 64)"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("package", "code"), [
+    ("nncf", "from nncf.telemetry.wrapper import telemetry, NNCFTelemetry; print(isinstance(telemetry, NNCFTelemetry))"),
+    ("ray", "from ray._private.usage.usage_lib import usage_stats_enabled as on; print(on())"),
+])  # fmt: skip
+def test_packages_beneath_report_nothing(tmp_path: Path, package: str, code: str) -> None:
+    pytest.importorskip(package)
+    assert run_alone(tmp_path, f"import segmae\n{code}") == "False"
+
+
+def test_whoever_wants_to_report_may(tmp_path: Path) -> None:
+    code = "import os; os.environ['NNCF_CI'] = ''; import segmae; print(repr(os.environ['NNCF_CI']))"
+    assert run_alone(tmp_path, code) == "''"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -78,7 +77,6 @@ def compute(
         ConfigError: no such cluster, or it has no room for one worker.
         SegmaeError: a worker could not go on; what is done stays done.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
     ray = require("ray", "cluster")
     data = require("ray.data", "cluster")
     pa = require("pyarrow", "cluster")

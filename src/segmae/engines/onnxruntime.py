@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from segmae.errors import CheckpointError
+
+# In an application that imported onnxruntime before segmae the variable comes too late; this ends all but what was sent at the start.
+if os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
+    onnxruntime.disable_telemetry_events()
 
 
 class OnnxRuntimeEngine:
