@@ -24,7 +24,7 @@ from segmae.files import locked, read_json, write_json  # noqa: E402
 from segmae.stopping import Terminated, TrainingStopped  # noqa: E402
 from segmae.study import runner  # noqa: E402
 from segmae.study.grid import load_study  # noqa: E402
-from segmae.study.ledger import Ledger, counted, status, total_seconds  # noqa: E402
+from segmae.study.ledger import Ledger, counted, status, total_seconds, work  # noqa: E402
 from segmae.study.report import build_page  # noqa: E402
 from segmae.study.runner import chosen_cells, describe_failure, run_studies, seconds  # noqa: E402
 from segmae.study.tables import load_evidence  # noqa: E402
@@ -39,6 +39,30 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 def epochs_of(events: list[dict[str, Any]]) -> list[tuple[str, int]]:
     return [(event["cell"], event["epoch"]) for event in events if event["kind"] == "epoch"]
+
+
+def test_the_time_left_goes_by_the_rows_own_rate(write_study: Write, tmp_path: Path) -> None:
+    """A frozen network does its operations several times as fast as one that is trained."""
+    path = write_study(rows={name: {"settings": {"task": "supervised", "model": {"options": {"decoder": None}}, "batch_size": size}}
+                             for name, size in (("plain", 4), ("frozen", 2), ("new", 1))}, seeds=[0, 1])  # fmt: skip
+    study = load_study(path)
+    ledger = Ledger(study.name, tmp_path / "results")
+    per_image = tmp_path / "per_image.csv"
+    per_image.write_text("id,tp@32\na,1\n")
+    for cell, seconds_ in zip(study.cells[:2], (100.0, 10.0), strict=True):
+        assert cell.seed == 0 and cell.row in ("plain", "frozen")
+        outcome = {key: {"here": 1} for key in ("tests", "network", "environment", "code")}
+        ledger.write(
+            cell,
+            outcome | {"training": {"tflop": work(cell.config), "seconds": seconds_}},
+            {"test": per_image},
+        )
+    left = {standing.cell: standing.seconds for standing in status(path, **folders(tmp_path))[1]}
+    assert left["plain_drawn_s0"] == 0
+    assert left["plain_drawn_s1"] == pytest.approx(100) and left["frozen_drawn_s1"] == pytest.approx(10)
+    assert left["new_drawn_s0"] == pytest.approx(2 / (1 / 100 + 1 / 10)), (
+        "of a row without a finished cell, the rate of all"
+    )
 
 
 def test_a_study_runs_shares_its_stage_1_and_leaves_small_outcomes(

@@ -185,7 +185,7 @@ class Standing:
     Attributes:
         state: done, failed, outdated, open, or begun (open, with `epochs` of its run done).
         tflop: arithmetic that is left of it, stage 1 included where no earlier cell pays for it.
-        seconds: the same as time, by the rates of finished cells; None where there are none. What testing takes is not counted.
+        seconds: the same as time, by the rates of finished cells, those of its row first; None where there are none. What testing takes is not counted.
     """
 
     cell: str
@@ -204,9 +204,7 @@ def status(
     study = load_study(name, scale)
     ledger = Ledger(study.name, results)
     states = {cell.id: ledger.state(cell.id, cell.digest) for cell in study.cells}
-    rates = [rate(ledger.outcome(cell.id)) for cell in study.cells if states[cell.id] == "done"]
-    rates = [found for found in rates if found]  # of a network of one's own no operations are known
-    speed = statistics.median(rates) if rates else None
+    rates = [(cell.row, rate(ledger.outcome(cell.id))) for cell in study.cells if states[cell.id] == "done"]
     paid: set[str] = set()
     found = []
     for cell in study.cells:
@@ -225,11 +223,22 @@ def status(
                     left += work(cell.stage1) * max(0.0, 1 - before / cell.stage1.epochs)
             if epochs and state == "open":
                 state = "begun"
+        speed = _speed(cell.row, rates)
         seconds = left / speed if left and speed else None
         if state in ("done", "failed") or epochs >= cell.config.epochs:
             seconds = 0.0
         found.append(Standing(cell.id, state, epochs, cell.config.epochs, round(left, 3), seconds, reason))
     return study, found
+
+
+def _speed(row: str, rates: Sequence[tuple[str, float]]) -> float | None:
+    """The median rate of a row's finished cells, else of all: networks differ in what a machine makes of their operations.
+
+    Of a network of one's own no operations are known, and its rate is 0, which is none.
+    """
+    known = [(other, found) for other, found in rates if found]
+    mine = [found for other, found in known if other == row]
+    return statistics.median(mine or [found for _, found in known]) if known else None
 
 
 def work(config: Any) -> float:

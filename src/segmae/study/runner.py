@@ -213,7 +213,6 @@ def run_cell(
     refuse_edited(cell)
     refuse_unusable_tests(cell)
     config = _placed(cell.config, place, study.name)
-    train_until, test_until = (deadline.at, deadline.at + deadline.test_grace) if deadline else (None, None)
     first = None if cell.stage1 is None else _placed(cell.stage1, place, STAGE1)
     if first is not None:
         config = replace(config, model=replace(config.model, start=str(Path(first.output) / first.name)))
@@ -222,50 +221,10 @@ def run_cell(
         "code": {"segmae": __version__, "commit": commit()},
         "environment": {**machine(), "device": _device(config), "versions": versions()},
     }
-    if not _is_trained(folder, config):
-        before: dict[str, Any] | None = None
-        kinds: set[str] = set()  # of events: without a step nothing was trained
-
-        def watch(event: dict[str, Any]) -> None:
-            kinds.add(event["kind"])
-            tell(event)
-
-        if first is not None:
-            before = {
-                "settings": portable(config_to_dict(first)),
-                **_training(run(first, tell, train_until), first),
-            }
-        _reset_peak_memory()
-        run(config, watch, train_until)
-        if "step" in kinds or not (folder / MADE).is_file():
-            peak = _peak_memory() if "step" in kinds else None
-            write_json(folder / MADE, {**now, "stage1": before, "peak_memory_mb": peak})
-    made = {"stage1": None, "peak_memory_mb": None, **now}
-    if (folder / MADE).is_file():
-        made = read_json(folder / MADE)
+    made = train_cell(config, first, now, deadline, tell)
     by = {key: made[key] for key in now}
     training = {**_training(folder, config), "peak_memory_mb": made["peak_memory_mb"]}
-
-    tests, per_image = {}, {}
-    for test in cell.tests:
-        out = folder / "evaluation" / test.name
-
-        def advance(done: int, total: int, test: str = test.name) -> None:
-            tell({"kind": "test", "test": test, "done": done, "total": total})
-            if test_until is not None and time.monotonic() >= test_until and done < total:
-                raise OutOfTime(f"{folder}: stopped in time, at image {done} of {total} of its test")
-
-        summary, _ = evaluate_checkpoint(
-            folder, test.data, test.load(config.data.split), test.part, out,
-            device=None if config.device == "auto" else config.device, threads=config.threads or None, views=test.views,
-            allow_leaks=config.data.allow_leaks,
-            progress=advance,
-        )  # fmt: skip
-        per_image[test.name] = out / "per_image.csv"
-        kept = ("data", "warnings", "network_size", "per_image_mean", "pooled", "bootstrap", "engine", "seconds", "images_per_second")  # fmt: skip
-        for failure in summary["data"]["failures"]:
-            failure["problem"] = without_folders(failure["problem"])
-        tests[test.name] = {"views": test.views} | {key: summary[key] for key in kept}
+    tests, per_image = evaluate_cell(cell, config, deadline, tell)
 
     provenance = read_info(folder).provenance
     refuse_edited(cell)
@@ -283,6 +242,74 @@ def run_cell(
     }, per_image)  # fmt: skip
     for state in folder.glob("state*.pt"):  # three times the network's size, and never resumed
         state.unlink()
+
+
+def train_cell(
+    config: Config, first: Config | None, now: dict[str, Any], deadline: Deadline | None, tell: Listener
+) -> dict[str, Any]:
+    """Stage 1 with the settings `first`, where there are any, and training, unless an earlier call did both.
+
+    Args:
+        now: the code and the environment of this call.
+
+    Returns:
+        `code` and `environment` that trained it, the record of its `stage1`, and `peak_memory_mb`.
+    """
+    folder = Path(config.output) / config.name
+    until = None if deadline is None else deadline.at
+    if not _is_trained(folder, config):
+        before: dict[str, Any] | None = None
+        kinds: set[str] = set()  # of events: without a step nothing was trained
+
+        def watch(event: dict[str, Any]) -> None:
+            kinds.add(event["kind"])
+            tell(event)
+
+        if first is not None:
+            before = {
+                "settings": portable(config_to_dict(first)),
+                **_training(run(first, tell, until), first),
+            }
+        _reset_peak_memory()
+        run(config, watch, until)
+        if "step" in kinds or not (folder / MADE).is_file():
+            peak = _peak_memory() if "step" in kinds else None
+            write_json(folder / MADE, {**now, "stage1": before, "peak_memory_mb": peak})
+    noted = read_json(folder / MADE) if (folder / MADE).is_file() else {}
+    return {"stage1": None, "peak_memory_mb": None, **now, **noted}
+
+
+def evaluate_cell(
+    cell: Cell, config: Config, deadline: Deadline | None, tell: Listener
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """All tests of a trained cell.
+
+    Returns:
+        The figures of each, and its file per_image.csv.
+    """
+    folder = Path(config.output) / config.name
+    until = None if deadline is None else deadline.at + deadline.test_grace
+    tests, per_image = {}, {}
+    for test in cell.tests:
+        out = folder / "evaluation" / test.name
+
+        def advance(done: int, total: int, test: str = test.name) -> None:
+            tell({"kind": "test", "test": test, "done": done, "total": total})
+            if until is not None and time.monotonic() >= until and done < total:
+                raise OutOfTime(f"{folder}: stopped in time, at image {done} of {total} of its test")
+
+        summary, _ = evaluate_checkpoint(
+            folder, test.data, test.load(config.data.split), test.part, out,
+            device=None if config.device == "auto" else config.device, threads=config.threads or None, views=test.views,
+            allow_leaks=config.data.allow_leaks,
+            progress=advance,
+        )  # fmt: skip
+        per_image[test.name] = out / "per_image.csv"
+        kept = ("data", "warnings", "network_size", "per_image_mean", "pooled", "bootstrap", "engine", "seconds", "images_per_second")  # fmt: skip
+        for failure in summary["data"]["failures"]:
+            failure["problem"] = without_folders(failure["problem"])
+        tests[test.name] = {"views": test.views} | {key: summary[key] for key in kept}
+    return tests, per_image
 
 
 def refuse_unusable_tests(cell: Cell) -> None:
