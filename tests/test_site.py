@@ -120,6 +120,28 @@ def test_every_page_is_in_the_navigation() -> None:
         assert name in navigation or name.startswith("results/"), f"{name}: name it in mkdocs.yml"
 
 
+PAGES = [*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md"), *(REPOSITORY / "results").rglob("*.md")]
+
+
+def headings(page: Path) -> set[str]:
+    """What `#name` in a link to a page may be, as GitHub and MkDocs name it."""
+    lines = re.findall(r"^#+ +(.+)$", re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE),
+                       re.MULTILINE)  # fmt: skip
+    return {re.sub(r"[^\w\- ]", "", line.lower()).strip().replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_links_lead_somewhere_in_the_repository_too(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or target.suffix != ".md" or anchor in headings(target), link
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_its_pages_fetch_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")

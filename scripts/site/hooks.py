@@ -35,6 +35,8 @@ MADE_PAGES = {
     "reference/api.md": api_page.page,
     "results/index.md": lambda: results_page.page(REPOSITORY),
 }
+# What in the repository is read as a file, and on the site as a page that was made from it.
+MADE_FROM = {"src/segmae/config.py": "reference/configuration.md", "docs/results": "results/index.md"}
 LINK = re.compile(r"(!?\[(?:[^\]\[]|\[[^\]]*\])*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 MATHS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 COPIES = "files"  # folder of the site with copies of the repository's other files
@@ -124,19 +126,14 @@ def _in_repository(page: File, link: str) -> str | None:
     base = (REPOSITORY / own).parent if own else (REPOSITORY / "docs" / page.src_uri).parent
     target = (base / link).resolve()
     if not target.exists() or not target.is_relative_to(REPOSITORY):
-        generated = (
-            target.relative_to(REPOSITORY / "docs").as_posix()
-            if target.is_relative_to(REPOSITORY / "docs")
-            else ""
-        )
-        return f"docs/{generated}" if generated in MADE_PAGES else None
+        return None
     return target.relative_to(REPOSITORY).as_posix()
 
 
 def _on_site(target: str, files: Files) -> str | None:
     """The page or picture of the site that a repository path is."""
-    if target in OWN_PAGES:
-        return OWN_PAGES[target]
+    if page := (OWN_PAGES | MADE_FROM).get(target):
+        return page
     name = target.removeprefix("docs/")
     return name if target.startswith("docs/") and files.get_file_from_path(name) else None
 
