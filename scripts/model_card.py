@@ -219,7 +219,7 @@ No photograph of a patient is shown here; these are drawn lesions. Of {DRAWN} th
 ![The {SHOWN} drawn lesions with the lowest Dice, contours of model and drawing over each](docs/images/failures.png)
 
 Seed and Dice, from the top left: {names}. Of real photographs,
-{poor_images()} have a Dice below .5; [expected Dice](docs/trust.md) is low for many such images, not for all.
+{poor_images()} have a Dice below .5; [expected Dice](docs/trust.md) is low for some of them only.
 """
 
 

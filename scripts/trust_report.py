@@ -88,7 +88,7 @@ def agreement(rows: list[dict[str, Any]], views: int) -> dict[str, Any]:
         "mean_expected": round(float(expected.mean()), 4),
         "mean_dice": round(float(real.mean()), 4),
         "mean_absolute_error": round(float(np.abs(expected - real).mean()), 4),
-        "error_of_a_constant": round(float(np.abs(real - real.mean()).mean()), 4),
+        "error_of_a_constant": round(float(np.abs(real - np.median(real)).mean()), 4),
         "pearson": round(float(np.corrcoef(expected, real)[0, 1]), 3),
         "spearman": round(float(spearmanr(expected, real)[0]), 3),
         "dice_of_the_least_trusted_tenth": round(float(real[worst].mean()), 4),

@@ -128,3 +128,18 @@ def test_who_takes_turns_loses_nothing_and_leaves_nothing(tmp_path: Path) -> Non
     assert count.read_text() == "200"
     if os.name != "nt":
         assert [path.name for path in tmp_path.iterdir()] == ["count"]
+
+
+def test_files_are_flushed_as_windows_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It flushes only what is open for writing, and says "bad file descriptor" otherwise."""
+    fcntl = pytest.importorskip("fcntl")
+    flushed = []
+
+    def fsync(handle: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flushed.append(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    atomic_write(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole" and flushed

@@ -92,3 +92,21 @@ def test_every_result_says_what_made_it() -> None:
             assert f"`{path.name}{'/' if path.is_dir() else ''}`" in text, (
                 f"{path.name} is not in results/README.md"
             )
+
+
+def test_the_constraints_name_what_the_extras_bring() -> None:
+    """But for Google's buckets, which were not tried."""
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {canonical(line.partition("==")[0]) for line in lines}
+    project = PROJECT["project"]
+    wanted = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    names = {canonical(re.split(r"[\[<>=~!; ]", requirement)[0]) for requirement in wanted}
+    assert names - pinned == {"gcsfs"}
+
+
+def canonical(name: str) -> str:
+    """As packages are compared by name (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()

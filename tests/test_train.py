@@ -571,6 +571,20 @@ def test_layer_decay_slows_the_vit_from_top_to_bottom_and_nothing_else() -> None
         build_optimizer(torch.nn.Linear(2, 2), config)
 
 
+@pytest.mark.parametrize(("network", "ending"), [("swin-unet", "relative_position_bias_table"), ("vm-unet", "A_logs"), ("vm-unet", "dt_projs_bias"),
+                                                 ("segmae-tiny", ".bias")])  # fmt: skip
+def test_adamw_lets_no_bias_decay_whatever_its_shape(network: str, ending: str) -> None:
+    model = create_model(network)
+    optimizer = build_optimizer(
+        model, load_config(None, ["optimizer.name=adamw", "optimizer.weight_decay=0.1"])
+    )
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    of = {name: decay[id(p)] for name, p in model.named_parameters()}
+    spared = [name for name in of if name.endswith(ending)]
+    assert spared and not any(of[name] for name in spared)
+    assert all(of[name] == 0.1 for name in of if name.endswith(("conv.weight", "qkv.weight")))
+
+
 def test_the_log_tells_the_rate_that_layer_decay_does_not_slow(data: Path, tmp_path: Path) -> None:
     folder = run(config_for(data, tmp_path, "epochs=1", "optimizer.layer_decay=0.5", "task=supervised"))
     assert json.loads((folder / "metrics.jsonl").read_text())["lr"] == 1e-3

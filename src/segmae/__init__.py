@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# onnxruntime, NNCF and Ray report to their makers what runs here, from their import on. Nothing is to leave the machine; a variable that
-# the user has set stands.
-for _name, _value in {"ORT_DISABLE_TELEMETRY": "1", "NNCF_CI": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+# onnxruntime and Ray report to their makers what runs here, from their import on (OpenVINO: see `errors.require`). Nothing is to leave the
+# machine; a variable that the user has set stands.
+for _name, _value in {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
     os.environ.setdefault(_name, _value)
 
 # The home of every public name. They are imported on first use, so that `import segmae` is quick and needs no torch.

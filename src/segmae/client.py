@@ -11,6 +11,7 @@ A batch: `service.wait(service.submit(paths, formats="mask,csv"))`, then `servic
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import secrets
 import time
@@ -19,6 +20,7 @@ import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from segmae.errors import SegmaeError
 
@@ -51,6 +53,9 @@ class Client:
 
     def __init__(self, url: str = "http://127.0.0.1:8000", key: str = "", timeout: float = 120.0) -> None:
         self.url, self.key, self.timeout = url.rstrip("/"), key, timeout
+        # photographs for this machine do not go round by a proxy of the network, whatever the environment names
+        proxies = urllib.request.ProxyHandler({} if _is_local(url) else None)
+        self._open = urllib.request.build_opener(proxies).open
 
     def segment(self, image: File, **options: Any) -> Any:
         """Segment one photograph.
@@ -111,7 +116,7 @@ class Client:
         for attempt in range(1, TRIES + 1):
             request = urllib.request.Request(self.url + path, body, headers, method=method)
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                with self._open(request, timeout=self.timeout) as answer:
                     data: bytes = answer.read()
                     is_json = answer.headers.get_content_type() == "application/json"
                     return json.loads(data) if is_json else data
@@ -154,6 +159,15 @@ def _head(boundary: str, name: str, filename: str = "") -> bytes:
 
 def _id(job: str | dict[str, Any]) -> str:
     return job if isinstance(job, str) else str(job["id"])
+
+
+def _is_local(url: str) -> bool:
+    """Whether an address is one of this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _refusal(error: urllib.error.HTTPError) -> ServiceError:

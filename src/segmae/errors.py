@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -77,6 +78,10 @@ class MissingExtra(SegmaeError):
 
 def require(module: str, extra: str) -> ModuleType:
     """Import `module`, or raise `MissingExtra` naming the extra of segmae that brings it."""
+    # OpenVINO and NNCF report their import and their use through this package, whatever is set; where it is missing, they do not.
+    reporter = "openvino_telemetry"
+    if hidden := reporter not in sys.modules:
+        sys.modules[reporter] = None  # type: ignore[assignment]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -85,3 +90,6 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtra(
             f"{module} is not installed. It comes with the extra '{extra}': pip install 'segmae[{extra}]'"
         ) from error
+    finally:
+        if hidden:
+            del sys.modules[reporter]

@@ -57,8 +57,8 @@ def half_file(folder: Path, ending: str = "") -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Have a file on the disk before it gets its name."""
-    with path.open("rb") as file:
+    """Have a file on the disk before it gets its name. Windows flushes only what is open for writing."""
+    with path.open("r+b") as file:
         os.fsync(file.fileno())
 
 

@@ -12,9 +12,15 @@ from segmae.config import Config
 from segmae.errors import ConfigError
 from segmae.runstate import State
 
+UNDECAYED = (
+    "bias",
+    "bias_table",
+    "A_logs",
+)  # matrices that are biases, or rates of a state space (Mamba's own rule)
+
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """SGD as in the paper, or AdamW without decay on vectors (biases, norms) and with layer-wise rates."""
+    """SGD as in the paper, or AdamW without decay on biases and norms, and with layer-wise rates."""
     c = config.optimizer
     depth = len(getattr(getattr(model, "encoder", None), "blocks", ()))
     if c.layer_decay != 1 and not depth:
@@ -25,7 +31,8 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = 0.0 if c.name == "adamw" and parameter.ndim < 2 else c.weight_decay
+        spared = parameter.ndim < 2 or name.endswith(UNDECAYED)
+        decay = 0.0 if c.name == "adamw" and spared else c.weight_decay
         scale = c.layer_decay ** blocks_above(name, depth)
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "scale": scale})
         group["params"].append(parameter)

@@ -64,6 +64,26 @@ def test_it_asks_again_when_the_service_says_so(script: tuple[type[Script], Clie
     assert refused.value.status == 429 and not one.answers
 
 
+@pytest.mark.parametrize(
+    ("host", "goes_round"),
+    [("127.0.0.1", False), ("localhost", False), ("[::1]", False), ("gpu.example", True)],
+)
+def test_only_requests_for_other_machines_go_through_a_proxy(
+    script: tuple[type[Script], Client], monkeypatch: pytest.MonkeyPatch, host: str, goes_round: bool
+) -> None:
+    proxy, client = script
+    proxy.answers += [(200, JSON, b'{"models": ["by the proxy"]}')]
+    monkeypatch.setenv("http_proxy", client.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    other = Client(f"http://{host}:1", timeout=5)
+    if goes_round:
+        assert other.models() == ["by the proxy"] and proxy.asked == [f"http://{host}:1/v1/models"]
+    else:
+        with pytest.raises(ServiceError, match="no answer"):
+            other.models()
+        assert not proxy.asked
+
+
 def test_what_a_proxy_answers_is_an_error_too(script: tuple[type[Script], Client]) -> None:
     one, client = script
     one.answers = [(502, {"Content-Type": "text/html"}, b"<html>")]

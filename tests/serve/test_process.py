@@ -65,6 +65,17 @@ class Process:
         return self.process.wait(PATIENCE)
 
 
+def test_a_broken_form_leaves_none_of_its_bytes_in_the_log(tmp_path: Path) -> None:
+    server = Process(tmp_path / "state")
+    for body in (b"--xZsecret", b'--x\r\nContent Disposition: form-data; name="image"\r\n\r\nsecret'):
+        with pytest.raises(ServiceError) as refused:
+            server.client._send("POST", "/v1/segment", body, "multipart/form-data; boundary=x")
+        assert refused.value.status in (400, 422)
+    server.stop()
+    lines = server.log.read_text().splitlines()
+    assert len(lines) >= 2 and all(json.loads(line) for line in lines), "JSON, and nothing else"
+
+
 def done_images(state: Path) -> dict[tuple[str, int], float]:
     """When each image was finished, as the database says."""
     with sqlite3.connect(f"file:{state / 'jobs.sqlite'}?mode=ro", uri=True) as db:

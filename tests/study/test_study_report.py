@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from segmae import statistics
 from segmae.errors import ConfigError, DataError
 from segmae.study.ledger import Ledger
 from segmae.study.printed import faults, printed
 from segmae.study.report import build_page, write_all_reports, write_report
-from segmae.study.tables import load_evidence
+from segmae.study.tables import SeedSpread, load_evidence
 
 # Per row, dataset and seed: true positives, false positives and false negatives of each image, of 64 pixels.
 Pixels = list[tuple[int, int, int]]
@@ -48,7 +49,8 @@ def write_cell(
         "per_image_mean": {"dice@8": {"mean": mean}},
     }
     outcome = {
-        "digest": name, "training": {"seconds": 120.0, "tflop": 1.0}, "stage1": {"seconds": 60.0},
+        "digest": name, "training": {"seconds": 120.0, "tflop": 1.0, "epochs": 3, "best_epoch": 3}, "stage1": {"seconds": 60.0, "tflop": 0.5},
+        "settings": {"model": {"name": "drawn-net"}},
         "network": {"parameters": 2e6, "gflops": 3.0, "cpu_ms": 4.0}, "tests": {"test": summary},
         "environment": {"device": "cpu, 1 threads", "processor": "drawn", "system": "none"},
         "code": {"commit": None, "segmae": "0.1.0"}, **parts,
@@ -94,7 +96,7 @@ def test_means_over_seeds_and_folds_and_pooled_measures_by_hand(tmp_path: Path) 
     assert figures.pooled("dice@network").value == pytest.approx(70 / (70 + 9 + 29))
     assert figures.pooled("iou@original").value == pytest.approx(35 / (35 + 9 + 29))
     assert figures.spread == pytest.approx(np.std([(1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2, 0], ddof=1))
-    assert figures.cost == {"minutes": 3.0, "parameters": 2e6, "gflops": 3.0, "cpu_ms": 4.0}
+    assert figures.cost == {"minutes": 3.0, "tflop": 1.5, "parameters": 2e6, "gflops": 3.0, "cpu_ms": 4.0}
 
 
 def test_images_that_were_not_measured_are_counted_over_all_folds(tmp_path: Path) -> None:
@@ -148,13 +150,14 @@ def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -
     assert evidence.seed_spread is None
     text = build_page(evidence).markdown("three")
     assert "B beats A, on drawn: **not decided: other seeds may change as much**." in text
-    assert "How far was not measured at this scale" in text
+    assert "It was not measured at this scale" in text
     for label, apart, spread in (("another", 0.03, None), ("small, for a CPU", 0.03, 0.03 / 6**0.5)):
         write_seeds(three_rows, apart, label)
         found = load_evidence(Ledger("three", three_rows)).seed_spread
         assert (found and found.deviation) == (spread and pytest.approx(spread))
     assert found is not None and found.freedom == 2
     assert found.least(4) == pytest.approx(4.3027 * 2**0.5 * found.deviation / 2, rel=1e-4)
+    assert found.p(found.least(4), 4) == pytest.approx(0.05) and found.source == "drawn-net on drawn"
     (place,) = load_evidence(Ledger("three", three_rows)).places
     assert place.compare([("b", "a")])[0].verdict == "worse"
     write_seeds(three_rows, 0.5)
@@ -178,7 +181,7 @@ def test_without_a_measure_of_seeds_the_runs_themselves_are_one(
     (found,) = place.compare([("b", "a")])
     assert found.verdict == verdict and found.runs == 3
     apart = 1 - np.array([2 * n / (10 + n) for n in (6, 7, third or 10)])
-    assert found.least == pytest.approx(4.3027 * apart.std(ddof=1) / 3**0.5, rel=1e-4)
+    assert found.p_runs == pytest.approx(stats.ttest_1samp(apart, 0).pvalue)
     only = replace(place.figures["a"], runs=dict(list(place.figures["a"].runs.items())[:2]))
     assert (
         replace(place, figures={**place.figures, "a": only}).compare([("b", "a")])[0].verdict == "few seeds"
@@ -194,7 +197,37 @@ def test_folds_share_training_images_and_count_for_less_than_seeds(tmp_path: Pat
     (place,) = load_evidence(Ledger("study", tmp_path)).places
     (compared,) = place.compare([("b", "a")])
     apart = 1 - np.array([2 * n / (10 + n) for n in found])
-    assert compared.least == pytest.approx(4.3027 * apart.std(ddof=1) * (1 / 3 + 1 / 2) ** 0.5, rel=1e-4)
+    t = apart.mean() / (apart.std(ddof=1) * (1 / 3 + 1 / 2) ** 0.5)
+    assert compared.p_runs == pytest.approx(2 * stats.t.sf(t, 2))
+    # seeds that hardly scatter elsewhere do not make these folds agree, and seeds that scatter widely undo what the folds agree on
+    for spread, p in (
+        (SeedSpread(1e-6, 8, ""), compared.p_runs),
+        (SeedSpread(1.0, 8, ""), 2 * stats.t.sf(apart.mean() / (2 / 3) ** 0.5, 8)),
+    ):
+        (again,) = replace(place, seed_spread=spread).compare([("b", "a")])
+        assert again.p_runs == pytest.approx(p)
+
+
+def test_chance_between_seeds_is_corrected_for_the_number_of_comparisons(tmp_path: Path) -> None:
+    """A difference that one comparison would decide is not decided among five."""
+    folder, rows = tmp_path / "study", "abcdef"
+    write_plan(folder, dict.fromkeys(rows, ""), {"drawn": "drawn"}, [0])
+    for row in rows:
+        write_cell(
+            folder,
+            row,
+            "drawn",
+            0,
+            {f"i{i}": (10 if row == "a" else 8, 0, 0 if row == "a" else 2) for i in range(20)},
+        )
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    apart = 1 - 16 / 18
+    place = replace(place, seed_spread=SeedSpread(apart / 2**0.5 / 2.5, 20, ""))  # t is 2.5, p .021
+    (alone,) = place.compare([("a", "b")])
+    assert alone.verdict == "better" and alone.p_runs == pytest.approx(2 * stats.t.sf(2.5, 20))
+    together = place.compare([("a", row) for row in "bcdef"])
+    assert {c.verdict for c in together} == {"few seeds"}
+    assert {round(c.adjusted_runs, 6) for c in together} == {round(5 * alone.p_runs, 6)}
 
 
 def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> None:

@@ -215,7 +215,8 @@ class MBDCNN(nn.Module):
     Xception have TensorFlow's epsilon; one view, not 18.
     The three biases of the class logits play no part in the mask.
 
-    As in the paper: `losses: {bce: 0, dice: 1, patch: 0}` (the task adds the rank loss), Adam at 1e-4.
+    Nearest to the paper: `losses: {bce: 0, dice: 1, patch: 0}` (the task adds the rank loss; Dice is the lesion's smoothed by a pixel, in the paper
+    the mean of both classes), Adam at 1e-4.
 
     Args:
         classes: diagnoses that mask-CN tells apart. 0, for data without diagnoses: coarse-SN and mask-CN are not

@@ -96,8 +96,10 @@ class _ServersLine(logging.Formatter):
 
 
 def uvicorn_config(app: FastAPI, settings: Settings, tls: tuple[Path, Path] | None = None) -> uvicorn.Config:
-    """How uvicorn runs the app: it logs no requests, since their lines would hold addresses and query strings."""
+    """How uvicorn runs the app: nothing logs requests, since those lines would hold addresses, query strings and bytes of broken forms."""
     logging.getLogger("uvicorn.access").disabled = True
+    for parser in ("python_multipart", "multipart"):  # its name before 0.0.19
+        logging.getLogger(parser).setLevel(logging.CRITICAL)
     certificate, private = tls or (None, None)
     return uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, ws="none",

@@ -89,7 +89,9 @@ def write_all_reports(results: Path = RESULTS, out: Path = OUT) -> tuple[list[Pa
     page = Page("Do the claims hold?")
     page.add(Paragraph(
         "Every claim of every study in `results/`, as far as its cells are finished; `segmae study report` writes this page and the "
-        "reports, where the differences stand, with their intervals and tests. One seed, unless a report says more."
+        "reports, where the differences stand, with their intervals and tests. One seed, unless a report says more. Tests are corrected for the "
+        "comparisons of one study on one dataset and test, not for all lines of this page together. Rows of a study share images and epochs, not operations: stage 1 and hybrid "
+        "training compute more (the reports' costs), and no learning rate was tuned for a row."
     ))  # fmt: skip
     for study in studies:
         try:
@@ -141,10 +143,18 @@ def _claims(evidence: Evidence) -> list[Block]:
     blocks: list[Block] = [Heading("Do the claims hold?"), Bullets([line for line, _ in found])]
     if rows := [row for _, rows in found for row in rows]:
         caption = (
-            "Difference of mean Dice on the same images; a claim holds if the whole interval is above 0, p (Holm, over these claims) is below "
-            ".05, and another seed would not change as much"
+            "Difference of mean Dice on the same images; a claim holds if the whole interval is above 0 and both p are below .05: that over "
+            "images and that over seeds, each corrected by Holm over these comparisons on one dataset and test"
         )
-        columns = ("comparison", "on", "difference", "p (Holm)", "printed difference", "verdict")
+        columns = (
+            "comparison",
+            "on",
+            "difference",
+            "p (Holm)",
+            "p, seeds (Holm)",
+            "printed difference",
+            "verdict",
+        )
         blocks.append(_table(evidence.plan, caption, columns, rows))
     return blocks
 
@@ -194,7 +204,7 @@ def _claim_row(plan: Plan, place: Place, c: Comparison) -> list[str]:
         mark = MARK if row.faults or than.faults else ""
         difference = _signed(row.figures["dice"] - than.figures["dice"]) + mark
     return [f"{_label(plan, c.row)} over {_label(plan, c.than)}", place.label, _difference(c.difference), _p(c.adjusted),
-            difference, VERDICTS[c.verdict]]  # fmt: skip
+            _p(c.adjusted_runs), difference, VERDICTS[c.verdict]]  # fmt: skip
 
 
 def _place(plan: Plan, place: Place) -> list[Block]:
@@ -276,12 +286,20 @@ def _tests(plan: Plan, place: Place) -> list[Block]:
             _difference(c.difference),
             _p(c.p),
             _p(c.adjusted),
+            _p(c.adjusted_runs),
             c.verdict,
         ]
         for c in compared
     ]
     caption = f"Paired tests of per-image Dice: row less {_label(plan, reference)}"
-    return [_table(plan, caption, ("", "runs", "images", "difference", "p", "p (Holm)", "verdict"), rows)]
+    return [
+        _table(
+            plan,
+            caption,
+            ("", "runs", "images", "difference", "p", "p (Holm)", "p, seeds (Holm)", "verdict"),
+            rows,
+        )
+    ]
 
 
 def _pictures(plan: Plan, place: Place, figures: Sequence[Figures]) -> list[Block]:
@@ -299,9 +317,16 @@ def _pictures(plan: Plan, place: Place, figures: Sequence[Figures]) -> list[Bloc
 
 
 def _cost(plan: Plan, figures: Sequence[Figures]) -> Table:
-    columns = ("", "parameters (M)", "GFLOPs an image", "training (minutes)", "CPU (ms an image)")
+    columns = (
+        "",
+        "parameters (M)",
+        "GFLOPs an image",
+        "training (minutes)",
+        "training (TFLOP)",
+        "CPU (ms an image)",
+    )
     rows = [[_label(plan, f.row), f"{f.cost['parameters'] / 1e6:.2f}", f"{f.cost['gflops']:.2f}", f"{f.cost['minutes']:.1f}",
-             f"{f.cost['cpu_ms']:.1f}"] for f in figures]  # fmt: skip
+             f"{f.cost['tflop']:.1f}", f"{f.cost['cpu_ms']:.1f}"] for f in figures]  # fmt: skip
     return _table(
         plan,
         "Cost at network size; training includes stage 1; times on the machines named below, which may have done other work too",
@@ -319,6 +344,11 @@ def _sources(evidence: Evidence) -> list[str]:
     lines += [
         f"{count} of {len(outcomes)} finished cells by the code of {name}" for name, count in code.items()
     ]
+    last = sum(o["training"]["best_epoch"] == o["training"]["epochs"] for o in outcomes)
+    if last:
+        lines.append(
+            f"{last} of {len(outcomes)} finished cells were at their best on validation images in their last epoch: more epochs may change the order"
+        )
     again = Counter(o["retested"]["code"]["commit"] or "no clone" for o in outcomes if "retested" in o)
     lines += [f"{count} of them tested later, by the code of {name}" for name, count in again.items()]
     missing = len(plan["cells"]) - len(outcomes) - len(evidence.failures)
@@ -332,16 +362,18 @@ def _sources(evidence: Evidence) -> list[str]:
 
 
 def _about_seeds(evidence: Evidence) -> str:
-    text = "**few seeds**: rows differ by chance too, whatever their images say, because other seeds would give other figures."
+    text = (
+        "**few seeds**: rows differ by chance too, whatever their images say, because other seeds would give other figures; **p, seeds** is "
+        "that of Student's t against this chance, corrected by Holm like the other."
+    )
+    own = "the rows' own seeds or folds, three at least (of folds corrected for the training images that they share)"
     spread = evidence.seed_spread
     if spread is None:
-        return (
-            f"{text} How far was not measured at this scale (study `{SEEDS}`), so a difference counts where rows share three seeds or folds, and "
-            "Student's 95 % interval of its mean over them leaves out 0 (of folds corrected for the training images that they share)."
-        )
+        return f"{text} It was not measured at this scale (study `{SEEDS}`), and is taken from {own}; with fewer p is 1."
     return (
-        f"{text} At this scale a figure's standard deviation between seeds is {spread.deviation:.4f} (study `{SEEDS}`), and a difference of "
-        f"rows of one cell counts from {spread.least(1):.3f} on (Student's t, 95 %); of n cells, from that over the root of n on."
+        f"{text} At this scale a seed moves a row against others by {spread.deviation:.4f} (standard deviation; how far it moves all rows alike is "
+        f"not in it; study `{SEEDS}`, {spread.source}), and one difference of rows of one cell counts from {spread.least(1):.3f} on, of n cells from that "
+        f"over the root of n. Of folds it is also taken from {own}, and the larger p counts."
     )
 
 

@@ -51,7 +51,7 @@ class Figures:
         pixels: side of the network's input.
         runs: of each finished cell, per measure and size (`dice@network`, `hd95@original` ...), one value an image.
         counts: per size, TP, FP, FN, TN of each image summed over its cells [images, 4].
-        cost: parameters, gflops, minutes, cpu_ms: means over cells, where measured.
+        cost: parameters, gflops, minutes, tflop, cpu_ms: means over cells, where measured; of training with its stage 1.
     """
 
     row: str
@@ -92,26 +92,32 @@ class Figures:
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """How far another seed moves a row's mean Dice: the standard deviation, and the degrees of freedom that it was measured with."""
+    """How far another seed moves a row's mean Dice: the standard deviation, the degrees of freedom that it was measured with, and on what."""
 
     deviation: float
     freedom: int
+    source: str
+
+    def p(self, difference: float, cells: int) -> float:
+        """Of a difference of two rows of so many cells each, by Student's t."""
+        return _student(difference, self.deviation * (2 / cells) ** 0.5, self.freedom)
 
     def least(self, cells: int) -> float:
-        """What a difference of two rows of so many cells has to exceed: the 95 % range of one that is chance alone (Student's t)."""
+        """The difference of two rows of so many cells from which on p is below .05."""
         from scipy import stats
 
-        return float(stats.t.ppf(0.975, self.freedom) * self.deviation * (2 / cells) ** 0.5)
+        return float(stats.t.ppf(1 - ALPHA / 2, self.freedom) * self.deviation * (2 / cells) ** 0.5)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row less another on the same images: mean difference of per-image Dice, and p of Wilcoxon's test.
+    """A row less another on the same images: mean difference of per-image Dice, and two tests of it.
 
     Attributes:
         runs: folds and seeds that both rows have; others are left out.
-        least: what the difference has to exceed because other seeds would have given other figures: by the study `seeds` at this
-            scale, else by `least_of_runs`.
+        p: of Wilcoxon's test over the images.
+        p_runs: because other seeds would have given other figures, see `Place.p_of_runs`.
+        adjusted, adjusted_runs: both by Holm, for the comparisons made together.
     """
 
     row: str
@@ -120,15 +126,16 @@ class Comparison:
     images: int
     difference: Interval
     p: float
-    least: float
-    adjusted: float  # by Holm, for the comparisons made together
+    p_runs: float
+    adjusted: float
+    adjusted_runs: float
 
     @property
     def verdict(self) -> str:
         """`not shown` unless the interval leaves out 0 and adjusted p is below .05; then `few seeds`, `better` or `worse`."""
         if self.adjusted >= ALPHA or self.difference.low <= 0 <= self.difference.high:
             return "not shown"
-        if abs(self.difference.value) <= self.least:
+        if self.adjusted_runs >= ALPHA:
             return "few seeds"
         return "better" if self.difference.value > 0 else "worse"
 
@@ -159,14 +166,28 @@ class Place:
                 (one, two), runs = common(both)
                 if not runs:
                     continue
-                least = self.seed_spread.least(len(runs)) if self.seed_spread else least_of_runs(*both, runs)
                 interval = Interval(
                     float((one - two).mean()), *statistics.mean_interval(one - two, RESAMPLES)
                 )
                 p = statistics.wilcoxon(one, two)
-                measured.append((row, than, len(runs), len(one), interval, p, least))
-        adjusted = statistics.holm([p for *_, p, _ in measured]) if measured else []
-        return [Comparison(*each, p) for each, p in zip(measured, adjusted, strict=True)]
+                p_runs = self.p_of_runs(*both, runs, interval.value)
+                measured.append((row, than, len(runs), len(one), interval, p, p_runs))
+        if not measured:
+            return []
+        adjusted = zip(statistics.holm([p for *_, p, _ in measured]), statistics.holm([p for *_, p in measured]), strict=True)  # fmt: skip
+        return [Comparison(*each, *both) for each, both in zip(measured, adjusted, strict=True)]
+
+    def p_of_runs(self, one: Figures, two: Figures, runs: Sequence[Run], difference: float) -> float:
+        """p of a difference against chance between seeds, by Student's t.
+
+        By the study `seeds` at this scale or, where that was not run, by the rows' own runs. Of folds both are asked and the larger p
+        counts: their networks need not scatter as those of `seeds` do. 1 where there is no measure of it.
+        """
+        found = [self.seed_spread.p(difference, len(runs))] if self.seed_spread else []
+        if not found or _are_folds(runs):
+            own = p_between_runs(one, two, runs, difference)
+            found += [] if own is None else [own]
+        return max(found, default=1.0)
 
     def ranks(self) -> tuple[dict[str, float], float, int]:
         """Mean rank of each row by per-image Dice (1 the best; of which size: as `compare`), critical difference, images.
@@ -226,7 +247,10 @@ class Evidence:
             return None
         left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
         freedom = (len(table) - 1) * (rows - 1)
-        return SeedSpread(float(np.sqrt((left**2).sum() / freedom)), freedom)
+        networks = sorted({o["settings"]["model"]["name"] for o in measured.outcomes.values()})
+        datasets = dict.fromkeys(entry["label"] for entry in measured.plan["data"].values())
+        source = f"{', '.join(networks)} on {', '.join(datasets)}"
+        return SeedSpread(float(np.sqrt((left**2).sum() / freedom)), freedom, source)
 
     @cached_property
     def places(self) -> list[Place]:
@@ -295,9 +319,9 @@ class Evidence:
     def _cost(self, cells: Sequence[str]) -> dict[str, float]:
         found: dict[str, list[float]] = defaultdict(list)
         for outcome in (self.outcomes[cell] for cell in cells):
-            found["minutes"].append(
-                (outcome["training"]["seconds"] + (outcome["stage1"] or {}).get("seconds", 0)) / 60
-            )
+            training, before = outcome["training"], outcome["stage1"] or {}
+            found["minutes"].append((training["seconds"] + before.get("seconds", 0)) / 60)
+            found["tflop"].append(training["tflop"] + before.get("tflop", 0))
             for key in ("parameters", "gflops", "cpu_ms"):
                 found[key].append(outcome["network"][key])
         return {key: float(np.mean(values)) for key, values in found.items()}
@@ -321,25 +345,35 @@ def load_evidence(ledger: Ledger) -> Evidence:
     return found
 
 
-def least_of_runs(one: Figures, two: Figures, runs: Sequence[Run]) -> float:
-    """What a difference has to exceed, by how much it differs between runs: half of Student's 95 % interval of its mean.
+def p_between_runs(one: Figures, two: Figures, runs: Sequence[Run], difference: float) -> float | None:
+    """p of a mean difference by how much it differs between runs, by Student's t; None for fewer than three.
 
     Runs are seeds or, where there are several datasets, the folds of one, each by the mean over its seeds. Folds share their training
-    images, for which the variance of k of them is 1/k + 1/(k-1) of that between them, not 1/k (Nadeau and Bengio 2003). Infinite for
-    fewer than three.
+    images, for which the variance of the mean of k of them is 1/k + 1/(k-1) of that between them, not 1/k (Nadeau and Bengio 2003).
     """
-    from scipy import stats
-
     apart: dict[str | int, list[float]] = defaultdict(list)
-    folds = len({data for data, _ in runs}) > 1
+    folds = _are_folds(runs)
     for run in runs:
         (first, second), _ = common([one, two], [run])
         apart[run[0] if folds else run[1]].append(float((first - second).mean()))
     means, k = [np.mean(values) for values in apart.values()], len(apart)
     if k < FEWEST_SEEDS:
-        return np.inf
+        return None
     share = 1 / k + (1 / (k - 1) if folds else 0)
-    return float(stats.t.ppf(0.975, k - 1) * np.std(means, ddof=1) * share**0.5)
+    return _student(difference, float(np.std(means, ddof=1)) * share**0.5, k - 1)
+
+
+def _are_folds(runs: Sequence[Run]) -> bool:
+    return len({data for data, _ in runs}) > 1
+
+
+def _student(difference: float, error: float, freedom: int) -> float:
+    """Two-sided p of a difference with this standard error."""
+    from scipy import stats
+
+    if not error:
+        return float(difference == 0)
+    return float(2 * stats.t.sf(abs(difference) / error, freedom))
 
 
 def common(
