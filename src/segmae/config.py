@@ -215,14 +215,26 @@ def merge_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
     config = _defaults()
     for source, settings in layers:
         config = _merge(config, omegaconf.OmegaConf.create(settings), source)
-    resolved: Config = omegaconf.OmegaConf.to_object(config)
-    return _check(resolved)
+    return _check(_with_tuples(omegaconf.OmegaConf.to_object(config)))
 
 
 @lru_cache(maxsize=1)
 def _defaults() -> Any:
-    """The defaults as OmegaConf has them, which merging copies."""
-    return require("omegaconf", "train").OmegaConf.structured(Config)
+    """The defaults as OmegaConf has them, which merging copies. Before 2.4 it makes frozen dataclasses read-only for itself too."""
+    OmegaConf = require("omegaconf", "train").OmegaConf
+    config = OmegaConf.structured(Config)
+    for node in (config, *(config[name] for name in config if OmegaConf.is_dict(config[name]))):
+        OmegaConf.set_readonly(node, False)
+    return config
+
+
+def _with_tuples(config: Any) -> Any:
+    """Settings with tuples for the lists that OmegaConf before 2.4 makes of them, of whatever length."""
+    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{
+        name: tuple(value) if isinstance(value, list) else _with_tuples(value)
+        for name, value in values.items() if isinstance(value, list) or dataclasses.is_dataclass(value)
+    })  # fmt: skip
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -265,7 +277,7 @@ def _merge(config: Any, addition: Any, source: str) -> Any:
         raise ConfigError(f"{source}: unknown setting '{key}'.{hint}") from error
     except (OmegaConfBaseException, TypeError) as error:
         # of an item of a list, and of a list for a mapping, it names none
-        key = str(getattr(error, "full_key", None) or _wrong_one(config, addition))
+        key = str(getattr(error, "full_key", None) or _wrong_one(config, addition)).partition("[")[0]
         reason = _takes(key, OmegaConf.select(addition, key)) or str(error).splitlines()[0]
         raise ConfigError(f"{source}: setting '{key}' has a wrong value: {reason}") from error
 
@@ -353,6 +365,10 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def _check(config: Config) -> Config:
+    for key in config_keys():
+        default, value = _value(Config(), key), _value(config, key)
+        if isinstance(default, tuple) and default and len(value) != len(default):
+            raise ConfigError(f"setting '{key}' has a wrong value: {_takes(key, value)}")
     for key, allowed in CHOICES.items():
         value = _value(config, key)
         if value not in allowed:
