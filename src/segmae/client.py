@@ -53,9 +53,6 @@ class Client:
 
     def __init__(self, url: str = "http://127.0.0.1:8000", key: str = "", timeout: float = 120.0) -> None:
         self.url, self.key, self.timeout = url.rstrip("/"), key, timeout
-        # photographs for this machine do not go round by a proxy of the network, whatever the environment names
-        proxies = urllib.request.ProxyHandler({} if _is_local(url) else None)
-        self._open = urllib.request.build_opener(proxies).open
 
     def segment(self, image: File, **options: Any) -> Any:
         """Segment one photograph.
@@ -113,10 +110,12 @@ class Client:
     def _send(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Any:
         headers = {"Content-Type": kind} if kind else {}
         headers |= {"X-API-Key": self.key} if self.key else {}
+        # photographs for this machine do not go round by a proxy of the network, whatever the environment names
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({} if _is_local(self.url) else None))
         for attempt in range(1, TRIES + 1):
             request = urllib.request.Request(self.url + path, body, headers, method=method)
             try:
-                with self._open(request, timeout=self.timeout) as answer:
+                with opener.open(request, timeout=self.timeout) as answer:
                     data: bytes = answer.read()
                     is_json = answer.headers.get_content_type() == "application/json"
                     return json.loads(data) if is_json else data

@@ -365,8 +365,9 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def _check(config: Config) -> Config:
+    defaults = Config()
     for key in config_keys():
-        default, value = _value(Config(), key), _value(config, key)
+        default, value = _value(defaults, key), _value(config, key)
         if isinstance(default, tuple) and default and len(value) != len(default):
             raise ConfigError(f"setting '{key}' has a wrong value: {_takes(key, value)}")
     for key, allowed in CHOICES.items():

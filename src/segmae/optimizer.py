@@ -12,11 +12,8 @@ from segmae.config import Config
 from segmae.errors import ConfigError
 from segmae.runstate import State
 
-UNDECAYED = (
-    "bias",
-    "bias_table",
-    "A_logs",
-)  # matrices that are biases, or rates of a state space (Mamba's own rule)
+# Ends of the names of matrices that are biases, or rates of a state space, which Mamba lets alone too.
+UNDECAYED = ("bias", "bias_table", "A_logs")
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:

@@ -146,15 +146,7 @@ def _claims(evidence: Evidence) -> list[Block]:
             "Difference of mean Dice on the same images; a claim holds if the whole interval is above 0 and both p are below .05: that over "
             "images and that over seeds, each corrected by Holm over these comparisons on one dataset and test"
         )
-        columns = (
-            "comparison",
-            "on",
-            "difference",
-            "p (Holm)",
-            "p, seeds (Holm)",
-            "printed difference",
-            "verdict",
-        )
+        columns = ("comparison", "on", "difference", "p (Holm)", "p, seeds (Holm)", "printed difference", "verdict")  # fmt: skip
         blocks.append(_table(evidence.plan, caption, columns, rows))
     return blocks
 
@@ -292,14 +284,8 @@ def _tests(plan: Plan, place: Place) -> list[Block]:
         for c in compared
     ]
     caption = f"Paired tests of per-image Dice: row less {_label(plan, reference)}"
-    return [
-        _table(
-            plan,
-            caption,
-            ("", "runs", "images", "difference", "p", "p (Holm)", "p, seeds (Holm)", "verdict"),
-            rows,
-        )
-    ]
+    columns = ("", "runs", "images", "difference", "p", "p (Holm)", "p, seeds (Holm)", "verdict")
+    return [_table(plan, caption, columns, rows)]
 
 
 def _pictures(plan: Plan, place: Place, figures: Sequence[Figures]) -> list[Block]:
@@ -317,14 +303,7 @@ def _pictures(plan: Plan, place: Place, figures: Sequence[Figures]) -> list[Bloc
 
 
 def _cost(plan: Plan, figures: Sequence[Figures]) -> Table:
-    columns = (
-        "",
-        "parameters (M)",
-        "GFLOPs an image",
-        "training (minutes)",
-        "training (TFLOP)",
-        "CPU (ms an image)",
-    )
+    columns = ("", "parameters (M)", "GFLOPs an image", "training (minutes)", "training (TFLOP)", "CPU (ms an image)")  # fmt: skip
     rows = [[_label(plan, f.row), f"{f.cost['parameters'] / 1e6:.2f}", f"{f.cost['gflops']:.2f}", f"{f.cost['minutes']:.1f}",
              f"{f.cost['tflop']:.1f}", f"{f.cost['cpu_ms']:.1f}"] for f in figures]  # fmt: skip
     return _table(
