@@ -1,6 +1,6 @@
 # Each target makes the virtual environment that it needs; a second call starts at once.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench bench-check gpu-bench overfit gpu-study docs tutorials model-card release-check lock licences audit
+.PHONY: help demo test test-slow test-oldest lint format bench bench-check gpu-bench overfit gpu-study docs tutorials model-card release-check lock licences audit
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -13,6 +13,7 @@ help:
 	@echo "make demo IMAGE=FILE    segment your own photograph, or every photograph of a folder"
 	@echo "make test               run the tests (installs torch); ARGS='-k name' goes to pytest"
 	@echo "make test-slow          the longer checks: every network through ONNX, a stopped run that resumes"
+	@echo "make test-oldest        the tests with the oldest versions that pyproject.toml admits"
 	@echo "make lint               ruff and mypy; 'make format' mends what ruff can"
 	@echo "make docs               build the site into site/ (open site/index.html); 'make tutorials' runs the tutorials anew"
 	@echo "make model-card         renew MODEL_CARD.md from results/ and the shipped model"
@@ -36,6 +37,13 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 -m slow $(ARGS)
+
+# Every package that pyproject.toml names in the oldest version that it admits; uv finds them.
+test-oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	PIP_CONSTRAINT= .venv-oldest/bin/python -m pip install --quiet uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -e ".[train,export,batch,dev]"
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 lint: .venv/installed
 	.venv/bin/ruff check .
