@@ -80,6 +80,9 @@ def progress(unit: str) -> Iterator[Callable[..., None]]:
         Left(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    if not console.is_terminal:  # a bar that is switched off leaves an empty line before Rich 15
+        yield lambda done, total, text="": None
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(unit, total=None, text="")
         yield lambda done, total, text="": bar.update(task, completed=done, total=total, text=text)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -63,8 +64,9 @@ async def read_form(request: Request, limit: int, files: int, in_memory: bool) -
         return await parser.parse()
     except ClientDisconnect as error:
         raise Gone from error
-    except MultiPartException as error:
-        raise Problem(422, f"the multipart body cannot be read: {error.message}") from error
+    except (MultiPartException, FormParserError) as error:  # older Starlettes pass the parser's own on
+        reason = getattr(error, "message", error)
+        raise Problem(422, f"the multipart body cannot be read: {reason}") from error
 
 
 def files_of(form: FormData, name: str) -> list[UploadFile]:
