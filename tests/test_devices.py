@@ -134,7 +134,8 @@ def test_two_processes_give_the_losses_of_one_with_the_joined_batch(data: Path, 
     config = config_for(data, tmp_path / "two", *ALL)
     first, second = ended(start(config, 2))
     assert first[0] == second[0] == 0, first[2] + second[2]
-    assert second[1] == "", "one of the processes tells"
+    told = [line for line in second[1].splitlines() if not line.startswith("[Gloo]")]  # of torch before 2.11
+    assert not told, "one of the processes tells"
     assert step_losses(first[1]) == pytest.approx(alone, abs=1e-5)
     same_figures(records(one), records(tmp_path / "two" / "run"))
 

@@ -17,7 +17,7 @@ def test_interval_agrees_with_theory_and_with_scipy() -> None:
     low, high = statistics.mean_interval(values, resamples=4000, seed=3)
     half = 1.96 * values.std() / np.sqrt(len(values))
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.001)
-    other = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=0)
+    other = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", random_state=0)
     assert (low, high) == pytest.approx(tuple(other.confidence_interval), abs=0.001)
 
 

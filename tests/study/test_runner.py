@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_a_study_runs_shares_its_stage_1_and_leaves_small_outcomes(
     assert outcome["network"]["cpu_ms"] > 0 and outcome["network"]["parameters"] > 1000
     assert outcome["tests"]["test"]["data"]["evaluated"] == 4
     assert {"dice@32", "dice@original"} <= outcome["tests"]["test"]["pooled"].keys()
-    assert outcome["environment"]["versions"]["torch"] == torch.__version__
+    assert outcome["environment"]["versions"]["torch"] == version("torch")
     for file in results.iterdir():
         assert str(tmp_path) not in file.read_text() and str(drawn) not in file.read_text(), file
         assert file.stat().st_size < 30_000
