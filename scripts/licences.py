@@ -19,6 +19,8 @@ NOT_RUN_TIME = {"dev", "twins", "audit"}
 FORBIDDEN = re.compile(
     r"(?<![a-z])A?GPL|(?<!lesser )(?<!library )general public licen[sc]e|affero", re.IGNORECASE
 )
+# A package of no files, which only names NVIDIA's that PyPI's torch needs on Linux; their licences are stated.
+STATED_ELSEWHERE = {"cuda-toolkit": "Other/Proprietary License"}
 
 
 def licence_of(distribution: metadata.Distribution) -> str:
@@ -33,7 +35,9 @@ def licence_of(distribution: metadata.Distribution) -> str:
     if classifiers:
         return ", ".join(classifiers)
     text = (about.get("License") or "").strip()
-    return "" if text.upper() == "UNKNOWN" else text.splitlines()[0][:60] if text else ""
+    if not text or text.upper() == "UNKNOWN":
+        return STATED_ELSEWHERE.get(about["Name"], "")
+    return text.splitlines()[0][:60]
 
 
 def allowed(licence: str) -> bool:
