@@ -203,7 +203,7 @@ def test_a_prediction_leaves_nothing_in_the_home_folder(tmp_path: Path, engine: 
 
 @pytest.mark.parametrize(("package", "code"), [
     ("nncf", "from segmae.errors import require; require('nncf', 'openvino'); import sys; print('openvino_telemetry' in sys.modules)"),
-    ("ray", "import segmae; from ray._private.usage.usage_lib import usage_stats_enabled as on; print(on())"),
+    ("ray", "import segmae; from ray._common.usage.usage_lib import usage_stats_enabled as on; print(on())"),
 ])  # fmt: skip
 def test_packages_beneath_report_nothing(tmp_path: Path, package: str, code: str) -> None:
     pytest.importorskip(package)
