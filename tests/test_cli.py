@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -202,11 +203,25 @@ def test_progress_is_silent_off_a_terminal(run: Run, lesions: Path, tmp_path: Pa
     assert (code, err) == (0, "")
 
 
+@needs_model
+def test_names_that_the_output_cannot_show_end_nothing(lesions: Path, tmp_path: Path) -> None:
+    """Windows gives files and pipes cp1252."""
+    photo = tmp_path / "病変 Größe" / "a.jpg"
+    photo.parent.mkdir()
+    shutil.copy(next((lesions / "images").iterdir()), photo)
+    command = [sys.executable, "-m", "segmae", "predict", str(photo), "-o", str(photo.parent / "out")]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert r"\u75c5\u5909 Größe" in done.stdout.decode("cp1252")
+    done = subprocess.run([*command, "--json"], check=True, capture_output=True, env=environment)
+    assert json.loads(done.stdout)["results"][0]["file"] == str(photo)
+
+
 def test_ctrl_c_ends_with_130_and_one_line(lesions: Path, tmp_path: Path) -> None:
     code = """
-import os, signal, sys
+import signal, sys
 from segmae.data import catalog
-catalog.find_data = lambda root: os.kill(os.getpid(), signal.SIGINT)
+catalog.find_data = lambda root: signal.raise_signal(signal.SIGINT)
 sys.argv = ["segmae", "data", "prepare", "somewhere"]
 from segmae.cli import main
 main()

@@ -7,6 +7,7 @@ ended by a scheduler (SIGTERM) and is saved, so start it again; 130 stopped by C
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -78,6 +79,9 @@ for command in (
 
 def main() -> None:
     """Entry point of `segmae` and `python -m segmae`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that it cannot show ends nothing
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -27,11 +27,14 @@ def short(value: Any) -> str:
 
 
 def print_json(value: Any) -> None:
+    """In ASCII where the output is not UTF-8, as Windows has it in files, or where a file's name is no valid Unicode."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     try:
-        print(text)
-    except UnicodeEncodeError:  # a file's name that is no valid Unicode, or a terminal without it
-        print(json.dumps(value, indent=2, default=str))
+        text.encode()
+        plain = (sys.stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")
+    except UnicodeEncodeError:
+        plain = True
+    print(json.dumps(value, indent=2, default=str) if plain else text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
