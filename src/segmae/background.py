@@ -51,6 +51,11 @@ class Room:
                 self._change.notify_all()
 
 
+def processes(wanted: int | None) -> int:
+    """How many to start: as many as wanted, by default one per core, and never more than the 61 that Windows can wait for."""
+    return min(wanted or os.cpu_count() or 1, 61)
+
+
 def usable_cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

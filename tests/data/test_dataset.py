@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segmae.background import processes
 from segmae.config import Preprocess
 from segmae.data import dataset as module
 from segmae.data.catalog import Case, open_dataset
@@ -145,7 +147,7 @@ def touch(cases: list[Case]) -> None:
     data = bytearray(cases[0].image.read_bytes())
     data[-400] ^= 1
     cases[0].image.write_bytes(data)
-    os.utime(cases[0].image, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    os.utime(cases[0].image, ns=(status.st_atime_ns, status.st_mtime_ns + 100))  # Windows counts in hundreds
 
 
 def relabel(cases: list[Case]) -> None:
@@ -263,7 +265,23 @@ def test_a_cache_folder_that_cannot_be_written_is_named_with_the_remedy(
         prepare(cases, SMALL, locked, workers=1)
 
 
-def test_an_interrupted_call_leaves_nothing(cases: tuple[Case, ...], folder: Path) -> None:
+def test_no_more_processes_are_started_than_windows_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 128)
+    assert (processes(None), processes(100), processes(3)) == (61, 61, 3)
+
+
+def test_an_interrupted_call_leaves_nothing(
+    cases: tuple[Case, ...], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.rmtree
+
+    def rmtree(path: Path, **options: bool) -> None:
+        mapped = [array for array in gc.get_objects() if isinstance(array, np.memmap)]
+        if not any(Path(array.filename).is_relative_to(path) for array in mapped):  # as Windows does
+            real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+
     def interrupt(done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
@@ -323,13 +341,13 @@ def test_two_calls_at_once_share_the_first_ones_store(
 def test_a_damaged_store_is_built_anew(
     cases: tuple[Case, ...], folder: Path, name: str, content: bytes | None
 ) -> None:
-    whole = prepare(cases, Preprocess(size=32), folder, workers=1)
+    digest = prepare(cases, Preprocess(size=32), folder, workers=1).digest
     (store,) = folder.iterdir()
     (store / name).unlink()
     if content is not None:
         (store / name).write_bytes(content)
     again = prepare(cases, Preprocess(size=32), folder, workers=1)
-    assert again.digest == whole.digest
+    assert again.digest == digest
     assert [path.name for path in folder.iterdir()] == [store.name]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from segmae.background import processes
 from segmae.data.catalog import Case, Dataset, find_datasets
 from segmae.data.duplicates import near_pairs, perceptual_hash
 from segmae.data.preprocess import read_image, read_mask
@@ -178,7 +178,7 @@ def _all_ids(*splits: Split) -> set[str]:
 
 
 def _inspected(cases: Sequence[Case], workers: int | None) -> Iterator[_Facts]:
-    workers = workers or os.cpu_count() or 1
+    workers = processes(workers)
     if workers == 1 or len(cases) < FEW:
         yield from map(_inspect, cases)
     else:

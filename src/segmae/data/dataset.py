@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from segmae.background import ahead
+from segmae.background import ahead, processes
 from segmae.config import Preprocess, config_to_dict
 from segmae.data.catalog import Case
 from segmae.data.preprocess import read_mask, read_prepared, resize_mask
@@ -217,12 +217,11 @@ def _build(
     except OSError as error:
         raise DataError(f"{place.parent}: prepared images cannot be written here ({error}). "
                         "Name another folder: data.cache=FOLDER or --cache FOLDER") from error  # fmt: skip
+    arrays: dict[str, Any] = {}
     try:
         size, total = preprocess.size, len(cases)
-        images = np.lib.format.open_memmap(
-            building / "all_images.npy", "w+", np.uint8, (total, size, size, 3)
-        )
-        masks = np.lib.format.open_memmap(building / "all_masks.npy", "w+", np.uint8, (total, size, size))
+        for name, shape in (("images", (total, size, size, 3)), ("masks", (total, size, size))):
+            arrays[name] = np.lib.format.open_memmap(building / f"all_{name}.npy", "w+", np.uint8, shape)
         _reserve(building / "all_images.npy")
         if any(case.mask is not None for case in cases):
             _reserve(building / "all_masks.npy")
@@ -236,9 +235,9 @@ def _build(
             if isinstance(result, str):
                 failures.append((case.id, result))
             else:
-                images[len(ids)] = result[0]
+                arrays["images"][len(ids)] = result[0]
                 if case.mask is not None:  # else it stays a hole in the file
-                    masks[len(ids)] = result[1]
+                    arrays["masks"][len(ids)] = result[1]
                 ids.append(case.id)
                 sizes.append(result[2])
                 labels.append(case.label or "")
@@ -247,13 +246,13 @@ def _build(
         if not ids:
             raise DataError(f"not one of {total} cases can be read. The first: {failures[0][1]}")
         digest = hashlib.sha256("\n".join(ids).encode())
-        for name, array in (("images", images[: len(ids)]), ("masks", masks[: len(ids)])):
-            digest.update(array.data)
+        for name in arrays:
+            digest.update(arrays[name][: len(ids)].data)
             if len(ids) < total:  # without the rows of what cannot be read; else the file is as it should be
-                np.save(building / f"{name}.npy", array)
+                np.save(building / f"{name}.npy", arrays[name][: len(ids)])
         if any(labels):
             digest.update("\n".join(labels).encode())
-        del images, masks, array
+        arrays.clear()
         for name in ("images", "masks"):
             whole = building / f"all_{name}.npy"
             if len(ids) < total:
@@ -273,6 +272,7 @@ def _build(
                 shutil.rmtree(place, ignore_errors=True)
                 building.rename(place)
     finally:
+        arrays.clear()  # Windows removes no file that is mapped
         shutil.rmtree(building, ignore_errors=True)
 
 
@@ -306,7 +306,7 @@ def _sweep(folder: Path) -> None:
 
 def _results(cases: Sequence[Case], preprocess: Preprocess, workers: int | None):  # type: ignore[no-untyped-def]
     work = partial(_prepare_case, preprocess=preprocess)
-    workers = workers or os.cpu_count() or 1
+    workers = processes(workers)
     if workers == 1 or len(cases) < 64:
         yield from map(work, cases)
         return
