@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,7 +30,8 @@ def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if (
-        os.geteuid()
+        sys.platform != "linux"
+        or os.geteuid()
         or subprocess.run(
             ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=False
         ).returncode
@@ -42,6 +45,34 @@ def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
         assert [path.name for path in disk.iterdir()] == ["a.txt"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_of_windows_is_named_where_safetensors_met_it(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="the disk is full"), atomic_path(tmp_path / "a.safetensors"):
+        raise RuntimeError("Error while serializing: I/O error: Espace insuffisant. (os error 112)")
+
+
+def test_a_file_that_is_open_elsewhere_for_a_moment_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Windows has it: a reader, or a virus scanner, must not end a run of hours that writes."""
+    atomic_write(tmp_path / "a.txt", "old")
+    reader, real = (tmp_path / "a.txt").open(), Path.replace
+
+    def replace(path: Path, other: Path) -> Path:
+        if not reader.closed:
+            raise PermissionError(errno.EACCES, "Access is denied", str(path))
+        return real(path, other)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(time, "sleep", lambda seconds: reader.close())
+    atomic_write(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+    reader = (tmp_path / "a.txt").open()
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with reader, pytest.raises(OutputError, match=r"a\.txt: cannot be written \(Access is denied\)"):
+        atomic_write(tmp_path / "a.txt", "newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_full_disk_is_named_where_another_error_came_of_it(tmp_path: Path) -> None:
@@ -63,7 +94,8 @@ def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if (
-        os.geteuid()
+        sys.platform != "linux"
+        or os.geteuid()
         or subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(disk)], check=False).returncode
     ):
         pytest.skip("no right to mount a disk here")
@@ -74,6 +106,7 @@ def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no umask")
 def test_rights_are_those_of_the_umask_which_no_thread_ever_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from typing import IO, Any
 from segmae.errors import DamagedFile, InUse, OutputError
 
 HALF = ".writing-"  # begins the names of files that are not whole yet
+FULL = ("No space left", "os error 112")  # in errors that wrap the system's; Windows says it in any language
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is run by spreadsheets
 
 
@@ -35,7 +36,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             if temporary.stat().st_mode != rights:  # safetensors puts a file of its own there
                 temporary.chmod(rights)
             flush(temporary)
-            temporary.replace(path)
+            replace(temporary, path)
     except Exception as error:
         if _is_full(error) or (isinstance(error, OSError) and _is_about(error, path)):
             raise _not_written(path, error) from error
@@ -62,6 +63,19 @@ def flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def replace(path: Path, other: Path) -> None:
+    """Let a file take the place of another. Windows refuses as long as anyone has the other open: wait for who only reads it."""
+    for pause in (0.01, 0.05, 0.2, 0.8, None):
+        try:
+            path.replace(other)
+        except PermissionError:
+            if pause is None:
+                raise
+            time.sleep(pause)
+        else:
+            return
+
+
 def append(path: str | Path, text: str) -> None:
     """Add UTF-8 text to the end of a file. Unlike the rest of this file it may leave half of it, where the disk is full.
 
@@ -78,7 +92,7 @@ def append(path: str | Path, text: str) -> None:
 def _is_full(error: BaseException | None) -> bool:
     full = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
     while error is not None:
-        if getattr(error, "errno", None) in full or "No space left" in str(error):  # some wrap it
+        if getattr(error, "errno", None) in full or any(sign in str(error) for sign in FULL):
             return True
         error = error.__context__  # torch stumbles over its own half-written file on top of it
     return False

@@ -25,7 +25,7 @@ from segmae.config import WITHOUT_EFFECT, Config, config_to_dict
 from segmae.data.dataset import Cache
 from segmae.data.splits import Split
 from segmae.errors import ConfigError, DamagedFile, DataError
-from segmae.files import atomic_path, atomic_write, read_json, read_records, write_json
+from segmae.files import atomic_path, atomic_write, read_json, read_records, replace, write_json
 from segmae.ownfiles import own_files
 
 Listener = Callable[[dict[str, Any]], None]  # is told every event of a run, see `train.run`
@@ -140,7 +140,7 @@ def save_state(fabric: Fabric, folder: Path, state: State) -> None:
                         raise error.__context__ from None
                     raise
             if path.exists():
-                os.replace(path, folder / "state.previous.pt")
+                replace(path, folder / "state.previous.pt")
     fabric.barrier()
 
 
