@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from links import link
 from segmae.data.catalog import Case, Dataset, find_data, open_dataset, open_datasets
 from segmae.data.phantom import write_dataset
 from segmae.errors import DataError
@@ -212,7 +214,7 @@ def test_superpixels_foreign_files_and_folders_named_like_images_are_listed_not_
 
 def test_a_link_to_nowhere_stays_a_case_so_that_it_is_reported(tmp_path: Path) -> None:
     lay(tmp_path, "images/a.jpg")
-    (tmp_path / "images" / "b.jpg").symlink_to(tmp_path / "gone.jpg")
+    link(tmp_path / "images" / "b.jpg", tmp_path / "gone.jpg")
     assert list(pairs(open_dataset(tmp_path))) == ["a", "b"]
 
 
@@ -220,6 +222,8 @@ def test_a_link_to_nowhere_stays_a_case_so_that_it_is_reported(tmp_path: Path) -
     "name", ["CON.jpg", "nul.png", "photo, left (2).jpg", "läsion.jpg", "a.b.c.jpg", " x .jpg", "-rf.jpg"]
 )
 def test_any_name_is_an_id(tmp_path: Path, name: str) -> None:
+    if sys.platform == "win32" and name in ("CON.jpg", "nul.png"):
+        pytest.skip("no file of Windows has this name")
     case = the_case(open_dataset(lay(tmp_path, f"images/{name}", f"masks/{Path(name).stem}_mask.png")))
     assert case.id == Path(name).stem
     assert case.mask is not None
@@ -317,8 +321,11 @@ def test_several_datasets_in_folders_of_one_folder_are_named(tmp_path: Path) -> 
     ids=["images", "letter case", "plain", "HAM10000", "two parts"],
 )
 def test_two_images_with_one_id_are_refused_and_both_are_named(tmp_path: Path, names: list[str]) -> None:
+    lay(tmp_path, *names)
+    if len(list(tmp_path.rglob("a.*"))) < 2:
+        pytest.skip("this disk takes both for one name")
     with pytest.raises(DataError, match=r"two images with the id 'a'\. Rename one") as caught:
-        open_dataset(lay(tmp_path, *names))
+        open_dataset(tmp_path)
     assert all(str(tmp_path / name) in str(caught.value) for name in names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from links import link
 from segmae import cli
 from segmae.data import download as module
 from segmae.data.catalog import open_dataset
@@ -365,7 +367,7 @@ def test_an_archive_that_writes_elsewhere_is_refused_whole(
     put(host, VAL, zipped({f"{VAL}/good.jpg": b"good", member: content}))
     with pytest.raises(DataError, match=problem) as error:
         fetch(host, tmp_path / "deep" / "isic", accept_mismatch=[VAL])
-    assert repr(member)[1:-1].replace("\\\\", "\\") in str(error.value)
+    assert repr(member.replace(os.sep, "/"))[1:-1].replace("\\\\", "\\") in str(error.value)
     assert names(tmp_path) == [f"deep/isic/{VAL}.zip"]
 
 
@@ -391,7 +393,7 @@ def test_a_bomb_is_refused(host: Host, tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_link_in_place_of_the_folder_is_not_followed(host: Host, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / VAL).symlink_to(tmp_path / "elsewhere")
+    link(tmp_path / "data" / VAL, tmp_path / "elsewhere")
     with pytest.raises(DataError, match="link"):
         fetch(host, tmp_path / "data")
     assert list((tmp_path / "elsewhere").iterdir()) == []
@@ -520,6 +522,7 @@ def test_the_command_explains_ph2(run: Callable[..., tuple[int, str, str]], ph2:
     assert module.PH2_PAGE in err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C reaches no single process")
 def test_ctrl_c_leaves_a_part_that_is_resumed(host: Host, tmp_path: Path) -> None:
     host.slow = 0.05
     put(host, VAL, host.files[f"/2017/{VAL}.zip"] + bytes(4_000_000))  # a minute's worth

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
+from links import link
 from segmae.config import Preprocess
 from segmae.data import preprocess
 from segmae.data.phantom import draw_lesion
@@ -120,15 +120,14 @@ def test_a_pil_image_is_turned_as_well_and_left_as_it_was() -> None:
     assert np.array_equal(photo.pixels, np.asarray(ImageOps.exif_transpose(image)))
 
 
-def test_a_mask_is_turned_like_its_photograph() -> None:
+def test_a_mask_is_turned_like_its_photograph(tmp_path: Path) -> None:
     for orientation, way in TO_STORED.items():
         exif = Image.Exif()
         exif[ORIENTATION] = orientation
         upright = Image.fromarray(MASK * 255)
         stored = upright if way is None else upright.transpose(way)
-        with tempfile.NamedTemporaryFile(suffix=".png") as file:
-            stored.save(file.name, exif=exif)
-            assert np.array_equal(read_mask(file.name), MASK)
+        stored.save(tmp_path / "mask.png", exif=exif)
+        assert np.array_equal(read_mask(tmp_path / "mask.png"), MASK)
 
 
 # Strips, by which large photographs fit into memory
@@ -476,9 +475,9 @@ def broken(folder: Path, kind: str) -> Path:
     if kind == "folder":
         path.mkdir()
     elif kind == "link":
-        path.symlink_to(folder / "moved.png")
+        link(path, folder / "moved.png")
     elif kind == "link to itself":
-        path.symlink_to(path)
+        link(path, path)
     elif kind != "absent":
         contents = {"text": b"hello, I am no picture\n" * 9, "empty": b"", "huge": png_header(60000, 60000)}
         contents |= {
