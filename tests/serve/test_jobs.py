@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -28,6 +29,7 @@ def unpacked(data: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in names}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="rights are those of the folder around it")
 def test_names_of_uploads_are_for_the_owner_of_the_state_alone(running: Running) -> None:
     running.client.wait(running.client.submit([drawn()]))
     state = running.service.settings.state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import socket
@@ -24,9 +25,14 @@ import segmae
 from conftest import Start
 from segmae.cli import app
 from segmae.client import Client, ServiceError
-from segmae.errors import InUse
-from segmae.serve.run import serve
+from segmae.errors import ConfigError, InUse
+from segmae.serve.run import bound, serve
 from segmae.serve.settings import Settings
+
+if sys.platform == "win32":  # which ends a process that is sent SIGTERM
+    STOP, OWN_GROUP = signal.CTRL_BREAK_EVENT, subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    STOP, OWN_GROUP = signal.SIGTERM, 0
 
 
 class Process:
@@ -48,7 +54,7 @@ class Process:
         ]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [*command, *options], stdout=subprocess.PIPE, stderr=log, text=True
+                [*command, *options], stdout=subprocess.PIPE, stderr=log, text=True, creationflags=OWN_GROUP
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -61,7 +67,7 @@ class Process:
         self.process.wait(PATIENCE)
 
     def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(STOP)
         return self.process.wait(PATIENCE)
 
 
@@ -176,6 +182,15 @@ def test_the_command_makes_keys_and_refuses_to_be_open_without_one(tmp_path: Pat
 def test_a_second_server_on_the_same_state_is_refused(start: Start, tmp_path: Path) -> None:
     with start(wait=False), pytest.raises(InUse, match="--state"):
         serve(Settings(state=tmp_path / "state", port=0))
+
+
+def test_two_servers_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows lets them, where SO_REUSEADDR is set."""
+    with bound("127.0.0.1", 0) as first, pytest.raises(ConfigError, match="cannot be listened on"):
+        bound("127.0.0.1", first.getsockname()[1])
+    monkeypatch.setattr(os, "name", "nt")
+    with bound("127.0.0.1", 0) as first:
+        assert not first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
 
 
 def _ready(client: Client) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -18,6 +19,10 @@ from segmae.serve.app import create_app
 from segmae.serve.guard import line
 from segmae.serve.keys import FILE, read_keys
 from segmae.serve.settings import Settings
+
+STOPS = [signal.SIGINT, signal.SIGTERM]
+if sys.platform == "win32":
+    STOPS.append(signal.SIGBREAK)  # Ctrl-Break, and what service managers send
 
 
 def serve(
@@ -73,7 +78,7 @@ def serve(
     logger.setLevel(logging.INFO)
     logger.propagate = False
     # uvicorn has handlers of its own while it runs, and at its end raises the signal again for those that were there before
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, leave) for number in STOPS}
     host, port = listening.getsockname()[:2]
     if announce:
         announce(f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}")
@@ -112,7 +117,8 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name != "nt":  # where it lets two servers share a port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(128)
     except OSError as error:
