@@ -20,6 +20,7 @@ import typer
 import segmae
 from segmae import cli
 from segmae.data.phantom import write_dataset
+from segmae.photographs import safe_name
 
 ASSETS = Path(segmae.__file__).parent / "assets" / "segmae-tiny"
 needs_model = pytest.mark.skipif(not (ASSETS / "model.onnx").exists(), reason="no model shipped yet")
@@ -414,9 +415,10 @@ def test_the_demo_draws_lesions_and_finds_them(run: Run, tmp_path: Path) -> None
 
 @needs_model
 def test_the_demo_takes_a_photograph_whose_name_has_spaces(run: Run, lesions: Path, tmp_path: Path) -> None:
-    photo = tmp_path / "my photo <1>.jpg"
+    name = "my photo (1)" if sys.platform == "win32" else "my photo <1>"
+    photo = tmp_path / f"{name}.jpg"
     photo.write_bytes(sorted((lesions / "images").iterdir())[0].read_bytes())
     code, _, err = run("demo", photo, "-o", tmp_path / "demo")
     assert code == 0, err
-    assert (tmp_path / "demo" / "my photo _1__mask.png").exists()
-    assert "my photo _1_" in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "demo" / f"{safe_name(name)}_mask.png").exists()
+    assert safe_name(name) in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")

@@ -474,7 +474,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk)]
     if (
-        os.name == "nt"
+        sys.platform != "linux"
         or os.geteuid()
         or subprocess.run(command, check=False, capture_output=True).returncode
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "drawn" / "images").rename(tmp_path / "photos")
     Image.fromarray(draw_lesion(3)[0]).save(tmp_path / "lesion.jpg")
     Image.fromarray(draw_lesion(4)[0]).save(tmp_path / "my photo.jpg")
-    (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
+    shutil.copytree(REPOSITORY / "recipes", tmp_path / "recipes")
     return tmp_path
 
 
