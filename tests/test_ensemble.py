@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,19 @@ def test_an_ensemble_is_evaluated_calibrated_and_predicts_files(
     one_by_one = predict_files(images, tmp_path / "b", two, threads=1)
     assert as_folder.rows[0]["expected_dice"] is not None
     assert one_by_one.rows[0]["expected_dice"] is None
+
+
+def test_members_on_another_drive_of_windows(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def relpath(path: Path, start: Path) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "relpath", relpath)
+        folder = save_ensemble(tmp_path / "both", two)
+    image = draw_lesion(seed=5, size=(120, 90))[0]
+    assert np.array_equal(load(folder, threads=1)(image).probability, load(two, threads=1)(image).probability)
 
 
 def test_what_is_no_ensemble_is_told(two: list[Path], tmp_path: Path) -> None:

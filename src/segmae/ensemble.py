@@ -148,4 +148,7 @@ def save_ensemble(folder: str | Path, models: Sequence[str | Path]) -> Path:
 def _as_seen_from(folder: Path, model: Path) -> str:
     if model.parent == ASSETS:
         return model.name
-    return Path(os.path.relpath(model.resolve(), folder.resolve())).as_posix()
+    try:
+        return Path(os.path.relpath(model.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # on another drive of Windows
+        return model.resolve().as_posix()

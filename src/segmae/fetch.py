@@ -18,7 +18,7 @@ from typing import Any
 
 from segmae import __version__
 from segmae.errors import DataError
-from segmae.files import read_json, write_json
+from segmae.files import read_json, replace, write_json
 
 WAITS = (1, 2, 4, 8, 16)  # seconds before each further try; from the start again whenever bytes have come
 TIMEOUT = 60  # seconds without a byte after which a connection counts as dropped
@@ -163,7 +163,7 @@ def fetch(remote: Remote, file: Path, tell: Callable[[int], None]) -> None:
             raise Unreachable(f"{remote.url}: {problem}. {gigabytes(reached)} of {gigabytes(remote.size)} are here: the same "
                                "command again goes on from there")  # fmt: skip
         time.sleep(WAITS[max(failures - 1, 0)])
-    part.replace(file)
+    replace(part, file)
     label.unlink()
 
 
