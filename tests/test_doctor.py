@@ -57,7 +57,29 @@ def test_the_self_test_measures_a_drawn_lesion(small_model: Path, monkeypatch: p
             return type("Result", (), {"mask": mask > 0})
 
     monkeypatch.setattr("segmae.predictor.load", lambda model: Perfect())
-    assert self_test("any")["dice"] == 1.0
+    found = self_test("any")
+    assert found["dice"] == 1.0
+    rows, columns = draw_lesion(seed=0)[1].nonzero()
+    box = np.hypot(np.ptp(rows), np.ptp(columns))
+    assert max(np.ptp(rows), np.ptp(columns)) <= found["longest_diameter_px"] <= box + 2
+
+
+def test_a_processor_that_computes_wrongly_is_found_out(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An emulated ARM64, whose products of matrices were wrong, measured a longest diameter of 0."""
+    from segmae import measure
+
+    right = measure._widths
+
+    def wrong(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        widths, lowest, _ = right(points)
+        return widths, lowest, lowest
+
+    monkeypatch.setattr(measure, "_widths", wrong)
+    report = diagnose(str(small_model))
+    assert report["ok"] is False
+    assert "computes wrongly" in report["problem"] and "measured as 0.0 px" in report["problem"]
 
 
 def test_a_model_that_is_absent_or_damaged_is_reported(small_model: Path, tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ import platform
 import re
 import statistics
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segmae import __version__
 from segmae.background import usable_cpus
 from segmae.errors import SegmaeError
+
+if TYPE_CHECKING:  # numpy may be what is broken
+    from numpy.typing import NDArray
 
 _CORE = ("numpy", "pillow", "scipy", "onnxruntime", "typer", "rich", "contourpy")
 
@@ -120,12 +123,23 @@ def describe_model(name: str) -> dict[str, Any]:
 
 
 def self_test(model: str) -> dict[str, Any]:
-    """Load a model and segment one drawn lesion: Dice against the drawing, and seconds for each part."""
+    """Load a model and segment one drawn lesion: Dice against the drawing, its longest diameter, and seconds for each part.
+
+    Raises:
+        SegmaeError: if the drawing's longest diameter is measured wrongly, as an emulated or faulty processor may.
+    """
     from segmae import metrics
     from segmae.data.phantom import draw_lesion
+    from segmae.measure import measure
     from segmae.predictor import load
 
     image, mask = draw_lesion(seed=0)
+    diameter, drawn = measure(image, mask).longest_diameter_px, _farthest(mask)
+    if not abs(diameter - drawn) < 2:
+        raise SegmaeError(
+            f"this machine computes wrongly: a lesion drawn {drawn:.0f} px long is measured as {diameter:.1f} px. numpy's BLAS may not suit its "
+            "processor; an emulated ARM64 needs QEMU_CPU=max,sme=off. Trust no figure from here before this is right"
+        )
     started = time.perf_counter()
     predictor = load(model)
     result = predictor(image)
@@ -140,6 +154,17 @@ def self_test(model: str) -> dict[str, Any]:
         "device": predictor.engine.device,
         "image": [int(image.shape[1]), int(image.shape[0])],
         "dice": round(float(metrics.dice(metrics.counts(result.mask, mask))), 4),
+        "longest_diameter_px": round(diameter, 1),
         "load_and_first_seconds": round(loaded, 4),
         "seconds_per_image": round(statistics.median(seconds), 4),
     }
+
+
+def _farthest(mask: NDArray[Any]) -> float:
+    """The largest distance of two pixels of a mask [H,W], by comparing all: no product of matrices, which may be what is broken."""
+    import numpy as np
+
+    rows = np.flatnonzero(mask.any(axis=1))
+    first, last = mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
+    x, y = np.concatenate([first, last]), np.concatenate([rows, rows])
+    return float(np.hypot(x[:, None] - x, y[:, None] - y).max())

@@ -246,7 +246,7 @@ def print_doctor(report: dict[str, Any]) -> None:
         )
         rows += [("", f"{name} sha256 {digest}") for name, digest in model["sha256"].items()]
         rows.append(("self-test", f"{test['engine']} on {test['device']}: {test['seconds_per_image'] * 1000:.0f} ms an image, "
-                                  f"Dice {test['dice']} on a drawn lesion"))  # fmt: skip
+                                  f"Dice {test['dice']} on a drawn lesion, {test['longest_diameter_px']} px long"))  # fmt: skip
     else:
         rows.append(("model", f"not usable: {report['problem']}"))
     print_table(("", ""), rows)
