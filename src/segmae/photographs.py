@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segmae.data import heic
-from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, image_files, open_datasets
+from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, composed, image_files, open_datasets
 from segmae.errors import DataError
 
 RESULTS = "results.jsonl"
@@ -145,7 +144,7 @@ def safe_name(name: str) -> str:
 
     Letters of every script, spaces and brackets stay.
     """
-    safe = UNSAFE.sub("_", unicodedata.normalize("NFC", name)).rstrip(" .")
+    safe = UNSAFE.sub("_", composed(name)).rstrip(" .")
     safe = safe.encode()[:LONGEST].decode(errors="ignore").rstrip(" .")
     return f"_{safe}" if not safe or RESERVED.match(safe) else safe
 

@@ -10,6 +10,7 @@ import pytest
 from links import link
 from segmae.data.catalog import Case, Dataset, find_data, open_dataset, open_datasets
 from segmae.data.phantom import write_dataset
+from segmae.data.splits import load_split
 from segmae.errors import DataError
 
 
@@ -138,6 +139,17 @@ def test_an_image_whose_own_name_ends_like_a_mask_keeps_its_mask(tmp_path: Path)
         "left_lesion": "left_lesion.png",
         "right_lesion": "right_lesion_mask.png",
     }
+
+
+def test_names_that_macos_wrote_with_separate_accents_are_the_same_names(tmp_path: Path) -> None:
+    composed, apart = "l\u00e4sion", "la\u0308sion"
+    lay(tmp_path, f"images/{apart}.jpg", f"masks/{composed}_mask.png")
+    table(tmp_path, f"image,lesion\n{composed},1\n")
+    (case,) = open_dataset(tmp_path).cases
+    assert (case.id, case.mask is not None, case.group) == (composed, True, "1")
+    split = tmp_path / "split.csv"
+    split.write_text(f"id,part\n{apart},train\n", encoding="utf-8")
+    assert open_dataset(tmp_path).select(load_split(split).parts["train"]) == (case,)
 
 
 def test_a_plain_folder_may_hold_masks_beside_the_images(tmp_path: Path) -> None:

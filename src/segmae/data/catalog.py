@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ class Case:
     """One photograph and what is known of it.
 
     Attributes:
-        id: unique in its dataset; the file's name without its ending.
+        id: unique in its dataset; the file's name without its ending, its letters composed (`composed`).
         image, mask: files; the mask may be absent.
         group: lesion or patient that several images share.
         label: diagnosis.
@@ -103,6 +104,11 @@ def open_dataset(folder: str | Path) -> Dataset:
     return found[0]
 
 
+def composed(name: str) -> str:
+    """A name whose accents are part of their letters (NFC): macOS may write ä as a and ¨, and both are one name to its readers."""
+    return unicodedata.normalize("NFC", name)
+
+
 def masks_in(folder: Path) -> list[tuple[str, Path]]:
     """A folder's masks, each after the name of its image.
 
@@ -115,7 +121,7 @@ def masks_in(folder: Path) -> list[tuple[str, Path]]:
     files = list(image_files(folder))
     files = [path for path in files if MASK_ENDING.search(path.stem)] or files
     if files:
-        return [(MASK_ENDING.sub("", path.stem), path) for path in files]
+        return [(MASK_ENDING.sub("", composed(path.stem)), path) for path in files]
     cases = [case for dataset in open_datasets(folder) for case in dataset.cases]
     return [(case.id, case.mask) for case in cases if case.mask is not None]
 
@@ -319,16 +325,18 @@ def _pair(folders: Sequence[Path], masks: Path | None) -> Pairs:
         if path.stem.lower().endswith("_superpixels"):
             strays.append(path)
         elif not (shared and MASK_ENDING.search(path.stem)):
-            if path.stem in images:
-                doubles.append(_two_images(images[path.stem], path))
+            name = composed(path.stem)
+            if name in images:
+                doubles.append(_two_images(images[name], path))
             else:
-                images[path.stem] = path
+                images[name] = path
     found: dict[str, Path] = {}
     for path in image_files(masks) if masks is not None else ():
         if path.stem.lower().endswith("_superpixels"):
             strays += [] if shared else [path]
         elif not shared or MASK_ENDING.search(path.stem):
-            name = path.stem if path.stem in images and not shared else MASK_ENDING.sub("", path.stem)
+            name = composed(path.stem)
+            name = name if name in images and not shared else MASK_ENDING.sub("", name)
             if name in found:
                 doubles.append((path, f"{path} and {found[name]}: two masks for '{name}'. Keep one of them"))
             else:
@@ -371,7 +379,7 @@ def _table(path: Path) -> dict[str, tuple[str | None, str | None]]:
         name = first(ID_COLUMNS)
         if name is None:
             raise DataError(f"{path}: a row names no image ({line}). Write its id, or remove the row")
-        name = Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
+        name = composed(Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name)
         found[name] = (first(PATIENT_COLUMNS), first(LESION_COLUMNS), first(LABEL_COLUMNS))
     patients: dict[str | None, set[str]] = defaultdict(set)  # of each lesion
     for patient, lesion, _ in found.values():

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from segmae.data.catalog import Case
+from segmae.data.catalog import Case, composed
 from segmae.errors import DataError, SegmaeError
 from segmae.files import atomic_write, read_json
 
@@ -288,7 +288,7 @@ def _parse(text: str, name: str, dataset: str) -> Split:
     parts: dict[str, list[str]] = defaultdict(list)
     seen: dict[str, set[str]] = defaultdict(set)
     for number, row in enumerate(reader, 2):
-        case, part = row["id"].strip(), row["part"].strip()
+        case, part = composed(row["id"].strip()), row["part"].strip()
         if not case:
             raise DataError(f"{name}, line {number}: names no id. Write it, or remove the line")
         if part not in PARTS:
