@@ -20,10 +20,6 @@ from segmae.serve.guard import line
 from segmae.serve.keys import FILE, read_keys
 from segmae.serve.settings import Settings
 
-STOPS = [signal.SIGINT, signal.SIGTERM]
-if sys.platform == "win32":
-    STOPS.append(signal.SIGBREAK)  # Ctrl-Break, and what service managers send
-
 
 def serve(
     settings: Settings,
@@ -78,7 +74,7 @@ def serve(
     logger.setLevel(logging.INFO)
     logger.propagate = False
     # uvicorn has handlers of its own while it runs, and at its end raises the signal again for those that were there before
-    before = {number: signal.signal(number, leave) for number in STOPS}
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     host, port = listening.getsockname()[:2]
     if announce:
         announce(f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}")
