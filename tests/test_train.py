@@ -94,13 +94,13 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(
         "from segmae.train import run\n"
         "def listener(event):\n"
         f"    if event['kind'] == 'step' and (event['epoch'], event['step']) == {kill}:\n"
-        "        os._exit(9)\n"
+        "        os.kill(os.getpid(), 9)\n"
         "run(load_config(sys.argv[1]), listener)\n"
     )
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(config_to_dict(config)))
     killed = subprocess.run([sys.executable, "-c", script, str(recipe)], capture_output=True)
-    assert killed.returncode == 9, killed.stderr.decode()[-2000:]
+    assert abs(killed.returncode) == 9, killed.stderr.decode()[-2000:]
     resumed = run(config)
 
     for kind in ("best", "last"):
