@@ -28,6 +28,7 @@ from segmae.checkpoint import (
     read_info,
     resolve,
     save_pretrained,
+    save_threshold,
 )
 from segmae.config import Preprocess
 from segmae.errors import CheckpointError, OutputError
@@ -345,6 +346,27 @@ def test_saving_replaces_files_whole_or_not_at_all(saved: Path, monkeypatch: pyt
     after = {path.name: path.read_bytes() for path in saved.iterdir()}
     assert after == {name: content for name, content in before.items() if name != ONNX}
     load_model(saved)
+
+
+def test_a_new_threshold_reaches_the_weights_while_nothing_has_them_open(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows replaces no file that is open."""
+    files: list[Any] = []
+    open_file, real = Path.open, Path.replace
+
+    def opened(path: Path, *given: Any, **options: Any) -> Any:
+        files.append(open_file(path, *given, **options))
+        return files[-1]
+
+    def replace(path: Path, other: Path) -> Path:
+        assert all(file.closed for file in files)
+        return real(path, other)
+
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(Path, "replace", replace)
+    save_threshold(saved, 0.25, {})
+    assert files and read_info(saved / WEIGHTS).threshold == 0.25
 
 
 def test_a_network_under_another_name_and_a_folder_that_is_a_file_are_refused(

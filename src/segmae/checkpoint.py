@@ -295,7 +295,7 @@ def save_threshold(model: str | Path, threshold: float, tuning: Mapping[str, Any
 
 def replace_header(path: Path, values: dict[str, Any]) -> None:
     """Put another configuration into a safetensors file; its tensors are copied as they are."""
-    with path.open("rb") as source, atomic_path(path) as temporary, temporary.open("wb") as target:
+    with atomic_path(path) as temporary, path.open("rb") as source, temporary.open("wb") as target:
         header = json.loads(source.read(struct.unpack("<Q", source.read(8))[0]))
         header["__metadata__"][HEADER_KEY] = json.dumps(values)
         text = json.dumps(header, separators=(",", ":")).encode()
