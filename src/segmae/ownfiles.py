@@ -42,9 +42,12 @@ def is_trusted(code: Path) -> bool:
 def read_split(name: str) -> Split:
     """`load_split`, but each file only once as long as it is not changed: the cells of a study share it."""
     file = Path(name).expanduser()
-    return _read_once(name, file.stat().st_mtime_ns if file.is_file() else 0)
+    found = file.stat() if file.is_file() else None
+    return _read_once(
+        name, found and (found.st_mtime_ns, found.st_size)
+    )  # exFAT's clock goes in steps of 2 seconds
 
 
 @lru_cache(maxsize=64)
-def _read_once(name: str, changed: int) -> Split:
+def _read_once(name: str, changed: tuple[int, int] | None) -> Split:
     return load_split(name)
