@@ -70,7 +70,10 @@ def test_a_file_that_is_open_elsewhere_for_a_moment_is_replaced(
     assert (tmp_path / "a.txt").read_text() == "new"
     reader = (tmp_path / "a.txt").open()
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with reader, pytest.raises(OutputError, match=r"a\.txt: cannot be written \(Access is denied\)"):
+    with (
+        reader,
+        pytest.raises(OutputError, match=r"a\.txt: cannot be written \(Access is denied\).*has it open"),
+    ):
         atomic_write(tmp_path / "a.txt", "newer")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 

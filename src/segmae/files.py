@@ -109,7 +109,8 @@ def _not_written(path: str | Path, error: Exception) -> OutputError:
     if _is_full(error):
         return OutputError(f"{path}: the disk is full. Free some space and run it again")
     reason = getattr(error, "strerror", None) or error
-    return OutputError(f"{path}: cannot be written ({reason}). Check the place, or choose another")
+    held = " and whether another program has it open" if isinstance(error, PermissionError) else ""
+    return OutputError(f"{path}: cannot be written ({reason}). Check the place{held}, or choose another")
 
 
 def make_folder(folder: str | Path) -> Path:
