@@ -162,8 +162,7 @@ def test_who_takes_turns_loses_nothing_and_leaves_nothing(tmp_path: Path) -> Non
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(200)))
     assert count.read_text() == "200"
-    if os.name != "nt":
-        assert [path.name for path in tmp_path.iterdir()] == ["count"]
+    assert [path.name for path in tmp_path.iterdir()] == ["count"]
 
 
 def test_files_are_flushed_as_windows_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

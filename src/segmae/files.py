@@ -169,25 +169,29 @@ def locked(path: str | Path, wait: bool = False) -> Iterator[IO[str]]:
 
 @contextmanager
 def taking_turns(path: str | Path) -> Iterator[None]:
-    """Hold a file for a while, after whoever holds it now. It is removed afterwards, but not by Windows.
+    """Hold a file for a while, after whoever holds it now. It is removed afterwards.
 
     Raises:
         OutputError: its file system knows no locks.
     """
-    path = Path(path)
-    while True:
-        with locked(path, wait=True) as file:
-            try:
-                mine = os.path.samestat(os.fstat(file.fileno()), path.stat())
-            except FileNotFoundError:  # whoever held it before has removed it
-                mine = False
-            if mine:
+    path, mine = Path(path), False
+    try:
+        while not mine:
+            with locked(path, wait=True) as file:
                 try:
-                    yield
-                finally:
-                    with suppress(OSError):  # Windows removes no open file
-                        path.unlink()
-                return
+                    mine = os.path.samestat(os.fstat(file.fileno()), path.stat())
+                except FileNotFoundError:  # whoever held it before has removed it
+                    continue
+                if mine:
+                    try:
+                        yield
+                    finally:
+                        with suppress(OSError):  # Windows removes no open file
+                            path.unlink()
+    finally:
+        if os.name == "nt":
+            with suppress(OSError):  # another has it open
+                path.unlink()
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:
