@@ -230,6 +230,8 @@ def test_a_digest_tells_settings_apart_and_ignores_where_a_run_lies() -> None:
                                  ({"x": {"part": "foo"}}, r"tests\.x: split isic2018/fold1 has no part 'foo'\. It has train, val, test"),
                                  ({"x": {"part": "train"}}, "1816 of these 1816 images are trained on"))),
         ({"data": {"drawn": {}}}, r"the settings name no data\.root or no data\.split"),
+        ({"rows": {"plain": {"settings": {"epochs": 0}}}}, r"drawn\.yaml: rows\.plain on drawn: epochs=0: must be at least 1"),
+        ({"rows": {"plain": {"settings": {}, "stage1": {"epochs": 0}}}}, r"rows\.plain\.stage1 on drawn: epochs=0"),
         ({"rows": {"plain": {"settings": 7}}}, "is a mapping of settings, a recipe's file, or a list of them"),
         ({"rows": {"plain": {"settings": "none.yaml"}}}, r"drawn\.yaml: rows\.plain\.settings: .*none\.yaml: no such recipe"),
         ({"rows": {"plain": {"settings": {"task": "hybrid", "model": {"options": {"decoder": None}}}}}},

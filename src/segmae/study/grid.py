@@ -234,13 +234,14 @@ def _resolve(
     theirs = _layers(data.get("settings"), path, f"data.{place}.settings")
     own = _layers(values.get("settings"), path, f"rows.{row}.settings")
     base, scaled = layers["settings"]
-    config = replace(merge_settings([*base, *scaled, *own, *theirs]), tensorboard=False)
+    config = replace(_merged([*base, *scaled, *own, *theirs], f"{path}: rows.{row} on {place}"), tensorboard=False)
     stage1 = None
     if "stage1" in values:
         config = replace(config, model=replace(config.model, start=""))  # set when it is there
         first, first_scaled = layers["stage1"]
         extra = _layers(values["stage1"], path, f"rows.{row}.stage1")
-        stage1 = merge_settings([*base, *scaled, *first, *first_scaled, *extra, *theirs])
+        every = [*base, *scaled, *first, *first_scaled, *extra, *theirs]
+        stage1 = _merged(every, f"{path}: rows.{row}.stage1 on {place}")
         model = replace(stage1.model, name=config.model.name, options=config.model.options)
         stage1 = replace(stage1, task="pretrain", model=model, preprocess=config.preprocess, tensorboard=False,
                          losses=Losses())  # which stage 1 does not use  # fmt: skip
@@ -358,6 +359,16 @@ def _layers(value: Any, path: Path, where: str) -> list[Layer]:
         elif item is not None:
             raise ConfigError(f"{path}: {where} is a mapping of settings, a recipe's file, or a list of them")
     return found
+
+
+def _merged(layers: Sequence[Layer], where: str) -> Config:
+    """`merge_settings`, whose errors name a layer, or none where a value is judged after the last."""
+    try:
+        return merge_settings(layers)
+    except ConfigError as error:
+        if any(str(error).startswith(name) for name, _ in layers):
+            raise
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _gathered(value: Any, folder: Path, where: str) -> dict[str, Any]:
