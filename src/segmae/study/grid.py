@@ -234,7 +234,8 @@ def _resolve(
     theirs = _layers(data.get("settings"), path, f"data.{place}.settings")
     own = _layers(values.get("settings"), path, f"rows.{row}.settings")
     base, scaled = layers["settings"]
-    config = replace(_merged([*base, *scaled, *own, *theirs], f"{path}: rows.{row} on {place}"), tensorboard=False)
+    config = _merged([*base, *scaled, *own, *theirs], f"{path}: rows.{row} on {place}")
+    config = replace(config, tensorboard=False)
     stage1 = None
     if "stage1" in values:
         config = replace(config, model=replace(config.model, start=""))  # set when it is there
