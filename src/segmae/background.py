@@ -1,17 +1,24 @@
-"""Work in threads while the caller goes on: reading ahead, in order, in bounded memory."""
+"""Work in threads or processes while the caller goes on: in order, in bounded memory."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
+from segmae.errors import DataError
+
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+
+FEW = 64  # items that are not worth starting processes for
+AHEAD = 8  # items that a process may be ahead of the caller
 
 
 def ahead(
@@ -51,9 +58,31 @@ class Room:
                 self._change.notify_all()
 
 
-def processes(wanted: int | None) -> int:
-    """How many to start: as many as wanted, by default one per core, and never more than the 61 that Windows can wait for."""
-    return min(wanted or os.cpu_count() or 1, 61)
+def in_processes(
+    function: Callable[[Item], Outcome], items: Sequence[Item], wanted: int | None
+) -> Iterator[Outcome]:
+    """Map in as many processes as wanted, by default one per core; a few items in this one.
+
+    Raises:
+        DataError: a process ended that should not.
+    """
+    processes = _processes(wanted)
+    if processes == 1 or len(items) < FEW:
+        yield from map(function, items)
+        return
+    try:
+        with ProcessPoolExecutor(processes) as pool:
+            yield from ahead(pool, function, items, AHEAD * processes)
+    except BrokenProcessPool as error:
+        guard = "A script must make its calls below `if __name__ == '__main__':`, since Python runs it anew in every process here. "
+        raise DataError(
+            f"a process that read images was ended. {'' if multiprocessing.get_start_method() == 'fork' else guard}Perhaps memory ran out. "
+            "Run it again; `segmae data prepare --workers 1` needs the least"
+        ) from error
+
+
+def _processes(wanted: int | None) -> int:
+    return min(wanted or os.cpu_count() or 1, 61)  # Windows cannot wait for more
 
 
 def usable_cpus() -> int:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from links import link
+from segmae import background
 from segmae.data import check as module
 from segmae.data.catalog import open_dataset
 from segmae.data.check import COLUMNS, Finding, Report, check
@@ -397,7 +398,7 @@ def test_errors_come_first_and_the_whole_is_json(lesions: Path) -> None:
 
 
 def test_many_processes_find_the_same(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "many", module.FEW + 2, size=(16, 16))
+    write_dataset(tmp_path / "many", background.FEW + 2, size=(16, 16))
     truncate(image(tmp_path / "many", 5))
     save(mask(tmp_path / "many", 60), np.zeros((16, 16), np.uint8))
     assert check([tmp_path / "many"], workers=2) == check([tmp_path / "many"], workers=1)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segmae.background import processes
+from segmae import background
 from segmae.config import Preprocess
 from segmae.data import dataset as module
 from segmae.data.catalog import Case, open_dataset
@@ -267,7 +267,7 @@ def test_a_cache_folder_that_cannot_be_written_is_named_with_the_remedy(
 
 def test_no_more_processes_are_started_than_windows_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 128)
-    assert (processes(None), processes(100), processes(3)) == (61, 61, 3)
+    assert [background._processes(wanted) for wanted in (None, 100, 3)] == [61, 61, 3]
 
 
 def test_an_interrupted_call_leaves_nothing(

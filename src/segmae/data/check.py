@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segmae.background import processes
+from segmae.background import in_processes
 from segmae.data.catalog import Case, Dataset, find_datasets
 from segmae.data.duplicates import near_pairs, perceptual_hash
 from segmae.data.preprocess import read_image, read_mask
@@ -24,7 +23,6 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 COLUMNS = ("severity", "finding", "where", "count", "what it means")
 ENOUGH = 64  # pixels of the short side for the perceptual hash; large JPEGs are decoded at a reduced scale
-FEW = 64  # images that are not worth starting processes for
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def check(
 
     cases = [case for dataset in datasets for case in dataset.cases]
     facts: list[_Facts] = []
-    for result in _inspected(cases, workers):
+    for result in in_processes(_inspect, cases, workers):
         facts.append(result)
         if progress:
             progress(len(facts), len(cases))
@@ -175,15 +173,6 @@ def _ids(dataset: Dataset) -> list[str]:
 
 def _all_ids(*splits: Split) -> set[str]:
     return {name for split in splits for ids in split.parts.values() for name in ids}
-
-
-def _inspected(cases: Sequence[Case], workers: int | None) -> Iterator[_Facts]:
-    workers = processes(workers)
-    if workers == 1 or len(cases) < FEW:
-        yield from map(_inspect, cases)
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            yield from pool.map(_inspect, cases, chunksize=16)
 
 
 def _inspect(case: Case) -> _Facts:

@@ -14,8 +14,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from segmae.background import ahead, processes
+from segmae.background import in_processes
 from segmae.config import Preprocess, config_to_dict
 from segmae.data.catalog import Case
 from segmae.data.preprocess import read_mask, read_prepared, resize_mask
@@ -34,7 +32,6 @@ Progress = Callable[[int, int], None]
 BUILDING = ".building-"  # prefix of folders that are not yet whole
 FORMAT = 2  # of the folder; another number is prepared anew
 STORE = 16384  # cases in one store: 3.3 GB at 224 px
-AHEAD = 8  # cases that a process may be ahead of the one that writes
 
 
 class Rows:
@@ -109,7 +106,7 @@ class Cache:
 def prepare(
     cases: Sequence[Case],
     preprocess: Preprocess,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Cache:
@@ -125,10 +122,12 @@ def prepare(
         progress: called with (done, total).
 
     Raises:
-        DataError: no cases, or not one of them can be read.
+        DataError: no cases, or not one of them can be read; or a script has no `if __name__ == "__main__":` around its calls
+            where Python starts processes anew.
     """
     if not cases:
         raise DataError("no cases to prepare. Check the folder and the split")
+    folder = None if folder is None else Path(folder)
     stores = []
     for start in range(0, len(cases), STORE):
         some = cases[start : start + STORE]
@@ -230,7 +229,12 @@ def _build(
         labels: list[str] = []
         failures: list[tuple[str, str]] = []
         for done, (case, result) in enumerate(
-            zip(cases, _results(cases, preprocess, workers), strict=True), 1
+            zip(
+                cases,
+                in_processes(partial(_prepare_case, preprocess=preprocess), cases, workers),
+                strict=True,
+            ),
+            1,
         ):
             if isinstance(result, str):
                 failures.append((case.id, result))
@@ -302,22 +306,6 @@ def _sweep(folder: Path) -> None:
     for path in folder.glob(f"{BUILDING}*"):
         if path.stat().st_mtime < time.time() - 86400:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _results(cases: Sequence[Case], preprocess: Preprocess, workers: int | None):  # type: ignore[no-untyped-def]
-    work = partial(_prepare_case, preprocess=preprocess)
-    workers = processes(workers)
-    if workers == 1 or len(cases) < 64:
-        yield from map(work, cases)
-        return
-    try:
-        with ProcessPoolExecutor(workers) as pool:
-            yield from ahead(pool, work, cases, AHEAD * workers)
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a process that prepared images was ended from outside, perhaps because memory ran out. Run it again; "
-            "`segmae data prepare --workers 1` needs the least"
-        ) from error
 
 
 def _prepare_case(case: Case, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray, tuple[int, int]] | str:
