@@ -44,7 +44,10 @@ def test_run_status_report_and_sheets(
     )
     assert call(capsys, "run", path, "--json")[1].strip().startswith("{")
     code, out, _ = call(capsys, "report", "drawn")
-    assert code == 0 and out.split() == ["docs/results/drawn.md", "docs/results/drawn.html"]
+    assert code == 0 and list(map(Path, out.split())) == [
+        Path("docs/results/drawn.md"),
+        Path("docs/results/drawn.html"),
+    ]
     assert "2 of 2 cells are finished" in Path("docs/results/drawn.md").read_text()
     code, out, _ = call(capsys, "sheets", path)
     assert code == 0 and out.split() == ["runs/studies/drawn/sheets/drawn-test.png"]

@@ -179,7 +179,7 @@ def list_studies(as_json: Json = False) -> None:
     found = [load_study(path) for path in list_studies()]
     if not found:
         note(
-            f"./{FOLDER} holds no study. Change to the folder that has recipes/, or give `segmae study run` a YAML file"
+            f"./{FOLDER.as_posix()} holds no study. Change to the folder that has recipes/, or give `segmae study run` a YAML file"
         )
     if as_json:
         print_json([{"name": s.name, "title": s.title, "cells": len(s.cells)} for s in found])

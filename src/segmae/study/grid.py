@@ -144,7 +144,7 @@ def find_study(name: str | Path) -> Path:
     names = [file.stem for file in list_studies()]
     if str(name) in names:
         return FOLDER / f"{name}.yaml"
-    raise ConfigError(f"study '{name}': not in ./{FOLDER}.{_nearest(name, names)} Give the path of a YAML file, or "
+    raise ConfigError(f"study '{name}': not in ./{FOLDER.as_posix()}.{_nearest(name, names)} Give the path of a YAML file, or "
                       "change to the folder that has recipes/")  # fmt: skip
 
 
