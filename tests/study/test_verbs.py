@@ -50,7 +50,7 @@ def test_run_status_report_and_sheets(
     ]
     assert "2 of 2 cells are finished" in Path("docs/results/drawn.md").read_text()
     code, out, _ = call(capsys, "sheets", path)
-    assert code == 0 and out.split() == ["runs/studies/drawn/sheets/drawn-test.png"]
+    assert code == 0 and list(map(Path, out.split())) == [Path("runs/studies/drawn/sheets/drawn-test.png")]
     with Image.open("runs/studies/drawn/sheets/drawn-test.png") as sheet:
         assert sheet.width > 4 * 200  # image, mask, and a contour of each row
 
