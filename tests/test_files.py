@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from segmae import files
 from segmae.errors import DamagedFile, DataError, InUse, OutputError
 from segmae.files import atomic_path, atomic_write, locked, read_json, taking_turns, write_json
 
@@ -64,6 +65,7 @@ def test_a_file_that_is_open_elsewhere_for_a_moment_is_replaced(
             raise PermissionError(errno.EACCES, "Access is denied", str(path))
         return real(path, other)
 
+    monkeypatch.setattr(files, "WINDOWS", True)
     monkeypatch.setattr(Path, "replace", replace)
     monkeypatch.setattr(time, "sleep", lambda seconds: reader.close())
     atomic_write(tmp_path / "a.txt", "new")

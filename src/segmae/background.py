@@ -19,6 +19,8 @@ Outcome = TypeVar("Outcome")
 
 FEW = 64  # items that are not worth starting processes for
 AHEAD = 8  # items that a process may be ahead of the caller
+GUARD = "In a script of your own, calls stand below `if __name__ == '__main__':`, since Python runs it anew in every process here. "
+WINDOWS = os.name == "nt"
 
 
 def ahead(
@@ -61,12 +63,14 @@ class Room:
 def in_processes(
     function: Callable[[Item], Outcome], items: Sequence[Item], wanted: int | None
 ) -> Iterator[Outcome]:
-    """Map in as many processes as wanted, by default one per core; a few items in this one.
+    """Map in as many processes as wanted, by default one per usable CPU; a few items in this one.
 
     Raises:
-        DataError: a process ended that should not.
+        DataError: a process was ended that should not.
     """
-    processes = _processes(wanted)
+    processes = wanted or usable_cpus()
+    if WINDOWS:
+        processes = min(processes, 61)  # it cannot wait for more
     if processes == 1 or len(items) < FEW:
         yield from map(function, items)
         return
@@ -74,15 +78,16 @@ def in_processes(
         with ProcessPoolExecutor(processes) as pool:
             yield from ahead(pool, function, items, AHEAD * processes)
     except BrokenProcessPool as error:
-        guard = "A script must make its calls below `if __name__ == '__main__':`, since Python runs it anew in every process here. "
         raise DataError(
-            f"a process that read images was ended. {'' if multiprocessing.get_start_method() == 'fork' else guard}Perhaps memory ran out. "
-            "Run it again; `segmae data prepare --workers 1` needs the least"
+            "a process was ended that should not, perhaps because memory ran out: `--workers 1` (workers=1) needs the least. "
+            f"{'' if multiprocessing.get_start_method() == 'fork' else GUARD}Run it again"
         ) from error
 
 
-def _processes(wanted: int | None) -> int:
-    return min(wanted or os.cpu_count() or 1, 61)  # Windows cannot wait for more
+def refuse_to_run_anew() -> None:
+    """Raises DataError: a process that was started to help runs the script of its starter, which has no main guard."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise DataError(GUARD.strip())
 
 
 def usable_cpus() -> int:

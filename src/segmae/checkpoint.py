@@ -295,8 +295,11 @@ def save_threshold(model: str | Path, threshold: float, tuning: Mapping[str, Any
 
 def replace_header(path: Path, values: dict[str, Any]) -> None:
     """Put another configuration into a safetensors file; its tensors are copied as they are."""
-    with atomic_path(path) as temporary, path.open("rb") as source, temporary.open("wb") as target:
+    with path.open("rb") as source:
         header = json.loads(source.read(struct.unpack("<Q", source.read(8))[0]))
+        tensors = source.tell()
+    with atomic_path(path) as temporary, path.open("rb") as source, temporary.open("wb") as target:
+        source.seek(tensors)
         header["__metadata__"][HEADER_KEY] = json.dumps(values)
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes

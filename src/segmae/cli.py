@@ -79,9 +79,8 @@ for command in (
 
 def main() -> None:
     """Entry point of `segmae` and `python -m segmae`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a name that it cannot show ends nothing
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot show ends nothing
     app()
 
 

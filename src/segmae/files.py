@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from segmae.errors import DamagedFile, InUse, OutputError
 
+WINDOWS = os.name == "nt"
 HALF = ".writing-"  # begins the names of files that are not whole yet
 FULL = ("No space left", "os error 112")  # in errors that wrap the system's; Windows says it in any language
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is run by spreadsheets
@@ -69,7 +70,7 @@ def replace(path: Path, other: Path) -> None:
         try:
             path.replace(other)
         except PermissionError:
-            if pause is None:
+            if pause is None or not WINDOWS:
                 raise
             time.sleep(pause)
         else:
@@ -109,7 +110,9 @@ def _not_written(path: str | Path, error: Exception) -> OutputError:
     if _is_full(error):
         return OutputError(f"{path}: the disk is full. Free some space and run it again")
     reason = getattr(error, "strerror", None) or error
-    held = " and whether another program has it open" if isinstance(error, PermissionError) else ""
+    held = (
+        " and whether another program has it open" if WINDOWS and isinstance(error, PermissionError) else ""
+    )
     return OutputError(f"{path}: cannot be written ({reason}). Check the place{held}, or choose another")
 
 
@@ -144,7 +147,7 @@ def locked(path: str | Path, wait: bool = False) -> Iterator[IO[str]]:
     make_folder(path.parent)
     with path.open("a") as file:
         try:
-            if os.name == "nt":
+            if WINDOWS:
                 import msvcrt
 
                 while True:
@@ -169,7 +172,7 @@ def locked(path: str | Path, wait: bool = False) -> Iterator[IO[str]]:
 
 @contextmanager
 def taking_turns(path: str | Path) -> Iterator[None]:
-    """Hold a file for a while, after whoever holds it now. It is removed afterwards.
+    """Hold a file for a while, after whoever holds it now. The last one who holds it removes it.
 
     Raises:
         OutputError: its file system knows no locks.
@@ -189,7 +192,7 @@ def taking_turns(path: str | Path) -> Iterator[None]:
                         with suppress(OSError):  # Windows removes no open file
                             path.unlink()
     finally:
-        if os.name == "nt":
+        if WINDOWS:
             with suppress(OSError):  # another has it open
                 path.unlink()
 

@@ -101,7 +101,7 @@ def photographs_among(names: Sequence[str]) -> list[str]:
     """
     outside = [name for name in names if not _among_masks(name)]
     stems = {
-        part for name in outside for part in (os.path.basename(name), _stem(name))
+        part for name in outside for part in (composed(os.path.basename(name)), _stem(name))
     }  # results are named by either
 
     def is_made_of_another(name: str) -> bool:
@@ -175,7 +175,7 @@ def has_results(folder: Path, name: str) -> bool:
 
 
 def _stem(name: str) -> str:
-    return os.path.splitext(os.path.basename(name))[0]
+    return composed(os.path.splitext(os.path.basename(name))[0])
 
 
 def _key(name: str) -> str:
@@ -215,7 +215,7 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
 
 def are_twins(one: Path, other: Path) -> bool:
     """Whether one of two files is the HEIC from which a telephone exported the other, by their names."""
-    stems = {os.path.abspath(path.with_suffix("")).casefold() for path in (one, other)}
+    stems = {composed(os.path.abspath(path.with_suffix(""))).casefold() for path in (one, other)}
     return len(stems) == 1 and heic.is_named(one) != heic.is_named(other)
 
 
@@ -223,10 +223,10 @@ def _photographs_in(folder: Path) -> list[Path]:
     """Image files directly in a folder; HEIC, where it is read, but for what was exported under the same name."""
     found = list(image_files(folder))
     if heic.reader() is not None:
-        exported = {path.stem.casefold() for path in found}
+        exported = {_key(path.stem) for path in found}
         telephones = (path for path in folder.iterdir() if heic.is_named(path) and path.is_file())
         shown = (path for path in telephones if not path.name.startswith("."))
-        found += [path for path in shown if path.stem.casefold() not in exported]
+        found += [path for path in shown if _key(path.stem) not in exported]
     return sorted(found)
 
 

@@ -12,6 +12,7 @@ from segmae.data.catalog import Case, Dataset, find_data, open_dataset, open_dat
 from segmae.data.phantom import write_dataset
 from segmae.data.splits import load_split
 from segmae.errors import DataError
+from segmae.photographs import photographs_among
 
 
 def lay(root: Path, *names: str) -> Path:
@@ -147,6 +148,7 @@ def test_names_that_macos_wrote_with_separate_accents_are_the_same_names(tmp_pat
     table(tmp_path, f"image,lesion\n{composed},1\n")
     (case,) = open_dataset(tmp_path).cases
     assert (case.id, case.mask is not None, case.group) == (composed, True, "1")
+    assert photographs_among([f"{apart}.jpg", f"{composed}_mask.png"]) == [f"{apart}.jpg"]
     split = tmp_path / "split.csv"
     split.write_text(f"id,part\n{apart},train\n", encoding="utf-8")
     assert open_dataset(tmp_path).select(load_split(split).parts["train"]) == (case,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 
 import numpy as np
@@ -176,13 +177,16 @@ def test_a_process_that_is_killed_while_it_prepares_is_named(tmp_path: Path) -> 
         if done == 20:
             os.kill(active_children()[0].pid or 0, signal.SIGKILL)
 
-    with pytest.raises(DataError, match=r"a process that read images was ended.*--workers 1"):
+    with pytest.raises(DataError, match=r"a process was ended that should not.*--workers 1"):
         prepare(cases, SMALL, tmp_path / "cache", workers=2, progress=kill)
     assert not list((tmp_path / "cache").iterdir()), "nothing half-made"
     assert len(prepare(cases, SMALL, tmp_path / "cache", workers=2).ids) == 200
 
 
-def test_a_script_without_a_main_guard_is_told_what_it_lacks(unlabelled: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [method for method in get_all_start_methods() if method != "fork"])
+def test_a_script_without_a_main_guard_is_told_what_it_lacks(
+    unlabelled: Path, tmp_path: Path, start: str
+) -> None:
     """Where Python starts processes anew: on Windows, on macOS, and from 3.14 on."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -190,15 +194,19 @@ def test_a_script_without_a_main_guard_is_told_what_it_lacks(unlabelled: Path, t
         "from segmae.data.catalog import open_dataset\n"
         "from segmae.data.dataset import Preprocess, prepare\n"
         "if multiprocessing.current_process().name == 'MainProcess':\n"
-        "    multiprocessing.set_start_method('spawn')\n"
+        f"    multiprocessing.set_start_method('{start}')\n"
         "cases = open_dataset(sys.argv[1]).cases * 2\n"
         "prepare(cases, Preprocess(size=32), sys.argv[2], workers=2)\n"
     )
-    done = subprocess.run(
-        [sys.executable, script, unlabelled, tmp_path / "cache"], capture_output=True, text=True
-    )
-    last = done.stderr.splitlines()[-1]
-    assert "A script must make its calls below `if __name__ == '__main__':`" in last
+    command = [sys.executable, script, unlabelled, tmp_path / "cache"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    told = [
+        line
+        for line in done.stderr.splitlines()
+        if line.startswith("segmae.errors.DataError: a process was ended")
+    ]
+    assert len(told) == 1 and "calls stand below `if __name__ == '__main__':`" in told[0]
+    assert not list((tmp_path / "cache").iterdir()), "nothing half-made"
 
 
 def test_an_unlabelled_folder_of_several_stores_is_pretrained_on(

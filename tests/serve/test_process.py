@@ -188,8 +188,10 @@ def test_two_servers_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> Non
     """Windows lets them, where SO_REUSEADDR is set."""
     with bound("127.0.0.1", 0) as first, pytest.raises(ConfigError, match="cannot be listened on"):
         bound("127.0.0.1", first.getsockname()[1])
-    monkeypatch.setattr(os, "name", "nt")
-    with bound("127.0.0.1", 0) as first:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        first = bound("127.0.0.1", 0)
+    with first:
         assert not first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
 
 

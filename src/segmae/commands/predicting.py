@@ -248,5 +248,5 @@ def print_doctor(report: dict[str, Any]) -> None:
         rows.append(("self-test", f"{test['engine']} on {test['device']}: {test['seconds_per_image'] * 1000:.0f} ms an image, "
                                   f"Dice {test['dice']} on a drawn lesion, {test['longest_diameter_px']} px long"))  # fmt: skip
     else:
-        rows.append(("model", f"not usable: {report['problem']}"))
+        rows.append(("problem", report["problem"]))
     print_table(("", ""), rows)

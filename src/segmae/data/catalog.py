@@ -392,7 +392,8 @@ def _table(path: Path) -> dict[str, tuple[str | None, str | None]]:
 
 
 def _two_images(one: Path, two: Path) -> tuple[Path, str]:
-    return two, f"{one} and {two}: two images with the id '{one.stem}'. Rename one"
+    how = "" if one.stem == two.stem else ", written with and without separate accents"
+    return two, f"{one} and {two}: two images with the id '{composed(one.stem)}'{how}. Rename one"
 
 
 def _dataset(name: str, root: Path, found: Pairs) -> Dataset:

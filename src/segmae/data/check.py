@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segmae.background import in_processes
-from segmae.data.catalog import Case, Dataset, find_datasets
+from segmae.data.catalog import Case, Dataset, composed, find_datasets
 from segmae.data.duplicates import near_pairs, perceptual_hash
 from segmae.data.preprocess import read_image, read_mask
 from segmae.data.splits import Split, group_leaks, list_splits, load_split, overlap, training_leaks
@@ -94,11 +94,11 @@ def check(
     Args:
         folders: datasets, or folders that hold several.
         splits: CSV files of one's own to check as well; the package's are always used.
-        workers: processes; default: one per core.
+        workers: processes; default: one per usable CPU.
         progress: called with (images done, images).
 
     Raises:
-        DataError: a folder is absent, or not one holds a dataset.
+        DataError: a folder is absent, or not one holds a dataset; or a process was ended.
     """
     datasets, findings = _open(folders)
     names = _names(datasets)
@@ -232,7 +232,9 @@ def _file_findings(name: str, dataset: Dataset, facts: Sequence[_Facts]) -> Iter
         ({"id": c.id, "file": str(c.image), "problem": f.image_problem} for c, f in known if f.image_problem),
     )  # fmt: skip
     message = "Only the first of each was looked at, and training refuses both. Rename or remove one"
-    doubles = ({"id": path.stem, "file": str(path), "problem": text} for path, text in dataset.doubles)
+    doubles = (
+        {"id": composed(path.stem), "file": str(path), "problem": text} for path, text in dataset.doubles
+    )
     yield from finding("error", "two files of one id", message, doubles)
     for kind, (severity, message) in MASK_FINDINGS.items():
         found = ((c, f) for c, f in known if f.mask_kind == kind)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from segmae.background import in_processes
+from segmae.background import in_processes, refuse_to_run_anew
 from segmae.config import Preprocess, config_to_dict
 from segmae.data.catalog import Case
 from segmae.data.preprocess import read_mask, read_prepared, resize_mask
@@ -118,15 +118,16 @@ def prepare(
 
     Args:
         folder: where caches are kept; default: the user's cache folder.
-        workers: processes; default: one per core, none for few cases.
+        workers: processes; default: one per usable CPU, none for few cases.
         progress: called with (done, total).
 
     Raises:
-        DataError: no cases, or not one of them can be read; or a script has no `if __name__ == "__main__":` around its calls
-            where Python starts processes anew.
+        DataError: no cases, or not one of them can be read; a process was ended; a script has no `if __name__ == "__main__":` around
+            its calls where Python starts processes anew.
     """
     if not cases:
         raise DataError("no cases to prepare. Check the folder and the split")
+    refuse_to_run_anew()
     folder = None if folder is None else Path(folder)
     stores = []
     for start in range(0, len(cases), STORE):
@@ -228,14 +229,8 @@ def _build(
         sizes: list[tuple[int, int]] = []
         labels: list[str] = []
         failures: list[tuple[str, str]] = []
-        for done, (case, result) in enumerate(
-            zip(
-                cases,
-                in_processes(partial(_prepare_case, preprocess=preprocess), cases, workers),
-                strict=True,
-            ),
-            1,
-        ):
+        prepared = in_processes(partial(_prepare_case, preprocess=preprocess), cases, workers)
+        for done, (case, result) in enumerate(zip(cases, prepared, strict=True), 1):
             if isinstance(result, str):
                 failures.append((case.id, result))
             else:
