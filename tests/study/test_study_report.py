@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from scipy import stats
 from segmae import statistics
 from segmae.errors import ConfigError, DataError
 from segmae.study.ledger import Ledger
+from segmae.study.page import Table
 from segmae.study.printed import faults, printed
 from segmae.study.report import build_page, write_all_reports, write_report
 from segmae.study.tables import SeedSpread, load_evidence
@@ -390,3 +392,10 @@ def test_a_report_is_named_by_a_file_a_name_or_a_folder(three_rows: Path, tmp_pa
         assert [path.name for path in written] == ["drawn-cpu.md", "drawn-cpu.html"]
     with pytest.raises(ConfigError, match=r"none\.yaml: no such study"):
         write_report("none.yaml", three_rows, tmp_path)
+
+
+def test_a_column_of_words_is_aligned_as_one_and_so_is_its_header() -> None:
+    html = Table("c", ["row", "on", "Dice"], [["1: a", "ISIC2018", "0.8"], ["2: b", "PH2", "0.9"]]).html()
+    assert re.findall(r"<t[hd]( class=text)?>(on|ISIC2018|PH2|Dice|0\.[89])<", html) == [
+        (" class=text", "on"), ("", "Dice"), (" class=text", "ISIC2018"), ("", "0.8"), (" class=text", "PH2"), ("", "0.9"),
+    ]  # fmt: skip

@@ -21,7 +21,7 @@ h3 { margin-top: 2rem; font-size: 1.02rem } p, li { max-width: 52rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e7 }
 th { background: #fafafa; white-space: normal; vertical-align: bottom } th:first-child, td:first-child { text-align: left }
-td.text { text-align: left; white-space: normal; min-width: 12rem }
+th.text, td.text { text-align: left } td.text { white-space: normal; min-width: 12rem }
 caption { caption-side: top; text-align: left; color: #52525b; padding: .4rem 0 }
 img { max-width: 100%; height: auto } code { font-size: .88em }
 """.strip()
@@ -75,8 +75,15 @@ class Table:
         return "\n".join([f"*{self.caption}*", "", head, rule, *body])
 
     def html(self) -> str:
-        head = "".join(f"<th>{_inline(name)}</th>" for name in self.columns)
-        body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>\n" for row in self.rows)
+        wordy = [
+            any(re.match(r"[A-Za-z]{3}", cell) for cell in column) for column in zip(*self.rows, strict=True)
+        ]
+        kinds = [" class=text" if words else "" for words in wordy] or [""] * len(self.columns)
+        head, *rows = [
+            "".join(f"<{tag}{kind}>{_inline(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+            for tag, row in (("th", self.columns), *(("td", row) for row in self.rows))
+        ]
+        body = "".join(f"<tr>{row}</tr>\n" for row in rows)
         return f'<div class="wide"><table><caption>{_inline(self.caption)}</caption>\n<tr>{head}</tr>\n{body}</table></div>'
 
 
@@ -125,11 +132,6 @@ class Page:
         body = "\n".join([f"<h1>{_inline(self.title)}</h1>", *(block.html() for block in self.blocks)])
         head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(self.title)}</title>'
         return f'<!doctype html>\n<html lang="en">\n<head>{head}\n<style>{STYLE}</style></head>\n<body>\n{body}\n</body>\n</html>\n'
-
-
-def _cell(text: str) -> str:
-    wordy = bool(re.match(r"[A-Za-z]{3}", text))
-    return f"<td{' class=text' if wordy else ''}>{_inline(text)}</td>"
 
 
 def _inline(text: str) -> str:
