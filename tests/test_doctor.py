@@ -28,6 +28,13 @@ def test_a_working_installation(small_model: Path) -> None:
     assert report["self_test"]["engine"] == "onnxruntime"
 
 
+def test_a_model_that_misses_the_drawn_lesion_is_told(small_model: Path) -> None:
+    assert "warning" not in diagnose()  # the shipped model finds it
+    report = diagnose(str(small_model))  # its weights are random
+    assert report["self_test"]["dice"] < 0.5 and "misses a drawn lesion" in report["warning"]
+    assert report["ok"] is True
+
+
 def test_a_model_is_described_with_checksums_of_its_weights(small_model: Path) -> None:
     found = describe_model(str(small_model))
     assert (found["architecture"], found["size"]) == ("segmae-tiny", 64)

@@ -18,6 +18,7 @@ from segmae.errors import SegmaeError
 if TYPE_CHECKING:  # numpy may be what is broken
     from numpy.typing import NDArray
 
+_FINDS = 0.5  # Dice on the drawn lesion that any usable model passes; the shipped one has .97
 _CORE = ("numpy", "pillow", "scipy", "onnxruntime", "typer", "rich", "contourpy")
 
 
@@ -27,7 +28,8 @@ def diagnose(model: str = "segmae-tiny") -> dict[str, Any]:
     Returns:
         A dict that can be written as JSON: `versions`, `extras` (name -> missing packages and the command that
         installs them), `device`, `model` (with the sha256 of its weights), `self_test`, and `ok`: whether this
-        installation predicts. A model or device that does not work is reported, not raised.
+        installation predicts. A model or device that does not work is reported as `problem`, not raised; a model that
+        misses the drawn lesion as `warning`.
     """
     report: dict[str, Any] = {
         "versions": {
@@ -44,6 +46,11 @@ def diagnose(model: str = "segmae-tiny") -> dict[str, Any]:
         report["model"] |= describe_model(model)
         report["self_test"] = self_test(model)
         report["ok"] = True
+        if (found := report["self_test"]["dice"]) < _FINDS:
+            report["warning"] = (
+                f"the model misses a drawn lesion (Dice {found}): it is not trained for such photographs, or not computed rightly here. "
+                "`segmae doctor` without --model tells which"
+            )
     except SegmaeError as error:
         report["problem"] = str(error)
     except Exception as error:  # whatever is broken here, it is what the doctor was called for

@@ -247,6 +247,5 @@ def print_doctor(report: dict[str, Any]) -> None:
         rows += [("", f"{name} sha256 {digest}") for name, digest in model["sha256"].items()]
         rows.append(("self-test", f"{test['engine']} on {test['device']}: {test['seconds_per_image'] * 1000:.0f} ms an image, "
                                   f"Dice {test['dice']} on a drawn lesion, {test['longest_diameter_px']} px long"))  # fmt: skip
-    else:
-        rows.append(("problem", report["problem"]))
+    rows += [(kind, report[kind]) for kind in ("problem", "warning") if kind in report]
     print_table(("", ""), rows)
