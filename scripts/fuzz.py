@@ -77,7 +77,7 @@ def checkpoint(data: bytes) -> None:
     (place / name).write_bytes(content)
     for read in (
         lambda: read_info(place / "model.safetensors" if kind == 1 else place),
-        lambda: load_trust(place),
+        lambda: load_trust(place / "trust.json"),
         lambda: members(place),
         lambda: weights_digests(place),
         lambda: tuned_threshold(place) if kind == 3 else None,

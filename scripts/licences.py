@@ -1,6 +1,6 @@
 """The licences of what segmae needs at run time, from what is installed here; no network.
 
-    python scripts/licences.py [EXTRA ...]      default: every extra of users (all but dev and twins)
+    python scripts/licences.py [EXTRA ...]      default: every extra of users (all but those for work on segmae itself)
 
 Prints a table and ends with 1 where a licence is GPL or AGPL, or none is stated. Weak copyleft (LGPL, MPL) is allowed: these
 packages are imported as they are. What is not installed is listed and not judged.
@@ -15,7 +15,8 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-NOT_RUN_TIME = {"dev", "twins", "audit"}
+from segmae.doctor import DEVELOPING
+
 FORBIDDEN = re.compile(
     r"(?<![a-z])A?GPL|(?<!lesser )(?<!library )general public licen[sc]e|affero", re.IGNORECASE
 )
@@ -74,7 +75,7 @@ def needed(extras: set[str]) -> Iterator[tuple[str, metadata.Distribution | None
 
 def main() -> None:
     known = set(metadata.distribution("segmae").metadata.get_all("Provides-Extra") or [])
-    extras = set(sys.argv[1:]) or known - NOT_RUN_TIME
+    extras = set(sys.argv[1:]) or known - {*DEVELOPING}
     if unknown := extras - known:
         sys.exit(f"no extra {', '.join(sorted(unknown))}: choose of {', '.join(sorted(known))}")
     absent, refused = [], []

@@ -121,6 +121,18 @@ def test_a_folder_of_an_embedded_models_name_stays_that_folder(
     assert resolve("segmae-tiny").parent == checkpoint.ASSETS
 
 
+@pytest.mark.parametrize("name", ["lesion-v1.pt", "2026.bin"])
+def test_a_folder_is_no_pickle_whatever_its_name(tmp_path: Path, name: str) -> None:
+    assert resolve(folder_with(tmp_path / name, WEIGHTS)) == tmp_path / name
+
+
+@pytest.mark.parametrize("name", checkpoint.OPENVINO)
+def test_either_file_of_an_export_for_openvino_names_its_folder(tmp_path: Path, name: str) -> None:
+    for file in checkpoint.OPENVINO:
+        folder_with(tmp_path, file)
+    assert resolve(tmp_path / name) == tmp_path
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".pkl"])
 def test_pickles_are_refused_unopened(tmp_path: Path, suffix: str) -> None:
     class Trap:

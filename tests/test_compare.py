@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from segmae import cli
+from segmae import compare as module
 from segmae.compare import compare, find_masks, table
 from segmae.data.phantom import write_dataset
 from segmae.errors import CheckpointError, DataError
@@ -93,6 +95,33 @@ def test_a_formula_in_a_name_is_text_in_the_table(tmp_path: Path) -> None:
     found = compare([tmp_path / "a", tmp_path / "b"], out=tmp_path / "out")
     row = next(csv.DictReader((tmp_path / "out" / "per_image.csv").open()))
     assert (found.rows[0].image, row["image"]) == ("=1+1", "'=1+1")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
+def test_an_own_name_goes_before_one_that_was_made_safe(tmp_path: Path) -> None:
+    """Of a folder that holds both `x?1` and `x_1`, another's `x_1` is the second, whatever `segmae predict` would call the first."""
+    write(tmp_path / "a", {"x?1": square(10), "x_1": square(30)})
+    write(tmp_path / "b", {"x_1": square(30)})
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    assert [(row.image, row.dice) for row in found.rows] == [("x_1", 1)]
+    (tmp_path / "a" / "x_1.png").unlink()
+    assert [row.image for row in compare([tmp_path / "a", tmp_path / "b"]).rows] == ["x?1"]
+
+
+def test_a_mask_too_large_for_memory_is_named(
+    two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = module.read_mask
+
+    def read(path: Path, *given: Any, **named: Any) -> Any:
+        if "moved" in str(path):
+            raise MemoryError("Unable to allocate 909. TiB")
+        return whole(path, *given, **named)
+
+    monkeypatch.setattr(module, "read_mask", read)
+    first, second = (failure["problem"] for failure in compare(two).failures)
+    assert "moved.png: does not fit into memory" in first
+    assert "moved_segmentation.png: does not fit into memory" in second
 
 
 def test_exchanged_readers_change_nothing_but_direction(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion, write_dataset
 from segmae.data.preprocess import normalize, prepare_image
 from segmae.data.splits import met_ids
+from segmae.doctor import diagnose
 from segmae.ensemble import EnsembleEngine, combined, save_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
 from segmae.evaluate import evaluate_checkpoint
@@ -135,6 +136,14 @@ def test_models_named_one_by_one_and_as_a_folder_predict_the_same(two: list[Path
     assert set(weights_digests(resolve(moved / "both"))) == {
         "1/model.onnx", "1/model.safetensors", "2/model.safetensors",
     }  # fmt: skip
+
+
+def test_the_doctor_takes_an_ensemble(two: list[Path], tmp_path: Path) -> None:
+    folder = save_ensemble(tmp_path / "both", two)
+    report = diagnose(str(folder))
+    assert report["ok"], report
+    assert report["model"]["architecture"] == "ensemble of 2: segmae-tiny"
+    assert report["model"]["size"] == 96 and len(report["model"]["sha256"]) == 3
 
 
 def test_an_ensemble_is_evaluated_calibrated_and_predicts_files(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 MODULES = {
-    "Predict": ("predict", "result", "outputs", "measure", "contour", "overlay", "exchange", "gallery", "views", "trust", "dicom"),
+    "Predict": ("predictor", "predict", "result", "outputs", "measure", "contour", "overlay", "exchange", "gallery", "views", "trust", "ensemble", "dicom", "client"),
     "Your own data": ("finetune", "rank", "compare", "masks", "calibrate"),
     "Train": ("config", "train", "tasks", "losses", "checkpoint", "models", "models.segmae", "models.layers", "models.hiding"),
     "Evaluate": ("evaluate", "metrics", "statistics", "report"),
     "Data": ("data.catalog", "data.splits", "data.preprocess", "data.check", "data.augment", "data.dataset", "data.phantom", "data.download"),
+    "Hand on": ("hub", "card"),
     "Rest": ("errors", "doctor", "demo"),
 }  # fmt: skip
 

@@ -6,19 +6,18 @@ from typing import Any
 
 from typer.main import get_command
 
-from segmae.cli import app
+from segmae import cli
 
-INTRODUCTION = """# Commands
+INTRODUCTION = f"""# Commands
 
-Made from the command line itself; `segmae COMMAND --help` prints the same. Exit codes: 0 all well; 1 some inputs failed; 2 wrong
-usage, or nothing could be done; 130 stopped by Ctrl-C. An option that is not given leaves the choice to the Python function
-behind the command, see [API](api.md).
+Made from the command line itself; `segmae COMMAND --help` prints the same. {str(cli.__doc__).split(chr(10), 2)[2].strip()} An option
+that is not given leaves the choice to the Python function behind the command, see [API](api.md).
 """
 
 
 def page() -> str:
     """Markdown: a heading for each command, with what it does, how it is called and a table of its options."""
-    return INTRODUCTION + "".join(_sections(get_command(app), "segmae"))
+    return INTRODUCTION + "".join(_sections(get_command(cli.app), "segmae"))
 
 
 def _sections(command: Any, path: str) -> list[str]:

@@ -82,13 +82,14 @@ def resolve(model: str | Path) -> Path:
         raise CheckpointError(
             f"{str(model)[:200]!r}: cannot be looked at ({getattr(error, 'strerror', None) or error}). Check the name and the permissions"
         ) from error
-    if path.suffix in PICKLES:
+    if path.suffix == ".safetensors" and path.is_file():
+        return path
+    if path.name in (ONNX, *OPENVINO) and path.with_name(CONFIG).is_file():
+        path = path.parent
+    if path.suffix in PICKLES and not path.is_dir():
         raise CheckpointError(
             f"{path}: pickled checkpoints can run code and are never loaded. Save the model with segmae.save_pretrained"
         )
-    if path.suffix == ".safetensors" and path.is_file():
-        return path
-    path = path.parent if path.name in (ONNX, *OPENVINO) else path  # which needs the config.json beside it
     if str(model) in embedded_models():
         return ASSETS / str(model)
     if str(path) in embedded_models():  # ./NAME, whose point a Path forgets

@@ -11,6 +11,7 @@ A batch: `service.wait(service.submit(paths, formats="mask,csv"))`, then `servic
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import json
 import secrets
@@ -124,13 +125,18 @@ class Client:
                     refusal = _refusal(error)
                 if error.code not in (429, 503) or attempt == TRIES:
                     raise refusal from error
-                time.sleep(min(LONGEST_WAIT, float(error.headers.get("Retry-After") or 1)))
-            except OSError as error:
+                time.sleep(_wait_s(error.headers.get("Retry-After", "")))
+            except (OSError, http.client.HTTPException) as error:  # the latter: an answer cut short
                 reason = getattr(error, "reason", error)
                 raise ServiceError(
                     0, f"{self.url}: no answer ({reason}). Is `segmae serve` running there?"
                 ) from error
         raise AssertionError  # the last try returned or raised
+
+
+def _wait_s(retry_after: str) -> float:
+    """Seconds that an answer asks to wait; a proxy may name a date instead, which counts as one second."""
+    return min(LONGEST_WAIT, float(retry_after)) if retry_after.isdecimal() else 1.0
 
 
 def multipart(files: dict[str, list[File]], options: dict[str, Any]) -> tuple[bytes, str]:

@@ -24,7 +24,7 @@ from segmae.background import ahead, usable_cpus
 from segmae.checkpoint import resolve
 from segmae.data.catalog import find_data, masks_in
 from segmae.data.preprocess import read_mask
-from segmae.errors import CheckpointError, DataError, ImageError
+from segmae.errors import TOO_LARGE, CheckpointError, DataError, ImageError
 from segmae.files import atomic_write, harmless, write_json
 from segmae.metrics import Counts
 from segmae.photographs import find_photographs, safe_name
@@ -193,15 +193,13 @@ def _matched(readers: Sequence[Reader]) -> list[Reader]:
     for name in {name for reader in readers for name in reader.files}:
         if (safe := safe_name(name)) != name:
             originals[safe].add(name)
-    own = {safe: names.pop() for safe, names in originals.items() if len(names) == 1}
+    own = {
+        safe: next(iter(names))
+        for safe, names in originals.items()
+        if len(names) == 1 and not any({safe, *names} <= reader.files.keys() for reader in readers)
+    }
     return [
-        replace(
-            reader,
-            files={
-                name if own.get(name, name) in reader.files else own[name]: path
-                for name, path in reader.files.items()
-            },
-        )
+        replace(reader, files={own.get(name, name): path for name, path in reader.files.items()})
         for reader in readers
     ]
 
@@ -241,7 +239,8 @@ def _compare_image(readers: Sequence[Reader], name: str) -> tuple[list[Agreement
         try:
             masks[place] = reader.mask(name)
         except (ImageError, OSError, MemoryError) as error:
-            problem = str(error) or f"{reader.files[name]}: does not fit into memory"
+            too_large = isinstance(error, MemoryError)
+            problem = f"{reader.files[name]}: {TOO_LARGE}" if too_large else str(error)
             failures.append({"file": str(reader.files[name]), "problem": problem})
     rows = []
     for first, second in combinations(masks, 2):

@@ -7,6 +7,7 @@ the same way; for libraries that put (0, 0) at the pixel's centre, subtract 0.5.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
@@ -18,6 +19,7 @@ from scipy import ndimage
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+Clean = Callable[[NDArray[Any]], NDArray[Any]]  # a mask [H,W] to the one that counts
 
 MAX_SIDE = 2048  # grid points; wider lesions are averaged over blocks first, which bounds time and memory
 SMOOTHING = 1.0  # standard deviation, in grid points, of the blur that takes the staircase out of a mask
@@ -93,6 +95,12 @@ def smooth_outlines(mask: NDArray[Any]) -> list[Polygon]:
     x, y, values = grid
     blurred = ndimage.gaussian_filter(values, SMOOTHING, mode="nearest")
     return _marching_squares(x, y, blurred, 0.5) or outlines(inside)
+
+
+def cleaned(mask: NDArray[Any], largest: bool, filled: bool) -> NDArray[Any]:
+    """A mask [H,W] of its largest piece alone, without holes, or both; as it is where neither is asked for."""
+    mask = keep_largest(mask) if largest else mask
+    return fill_holes(mask) if filled else mask
 
 
 def keep_largest(mask: NDArray[Any]) -> BoolArray:

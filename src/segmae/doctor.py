@@ -18,6 +18,7 @@ from segmae.errors import SegmaeError
 if TYPE_CHECKING:  # numpy may be what is broken
     from numpy.typing import NDArray
 
+DEVELOPING = ("dev", "twins", "docs", "release")  # extras that only work on segmae itself needs
 _FINDS = 0.5  # Dice on the drawn lesion that any usable model passes; the shipped one has .97
 _CORE = ("numpy", "pillow", "scipy", "onnxruntime", "typer", "rich", "contourpy")
 
@@ -64,9 +65,7 @@ def extras() -> dict[str, dict[str, Any]]:
     installed = _version("segmae")  # not where it is run from a source tree
     for line in (importlib.metadata.requires("segmae") or []) if installed else []:
         name, extra = re.match(r"[\w.-]+", line), re.search(r"extra\s*==\s*['\"]([\w-]+)", line)
-        if (
-            name and extra and extra[1] not in ("dev", "twins", "docs", "release")
-        ):  # which only working on segmae needs
+        if name and extra and extra[1] not in DEVELOPING:
             wanted.setdefault(extra[1], []).append(name[0])
     return {extra: _extra(extra, packages) for extra, packages in wanted.items()}
 
@@ -117,10 +116,12 @@ def describe_model(name: str) -> dict[str, Any]:
     Raises:
         CheckpointError: there is no such model, or it cannot be read.
     """
-    from segmae.checkpoint import read_info, resolve, weights_digests
+    from segmae.checkpoint import members, read_info, resolve, weights_digests
+    from segmae.ensemble import combined
 
     path = resolve(name)
-    info = read_info(path)
+    infos = [read_info(single) for single in members(path)]
+    info = infos[0] if len(infos) == 1 else combined(infos)
     return {
         "path": str(path),
         "architecture": info.architecture,

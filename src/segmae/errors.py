@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+TOO_LARGE = "does not fit into memory. Scale it down"
+
 
 def reason(error: Exception) -> str:
     """What an error of Python's says about a file's content, in words."""

@@ -13,12 +13,14 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmae.background import usable_cpus
 from segmae.checkpoint import resolve, weights_digests
 from segmae.config import config_to_dict
+from segmae.contour import cleaned
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.splits import LISTS, Split, load_split, met_ids, overlap, with_lesions
 from segmae.errors import DataError
@@ -54,6 +56,8 @@ def evaluate(
     model: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     against: Evaluated | None = None,
+    keep_largest: bool = False,
+    fill_holes: bool = False,
     batch_size: int = 16,
     resamples: int = 2000,
     seed: int = 0,
@@ -73,6 +77,7 @@ def evaluate(
         model: what the summary says about the model besides its own `ModelInfo`: a name, a checksum.
         warnings: what the summary has to warn of besides what is found here.
         against: another model's evaluation; the summary's `against` then has the mean differences on the images that both have.
+        keep_largest, fill_holes: measure masks that are cleaned so; see `segmae.contour`.
         resamples: bootstrap samples of the 95 % intervals.
         seed: of the bootstrap.
         progress: called after every batch.
@@ -88,7 +93,8 @@ def evaluate(
         raise DataError(f"{data}: no cases to evaluate in part '{part}'. Check the folder and the split")
     started = time.perf_counter()
     ordered = sorted(cases, key=lambda case: case.id)
-    scores, failures = measure(predictor, ordered, batch_size, progress)
+    clean = partial(cleaned, largest=keep_largest, filled=fill_holes)
+    scores, failures = measure(predictor, ordered, batch_size, progress, clean)
     if not scores:
         raise DataError(
             f"{data}: none of {len(cases)} cases could be measured. The first: {failures[0]['problem']}"
@@ -115,6 +121,8 @@ def evaluate(
             "preprocess": config_to_dict(info.preprocess),
             "threshold": info.threshold,
             "views": predictor.views,
+            "keep_largest": keep_largest,
+            "fill_holes": fill_holes,
             "provenance": portable(info.provenance),
         },
         "data": {
@@ -165,6 +173,8 @@ def evaluate_checkpoint(
     device: str | None = None,
     threads: int | None = None,
     views: int = 1,
+    keep_largest: bool = False,
+    fill_holes: bool = False,
     batch_size: int = 16,
     resamples: int = 2000,
     seed: int = 0,
@@ -176,7 +186,7 @@ def evaluate_checkpoint(
 
     Writes `per_image.csv`, `summary.json`, `report.md` and `cases.png` into `out`, by default the folder
     `evaluation/<data>-<split>-<part>` of the model's run, or `evaluation/<model>-<data>-<split>-<part>` of
-    the current folder where there is no run; with several views `-8views` ends its name.
+    the current folder where there is no run; `-8views`, `-largest` and `-filled` end its name where these are asked for.
 
     Args:
         checkpoint: see `segmae.checkpoint.resolve`.
@@ -184,6 +194,7 @@ def evaluate_checkpoint(
         split: a name that `segmae data splits list` shows, a CSV file or a `Split`; None for every case of the dataset.
         part: of the split; default: test.
         engine, device, threads, views: see `segmae.load`.
+        keep_largest, fill_holes: see `evaluate`.
         allow_leaks: evaluate, with a warning, although the model was trained on some of the images.
         against: the folder of another model's evaluation, to tell what this one gains, image by image.
 
@@ -219,7 +230,7 @@ def evaluate_checkpoint(
 
     name = dataset.root.resolve().name if dataset.name == "folder" else dataset.name
     label = "-".join([name, *([Path(chosen.name).stem] if chosen else []), part])
-    label += views_suffix(views)
+    label += views_suffix(views) + "-largest" * keep_largest + "-filled" * fill_holes
     folder = Path(out) if out is not None else _default_folder(path, label)
     if against is not None and folder.resolve() == Path(against).resolve():
         raise DataError(f"{folder}: holds the evaluation to compare with. Choose another folder for this one")
@@ -233,6 +244,8 @@ def evaluate_checkpoint(
         model={"name": _model_name(path), "weights_sha256": weights_digests(path)},
         warnings=warnings,
         against=other,
+        keep_largest=keep_largest,
+        fill_holes=fill_holes,
         batch_size=batch_size,
         resamples=resamples,
         seed=seed,

@@ -97,6 +97,9 @@ def locate(urls: Sequence[str], name: str, remedy: str) -> Remote:
             try:
                 with open_url(url, method="HEAD") as response:
                     return described(url, response)
+            except Unreachable as error:  # it answers, and not with what can be fetched
+                problems[url] = str(error)
+                break
             except DROPPED as error:
                 problems[url] = f"{url}: {reason_of(error)}"
                 status = getattr(error, "code", None)

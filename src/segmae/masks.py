@@ -15,11 +15,11 @@ from segmae import contour
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, find_data, image_files, masks_in
 from segmae.data.preprocess import PIXELS_AT_ONCE, image_size, read_image, read_mask
-from segmae.errors import ConfigError, DataError, ImageError
+from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
 from segmae.measure import Measurements, measure, pixel_scale
 from segmae.outputs import Row, Scale, Wanted, nine_digits, several_pieces, wanted, write_csv
 from segmae.photographs import find_photographs, refuse_nameless, safe_name
-from segmae.predict import TOO_LARGE, Progress
+from segmae.predict import Progress
 
 OF_COLOURS = tuple(name for name in Measurements().to_dict() if "colour" in name or "pigment" in name)
 COLUMNS = ("file", "mm_per_pixel")  # of a table of scales
@@ -198,10 +198,7 @@ def _measured(path: Path, name: str, given: _With) -> Row:
             raise ImageError(path, f"no photograph {name}.* is in {given.folder}, or several", remedy)
         photo = read_image(given.photographs[name])
     lesion = read_mask(path, (photo.width, photo.height) if photo else None) > 0
-    if want.keep_largest:
-        lesion = contour.keep_largest(lesion)
-    if want.fill_holes:
-        lesion = contour.fill_holes(lesion)
+    lesion = contour.cleaned(lesion, want.keep_largest, want.fill_holes)
     pixels = photo.pixels if photo else np.broadcast_to(np.uint8(0), (*lesion.shape, 3))
     values = measure(pixels, lesion, scale).to_dict()
     return {

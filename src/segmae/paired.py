@@ -50,10 +50,16 @@ def read_evaluation(folder: str | Path) -> Evaluated:
         raise DataError(f"{folder / 'per_image.csv'}: is not that of an evaluation. {remedy}") from error
     try:
         model = read_json(folder / "summary.json")["model"]
-        name = str(model["name"]) + by_views(model.get("views", 1))
+        name = str(model["name"]) + how_asked(model)
     except (OSError, ValueError, KeyError, TypeError):
         name = folder.resolve().name
     return Evaluated(name, rows)
+
+
+def how_asked(model: Mapping[str, Any]) -> str:
+    """What a summary's `model` tells of views and cleaned masks, to end its name; "" where it was asked for neither."""
+    cleaned = {"keep_largest": ", largest piece", "fill_holes": ", holes filled"}
+    return by_views(model.get("views", 1)) + "".join(text for key, text in cleaned.items() if model.get(key))
 
 
 def difference(first: Rows, second: Rows, measure: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data import heic
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image, read_image
-from segmae.errors import DataError, ImageError
+from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.files import append, make_folder
 from segmae.outputs import (
     DEFAULT_FORMATS,
@@ -44,7 +44,6 @@ from segmae.photographs import (
 )
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
-TOO_LARGE = "does not fit into memory. Scale it down"
 KEPT = 2_000_000  # pixels of a decoded photograph that waits for the network; a larger one is decoded again for its overlay
 
 Progress = Callable[[int, int], None]  # files done, files in all

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segmae.background import ahead, usable_cpus
 from segmae.data.preprocess import prepare_image
-from segmae.errors import DataError, ImageError
+from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.files import atomic_write, harmless
 from segmae.photographs import find_photographs
 from segmae.predict import Progress
@@ -138,8 +138,10 @@ def _prepare(predictor: Predictor, path: Path) -> NDArray[np.uint8] | str:
     """The network's input [S,S,3], or why there is none."""
     try:
         return prepare_image(predictor.read(path).pixels, predictor.info.preprocess)
-    except (ImageError, OSError, MemoryError) as error:
-        return str(error) or f"{path}: does not fit into memory"
+    except (ImageError, OSError) as error:
+        return str(error)
+    except MemoryError:
+        return f"{path}: {TOO_LARGE}"
 
 
 def _look(predictor: Predictor, name: str, path: Path, image: NDArray[np.uint8]) -> _Seen:

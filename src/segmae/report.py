@@ -6,19 +6,20 @@ The sheet shows real photographs. It belongs into a run's folder, which git igno
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from segmae.contour import Clean, cleaned
 from segmae.data.catalog import Case
 from segmae.data.preprocess import read_image, read_mask
 from segmae.files import atomic_path, atomic_write
 from segmae.gallery import fit_text, font, shrink
 from segmae.overlay import PREDICTION, REFERENCE, overlay
-from segmae.paired import read_evaluation, sentences
-from segmae.views import by_views
+from segmae.paired import how_asked, read_evaluation, sentences
 
 if TYPE_CHECKING:
     from segmae.predictor import Predictor
@@ -34,7 +35,9 @@ def write_report(
 ) -> tuple[Path, Path]:
     """Write `cases.png` and `report.md` beside an evaluation's `per_image.csv` in `folder`; the two paths."""
     dice = {id: float(row["dice@original"]) for id, row in read_evaluation(folder).rows.items()}
-    sheet = draw_sheet(predictor, cases, dice, title(summary))
+    model = summary["model"]
+    clean = partial(cleaned, largest=model["keep_largest"], filled=model["fill_holes"])
+    sheet = draw_sheet(predictor, cases, dice, title(summary), clean)
     with atomic_path(folder / "cases.png") as path:
         sheet.save(path)
     atomic_write(folder / "report.md", markdown(summary))
@@ -73,7 +76,7 @@ def title(summary: Mapping[str, Any]) -> str:
     """One line that says which model was evaluated on what."""
     model, data = summary["model"], summary["data"]
     name = model.get("name", model["architecture"])
-    return f"{name} on {data['split'] or data['name']}, {data['part']}{by_views(model['views'])}"
+    return f"{name} on {data['split'] or data['name']}, {data['part']}{how_asked(model)}"
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -123,7 +126,11 @@ def choose_cases(dice: Mapping[str, float], count: int = COLUMNS) -> dict[str, l
 
 
 def draw_sheet(
-    predictor: Predictor, cases: Sequence[Case], dice: Mapping[str, float], heading: str
+    predictor: Predictor,
+    cases: Sequence[Case],
+    dice: Mapping[str, float],
+    heading: str,
+    clean: Clean = lambda mask: mask,
 ) -> Image.Image:
     """The best, median and worst of the cases that `dice` names, with both contours; RGB."""
     known = {case.id: case for case in cases}
@@ -143,7 +150,7 @@ def draw_sheet(
         draw.text((GAP, top + 10), name, INK, font=font(20))
         for column, id in enumerate(ids):
             left = GAP + column * (TILE[0] + GAP)
-            sheet.paste(_tile(predictor, known[id]), (left, top + HEADING))
+            sheet.paste(_tile(predictor, known[id], clean), (left, top + HEADING))
             under, figure = top + HEADING + TILE[1] + 5, f"Dice {dice[id]:.3f}"
             space = TILE[0] - draw.textlength(figure, font=font(17)) - GAP
             draw.text((left, under), fit_text(draw, id, 17, space), GREY, font=font(17))
@@ -151,12 +158,12 @@ def draw_sheet(
     return sheet
 
 
-def _tile(predictor: Predictor, case: Case) -> Image.Image:
+def _tile(predictor: Predictor, case: Case, clean: Clean) -> Image.Image:
     assert case.mask is not None  # only cases that were measured are shown
     photo = read_image(case.image, at_least=TILE[1])
     scale = min(TILE[0] / photo.width, TILE[1] / photo.height)
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
-    masks = predictor(case.image).mask, read_mask(case.mask, size=(photo.width, photo.height))
+    masks = clean(predictor(case.image).mask), read_mask(case.mask, size=(photo.width, photo.height))
     pixels = np.asarray(Image.fromarray(photo.pixels).resize(size, Image.Resampling.LANCZOS))
     drawn = overlay(pixels, *(shrink(mask, size) for mask in masks))
     tile = Image.new("RGB", TILE, BOX)

@@ -87,8 +87,7 @@ class Result:
 
     def cleaned(self, keep_largest: bool = False, fill_holes: bool = False) -> Result:
         """The same with only the largest piece of the mask, without holes, or both."""
-        mask = contour.keep_largest(self.mask) if keep_largest else self.mask
-        return replace(self, mask=contour.fill_holes(mask) if fill_holes else mask)
+        return replace(self, mask=contour.cleaned(self.mask, keep_largest, fill_holes))
 
     def measure(self, mm_per_pixel: float | tuple[float, float] | None = None) -> measuring.Measurements:
         """Size, border, symmetry and colours: see `segmae.measure.measure`."""

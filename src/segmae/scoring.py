@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from segmae import metrics, statistics
 from segmae.background import ahead, usable_cpus
 from segmae.config import Preprocess
+from segmae.contour import Clean
 from segmae.data.catalog import Case
 from segmae.data.preprocess import read_mask, read_prepared, resize_mask, restore
-from segmae.errors import CheckpointError, SegmaeError
+from segmae.errors import TOO_LARGE, SegmaeError
 from segmae.metrics import Counts, Reliability
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ CONVENTION = (
     "thresholded_iou is 0 below .65. per_image_mean: measured per image, then averaged; pooled: from the "
     "pixels of all images together. @N: mask resized to N x N; @original: probability resized to the "
     "photograph's own size. hd95 and assd in pixels, the image's diagonal if one mask alone is empty; "
-    "boundary_iou with a band of 2 % of the diagonal; ece with 15 bins of the lesion's probability."
+    "boundary_iou with a band of 2 % of the diagonal; ece with 15 bins of the lesion's probability. "
+    "A mask that is cleaned (keep_largest, fill_holes) is cleaned at each size; ece and brier are those of the probability."
 )
 
 
@@ -57,7 +59,11 @@ class _Sample:
 
 
 def measure(
-    predictor: Predictor, cases: Sequence[Case], batch_size: int, progress: Progress | None = None
+    predictor: Predictor,
+    cases: Sequence[Case],
+    batch_size: int,
+    progress: Progress | None = None,
+    clean: Clean = lambda mask: mask,
 ) -> tuple[list[Score], list[dict[str, str]]]:
     """Scores of all cases that can be read, and `id` and `problem` of the others, in the order of `cases`.
 
@@ -79,7 +85,7 @@ def measure(
                 failures.append({"id": case.id, "problem": sample})
             if len(batch) == batch_size or (done == len(cases) and batch):
                 scores += [future.result() for future in pending]
-                pending = _score_batch(predictor, batch, pool)
+                pending = _score_batch(predictor, batch, clean, pool)
                 batch = []
             if progress and (done % batch_size == 0 or done == len(cases)):
                 progress(done, len(cases))
@@ -94,33 +100,31 @@ def _load(case: Case, preprocess: Preprocess) -> _Sample | str:
     try:
         image, size = read_prepared(case.image, preprocess)
         return _Sample(case, image, read_mask(case.mask, size=size))
-    except (SegmaeError, OSError, ValueError, MemoryError) as error:
+    except MemoryError:
+        return f"{case.image}: {TOO_LARGE}"
+    except (SegmaeError, OSError, ValueError) as error:
         return str(error) or type(error).__name__
 
 
-def _score_batch(predictor: Predictor, batch: list[_Sample], pool: ThreadPoolExecutor) -> list[Future[Score]]:
+def _score_batch(
+    predictor: Predictor, batch: list[_Sample], clean: Clean, pool: ThreadPoolExecutor
+) -> list[Future[Score]]:
     probability = predictor.network_probability(np.stack([sample.image for sample in batch]))
-    broken = [s.case.id for s, p in zip(batch, probability, strict=True) if not np.isfinite(p).all()]
-    if broken:
-        raise CheckpointError(
-            f"the network's output for {', '.join(broken[:3])} is not a number. Its weights are damaged, or "
-            "were saved after training diverged: take an earlier checkpoint"
-        )
     threshold = predictor.info.threshold
-    return [pool.submit(_score, s, p, threshold) for s, p in zip(batch, probability, strict=True)]
+    return [pool.submit(_score, s, p, threshold, clean) for s, p in zip(batch, probability, strict=True)]
 
 
-def _score(sample: _Sample, probability: NDArray[np.float32], threshold: float) -> Score:
+def _score(sample: _Sample, probability: NDArray[np.float32], threshold: float, clean: Clean) -> Score:
     height, width = sample.mask.shape
     small = resize_mask(sample.mask, probability.shape[0])
     large = restore(probability, (width, height))
-    found = large > threshold
+    found = clean(large > threshold)
     hd95, assd = metrics.surface_distances(found, sample.mask)
     return Score(
         id=sample.case.id,
         width=width,
         height=height,
-        network=metrics.counts(probability > threshold, small),
+        network=metrics.counts(clean(probability > threshold), small),
         original=metrics.counts(found, sample.mask),
         hd95=hd95,
         assd=assd,

@@ -18,11 +18,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from links import link
 from segmae import cli
+from segmae import fetch as fetch_module
 from segmae.data import download as module
 from segmae.data.catalog import open_dataset
 from segmae.data.download import ARCHIVES, Archive, ChecksumMismatch, Download, download
@@ -237,6 +239,24 @@ def test_the_older_mirror_is_asked_where_the_first_has_no_file(
     download("isic2017", tmp_path, parts=("val",), base_urls=(empty.url, host.url))
     assert [method for method, _, _ in empty.log] == ["HEAD", "HEAD"]  # a 404 is not asked for again
     assert len(host.gets()) == 2
+
+
+def test_the_older_mirror_is_asked_where_the_first_tells_no_size(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a page of a captive portal, or a host that compresses what it sends."""
+    real = fetch_module.open_url
+
+    def open_url(url: str, *given: Any, **named: Any) -> Any:
+        response = real(url.replace("http://portal", host.url), *given, **named)
+        if url.startswith("http://portal"):
+            del response.headers["Content-Length"]
+        return response
+
+    monkeypatch.setattr(fetch_module, "open_url", open_url)
+    download("isic2017", tmp_path, parts=("val",), base_urls=("http://portal", host.url))
+    with pytest.raises(DataError, match="does not say how large"):
+        download("isic2017", tmp_path / "new", parts=("val",), base_urls=("http://portal",))
 
 
 def test_the_older_mirror_is_asked_where_the_first_keeps_dropping(

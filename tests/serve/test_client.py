@@ -55,10 +55,12 @@ def test_it_asks_again_when_the_service_says_so(script: tuple[type[Script], Clie
     one.answers = [
         (503, {"Retry-After": "2"}, b""),
         (429, {"Retry-After": "900"}, b""),
+        (503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, b""),  # as proxies may
+        (503, {"Retry-After": "-3"}, b""),
         (200, JSON, b'{"models": []}'),
     ]
     assert client.models() == []
-    assert waited == [2, module.LONGEST_WAIT]
+    assert waited == [2, module.LONGEST_WAIT, 1, 1]
     one.answers = [(429, {}, b"{}")] * module.TRIES
     with pytest.raises(ServiceError) as refused:
         client.models()
@@ -83,6 +85,13 @@ def test_only_requests_for_other_machines_go_through_a_proxy(
         with pytest.raises(ServiceError, match="no answer"):
             other.models()
         assert not proxy.asked
+
+
+def test_an_answer_that_is_cut_short_is_an_error_too(script: tuple[type[Script], Client]) -> None:
+    one, client = script
+    one.answers = [(200, {**JSON, "Content-Length": "99"}, b'{"models"')]
+    with pytest.raises(ServiceError, match="no answer"):
+        client.models()
 
 
 def test_what_a_proxy_answers_is_an_error_too(script: tuple[type[Script], Client]) -> None:

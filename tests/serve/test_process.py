@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -23,8 +24,10 @@ from typer.testing import CliRunner
 
 import segmae
 from conftest import Start
+from segmae.checkpoint import resolve
 from segmae.cli import app
 from segmae.client import Client, ServiceError
+from segmae.ensemble import save_ensemble
 from segmae.errors import ConfigError, InUse
 from segmae.serve.run import bound, serve
 from segmae.serve.settings import Settings
@@ -177,6 +180,16 @@ def test_the_command_makes_keys_and_refuses_to_be_open_without_one(tmp_path: Pat
     assert command("--tls-cert", "cert.pem").exit_code == 2
     no_file = command("--tls-cert", "cert.pem", "--tls-key", "key.pem", "--port", "0")
     assert no_file.exit_code == 2 and "cert.pem" in no_file.stderr and not no_file.stdout
+
+
+def test_an_ensemble_is_served(tmp_path: Path) -> None:
+    copies = [shutil.copytree(resolve("segmae-tiny"), tmp_path / name) for name in ("one", "two")]
+    process = Process(tmp_path / "state", "--model", str(save_ensemble(tmp_path / "both", copies)))
+    try:
+        until(lambda: _ready(process.client))
+        assert process.client.segment(drawn())["lesion_share"] > 0
+    finally:
+        assert process.stop() == STOPPED
 
 
 def test_a_second_server_on_the_same_state_is_refused(start: Start, tmp_path: Path) -> None:

@@ -201,11 +201,11 @@ def test_rows_are_taken_in_the_order_asked_for(write_study: Write, tmp_path: Pat
         run_studies([tmp_path / "drawn.yaml"], rows=["plain", "unet"], **folders(tmp_path))
 
 
-def one_by_one(predictor: Any, cases: Any, batch_size: int, progress: Any = None) -> Any:
+def one_by_one(predictor: Any, cases: Any, batch_size: int, *rest: Any) -> Any:
     """Measuring in batches of one, so that there are images left when the time is up."""
     from segmae.scoring import measure
 
-    return measure(predictor, cases, 1, progress)
+    return measure(predictor, cases, 1, *rest)
 
 
 def test_a_cell_that_is_ended_after_its_last_epoch_still_says_what_stage_1_it_had(

@@ -21,12 +21,12 @@ from segmae.cluster.plan import MANIFESTS, MASKS, SHARDS, Settings, Shard, check
 from segmae.cluster.rows import Row, read_mark, readable, to_parquet
 from segmae.cluster.storage import Store, read_bytes
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image, read_image
-from segmae.errors import DataError, ImageError
+from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.exchange import run_lengths
 from segmae.measure import measure
 from segmae.outputs import summary_row, wanted
 from segmae.photographs import safe_name
-from segmae.predict import KEPT, TOO_LARGE
+from segmae.predict import KEPT
 from segmae.predictor import Predictor
 
 READERS = 4  # threads that fetch and decode while the network computes: a bucket answers late

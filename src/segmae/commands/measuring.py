@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from segmae.commands.options import Json, given
+from segmae.commands.options import FillHoles, Json, KeepLargest, given
 from segmae.commands.show import exit_code, note, print_failures, print_json, progress
 
 
@@ -22,10 +22,8 @@ def measure(
     mm_table: Annotated[
         str | None, typer.Option(help="CSV file with the columns file,mm_per_pixel, where scales differ.")
     ] = None,
-    keep_largest: Annotated[
-        bool | None, typer.Option("--keep-largest", help="Only the largest piece of a mask.")
-    ] = None,
-    fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help="Masks without holes.")] = None,
+    keep_largest: KeepLargest = None,
+    fill_holes: FillHoles = None,
     as_json: Json = False,
 ) -> None:
     """Measure masks that were drawn or corrected by hand, as `predict --measure` does its own. Goes on after a bad file.

@@ -19,6 +19,8 @@ Views = Annotated[
         help="Mean over so many turned and mirrored views, at as many times the cost; 8 are all.",
     ),
 ]
+KeepLargest = Annotated[bool | None, typer.Option("--keep-largest", help="Only the largest piece of a mask.")]
+FillHoles = Annotated[bool | None, typer.Option("--fill-holes", help="Masks without holes.")]
 Settings = Annotated[
     list[str], typer.Argument(metavar="RECIPE.yaml [KEY=VALUE]...", help="A recipe and overrides.")
 ]

@@ -17,7 +17,7 @@ from segmae.commands.cluster import (
     Workers,
     run_batch,
 )
-from segmae.commands.options import Device, Engine, Json, Threads, Views, given
+from segmae.commands.options import Device, Engine, FillHoles, Json, KeepLargest, Threads, Views, given
 from segmae.commands.show import exit_code, note, print_failures, print_json, print_table, progress, short
 
 NAMED = 3  # files of one reason
@@ -41,10 +41,8 @@ def predict(
         ),
     ] = None,
     overlay_style: Annotated[str | None, typer.Option(help="contour, fill or side.")] = None,
-    keep_largest: Annotated[
-        bool | None, typer.Option("--keep-largest", help="Only the largest piece of a mask.")
-    ] = None,
-    fill_holes: Annotated[bool | None, typer.Option("--fill-holes", help="Masks without holes.")] = None,
+    keep_largest: KeepLargest = None,
+    fill_holes: FillHoles = None,
     measure: Annotated[bool | None, typer.Option("--measure", help="Measurements, in results.jsonl.")] = None,
     mm_per_pixel: Annotated[
         float | None,

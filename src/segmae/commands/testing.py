@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segmae.commands.options import Device, Engine, Json, Threads, Views, given
+from segmae.commands.options import Device, Engine, FillHoles, Json, KeepLargest, Threads, Views, given
 from segmae.commands.show import note, print_failures, print_json, print_table, progress
 
 
@@ -25,6 +25,8 @@ def evaluate(
     device: Device = None,
     threads: Threads = None,
     views: Views = None,
+    keep_largest: KeepLargest = None,
+    fill_holes: FillHoles = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     resamples: Annotated[int | None, typer.Option(min=1, help="Bootstrap samples of the intervals.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the bootstrap.")] = None,
@@ -34,7 +36,7 @@ def evaluate(
     against: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of an evaluation by another model, or other views: what this one gains over it."
+            help="Folder of an evaluation by another model, other views or otherwise cleaned masks: what this one gains over it."
         ),
     ] = None,
     as_json: Json = False,
@@ -45,8 +47,8 @@ def evaluate(
     from segmae.report import summary_table
 
     options = given(
-        split=split, part=part, out=out, engine=engine, device=device, threads=threads, views=views,
-        batch_size=batch_size, resamples=resamples, seed=seed, allow_leaks=allow_leaks, against=against,
+        split=split, part=part, out=out, engine=engine, device=device, threads=threads, views=views, keep_largest=keep_largest,
+        fill_holes=fill_holes, batch_size=batch_size, resamples=resamples, seed=seed, allow_leaks=allow_leaks, against=against,
     )  # fmt: skip
     with progress("images") as advance:
         summary, folder = evaluate_checkpoint(checkpoint, data_folder, **options, progress=advance)

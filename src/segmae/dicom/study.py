@@ -17,7 +17,7 @@ from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.dicom.quiet import COPY_AGAIN, guarded, quiet, require_pydicom
 from segmae.dicom.read import PHOTOGRAPHS, DicomObject, class_name, has_mark, open_object
 from segmae.dicom.seg import algorithm_of, as_stored, write_segmentation
-from segmae.errors import DataError, ImageError, require
+from segmae.errors import TOO_LARGE, DataError, ImageError, require
 from segmae.files import append, make_folder
 from segmae.gallery import read_file
 from segmae.outputs import (
@@ -35,7 +35,7 @@ from segmae.outputs import (
     write_rows,
 )
 from segmae.photographs import FILES, RESULTS, earlier_rows, file_stamp
-from segmae.predict import TOO_LARGE, Predictions, Progress, merged
+from segmae.predict import Predictions, Progress, merged
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")

@@ -134,10 +134,7 @@ def measured(image: bytes | NDArray[np.uint8], mask: bytes, want: Wanted, output
     """
     photo = read_image(image)
     lesion = read_mask(mask, (photo.width, photo.height)) > 0
-    if want.keep_largest:
-        lesion = contour.keep_largest(lesion)
-    if want.fill_holes:
-        lesion = contour.fill_holes(lesion)
+    lesion = contour.cleaned(lesion, want.keep_largest, want.fill_holes)
     if output == "overlay":
         return png(overlay.overlay(photo.pixels, lesion, style=want.overlay_style))
     row = {"width": photo.width, "height": photo.height, "uncertainty": 0.0}  # a person's word counts

@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from segmae.checkpoint import read_info
+from segmae.checkpoint import members, read_info
 from segmae.errors import ConfigError
 from segmae.serve.app import create_app
 from segmae.serve.guard import line
@@ -45,7 +45,8 @@ def serve(
             f"{settings.host} can be reached from other machines, and {settings.state / FILE} holds no API key. "
             "Make one with `segmae serve --new-key`, or open the service to everyone with --open-without-keys"
         )
-    read_info(settings.model)
+    for single in members(settings.model):
+        read_info(single)
     app = create_app(settings)
     listening = bound(settings.host, settings.port)
     config = uvicorn_config(app, settings, tls)

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from segmae.background import Room
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image
 from segmae.dicom import DicomObject, open_object
-from segmae.errors import ImageError, MissingExtra
-from segmae.predict import TOO_LARGE
+from segmae.errors import TOO_LARGE, ImageError, MissingExtra
 from segmae.predictor import Predictor
 from segmae.result import Result
 from segmae.serve.engine import Closed, Engine, Full, Output
