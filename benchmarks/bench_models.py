@@ -13,9 +13,9 @@ import torch
 
 from contender import torch_network
 from race import MODELS
-from segmae.engines import quantize
-from segmae.engines.convert import _to_openvino
+from segmae.engines.convert import to_openvino
 from segmae.engines.export import export_onnx
+from segmae.engines.quantize import to_int8
 
 
 def _export_as_users_do(model: torch.nn.Module, file: Path, size: int) -> None:
@@ -45,8 +45,8 @@ def exported(network: str, size: int, engine: str, precision: str = "fp32") -> P
     if precision == "int8":
         noise = np.random.default_rng(0).normal(size=(4, 1, 3, size, size)).astype(np.float32)
         source = exported(network, size, engine)
-        quantize._quantized(source, list(noise)).replace(file)
+        to_int8(source, list(noise)).replace(file)
         if file.suffix == ".xml":
             source.with_name("int8.bin").replace(file.with_suffix(".bin"))
         return file
-    return onnx if engine == "onnxruntime" else _to_openvino(onnx, precision)
+    return onnx if engine == "onnxruntime" else to_openvino(onnx, precision)

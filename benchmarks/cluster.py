@@ -30,15 +30,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from predict_files import enlarge
 from segmae.cluster.plan import Settings, cut, make_plan
-from segmae.data.preprocess import read_image
 from segmae.evaluate import machine, versions
 from segmae.files import write_json
 from segmae.predictor import load
 
-ENLARGED = 12_000_000  # pixels
 LISTED = 1_000_000  # photographs of the plan whose time and memory are measured
 
 
@@ -115,17 +112,6 @@ def cost(measured: dict[str, Any], rate: float, size: float) -> dict[str, Any]:
     return row
 
 
-def enlarge(files: Sequence[Path], folder: Path) -> Path:
-    """A folder with copies of photographs of 12 megapixels."""
-    folder.mkdir()
-    for path in files:
-        photo = Image.fromarray(read_image(path).pixels)
-        scale = (ENLARGED / (photo.width * photo.height)) ** 0.5
-        size = round(photo.width * scale), round(photo.height * scale)
-        photo.resize(size, Image.Resampling.LANCZOS).save(folder / f"{path.stem}.jpg", quality=92)
-    return folder
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("photos", type=Path)
@@ -145,7 +131,8 @@ def main() -> None:
             run("ray", arguments.photos, places["ray"], shards, [ray]),
         ]
         print(runs)
-        large = enlarge(sorted(arguments.photos.iterdir())[: arguments.enlarged], Path(folder) / "large")
+        large = Path(folder) / "large"
+        enlarge(sorted(arguments.photos.iterdir())[: arguments.enlarged], large)
         for name, more in (("plain", []), ("measured", ["--measure"])):
             few = ["--shard-size", "4", *more]
             runs.append(run(f"one process, 12 megapixels, {name}", large, places[name], few, [local]))

@@ -9,7 +9,6 @@ line printed tells what it took to start. Peers are built here in their usual fo
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from race import peak_mb
+from segmae.background import usable_cpus
 
 
 def torch_network(name: str) -> Any:
@@ -66,7 +66,7 @@ def build(spec: dict[str, Any]) -> Callable[[np.ndarray], Any]:
         spec: `engine` torch, onnxruntime or openvino; `network`, or `file` for the latter two; `threads`;
             `form` of torch: eager, folded, channels_last or folded_channels_last.
     """
-    threads = spec.get("threads") or len(os.sched_getaffinity(0))
+    threads = spec.get("threads") or usable_cpus()
     if spec["engine"] == "onnxruntime":
         from segmae.engines.onnxruntime import OnnxRuntimeEngine
 

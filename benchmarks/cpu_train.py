@@ -8,7 +8,6 @@ read after each step. Supervised, 160 px, batch 8; images are noise. Turns alter
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from race import save
+from segmae.background import usable_cpus
 from segmae.config import load_config
 from train_loop import Loop, noise_cache
 
@@ -32,7 +32,7 @@ FORMS = {
 
 
 def main(networks: list[str]) -> None:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(usable_cpus())
     report = {}
     with TemporaryDirectory() as folder:
         cache = noise_cache(Path(folder), SIZE, IMAGES)

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from PIL import Image
 
 from race import best, save
 from segmae import metrics
+from segmae.background import usable_cpus
 from segmae.checkpoint import read_info
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.phantom import draw_lesion
@@ -58,7 +58,7 @@ def compared(paths: list[Path]) -> dict[str, Any]:
 
 def over_cores(paths: list[Path]) -> dict[str, Any]:
     rows = {}
-    for workers in range(1, len(os.sched_getaffinity(0)) + 1):
+    for workers in range(1, usable_cpus() + 1):
         with ProcessPoolExecutor(workers) as pool:
             list(pool.map(whole, paths[: 4 * workers], chunksize=1))  # processes are there
             rates = []

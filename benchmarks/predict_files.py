@@ -81,7 +81,8 @@ def measure(files: Sequence[Path], formats: Sequence[str], model: str, threads: 
 
 
 def enlarge(files: Sequence[Path], folder: Path) -> list[Path]:
-    """Copies of photographs with `ENLARGED` pixels."""
+    """Copies of photographs with `ENLARGED` pixels, in a new folder."""
+    folder.mkdir()
     made = []
     for path in files:
         photo = Image.fromarray(read_image(path).pixels)
@@ -108,7 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sets = {
             "as stored": found[: arguments.stored],
-            "12 megapixels": enlarge(found[: arguments.enlarged], Path(folder)),
+            "12 megapixels": enlarge(found[: arguments.enlarged], Path(folder) / "large"),
         }
         for name, files in sets.items():
             measure(files[:8], FORMATS[0], arguments.model, arguments.threads)  # warms up

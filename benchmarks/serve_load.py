@@ -43,6 +43,7 @@ from segmae.background import usable_cpus
 from segmae.client import multipart
 from segmae.data.phantom import draw_lesion
 from segmae.data.preprocess import prepare_image
+from segmae.evaluate import machine
 from segmae.files import read_json, write_json
 
 CLIENTS = (1, 4, 16)
@@ -246,8 +247,8 @@ def resident(pid: int) -> float:
 
 
 def hardware() -> dict[str, Any]:
-    names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    return {"cpu": names[0] if names else platform.processor(), "cpus": usable_cpus(), "platform": platform.platform(),
+    here = machine()
+    return {"cpu": here["processor"], "cpus": here["cpus"], "platform": platform.platform(),
             "python": platform.python_version(), "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "")}  # fmt: skip
 
 

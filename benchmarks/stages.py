@@ -8,7 +8,6 @@ passes). Operations are those of `torch.utils.flop_counter` (a multiplication an
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from contender import torch_network
 from race import save
+from segmae.background import usable_cpus
 from segmae.models.folding import fold
 
 SIZE, PASSES = 224, 15
@@ -92,7 +92,7 @@ def grouped(values: dict[str, float]) -> dict[str, float]:
 
 
 def main() -> None:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(usable_cpus())
     report = {}
     for name in ("segmae-base", "segmae-tiny"):
         network = torch_network(name)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from segmae.data.catalog import Case, open_dataset
-from segmae.data.preprocess import read_image, read_mask
+from segmae.data.preprocess import image_size, read_image, read_mask
 from segmae.files import write_json
 from segmae.measure import COLOUR_SHARE, COLOURS, SHAPE_THRESHOLD, Measurements, measure
 from segmae.statistics import percentile_interval
@@ -239,11 +239,6 @@ def measured(cases: Sequence[Case], masks: Path | None) -> tuple[list[Measuremen
             found.append(measure(photo.pixels, mask))
             kept.append(index)
     return found, kept
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    photo = read_image(path)
-    return photo.width, photo.height
 
 
 def ordinal_rows(result: dict[str, Any], names: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from scipy import ndimage
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.preprocess import read_image, read_mask
 from segmae.files import write_json
+from segmae.measure import to_lab
 from segmae.statistics import mean_interval
 
 RESULTS = Path(__file__).parents[1] / "results" / "default_model"
@@ -90,18 +91,9 @@ def attributes(case: Case) -> dict[str, Any]:
     return {
         "share": mask.mean(),
         "edge": edge,
-        "lightness": lightness(pixels[skin].reshape(-1, 3)),
+        "lightness": float(to_lab(pixels[skin])[:, 0].mean()),
         "label": case.label,
     }
-
-
-def lightness(pixels: np.ndarray) -> float:
-    """Mean CIE L* (0 black, 100 white; CIE 15:2004, sRGB primaries of IEC 61966-2-1) of uint8 RGB `[N,3]`."""
-    share = pixels / 255.0
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    luminance = linear @ (0.2126, 0.7152, 0.0722)
-    cube = np.where(luminance > (6 / 29) ** 3, np.cbrt(luminance), luminance / (3 * (6 / 29) ** 2) + 4 / 29)
-    return float((116 * cube - 16).mean())
 
 
 if __name__ == "__main__":

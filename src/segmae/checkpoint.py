@@ -14,7 +14,6 @@ Nothing here ever unpickles a file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmae.config import Preprocess, check_size, config_to_dict
 from segmae.errors import CheckpointError, ConfigError, reason, require
-from segmae.files import atomic_path, atomic_write, make_folder, read_json, read_records, write_json
+from segmae.files import atomic_path, atomic_write, make_folder, read_json, read_records, sha256, write_json
 from segmae.ownfiles import is_trusted
 
 if TYPE_CHECKING:
@@ -157,8 +156,7 @@ def weights_digests(model: Path) -> dict[str, str]:
     digests = {}
     for path in files:
         if path.suffix in (".safetensors", ".onnx", ".xml", ".bin"):
-            with path.open("rb") as file:
-                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.name] = sha256(path)
     return digests
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from segmae import metrics
 from segmae.data.phantom import write_dataset
-from segmae.data.preprocess import read_image, read_mask
+from segmae.data.preprocess import read_image, read_mask, resize_mask
 from segmae.errors import DataError
 from segmae.files import atomic_path, atomic_write
-from segmae.overlay import overlay
+from segmae.overlay import fitted, overlay
 from segmae.photographs import RESULTS
 from segmae.predict import Progress, predict_files
 from segmae.predictor import DEFAULT_MODEL
@@ -100,14 +100,10 @@ def caption(row: dict[str, Any]) -> str:
 
 def show(pixels: Pixels, mask: NDArray[Any], reference: NDArray[Any] | None, title: str) -> Picture:
     """Scale a photograph and its masks (all of one size) to a tile and draw the contours there."""
-    scale = min(TILE[0] / pixels.shape[1], TILE[1] / pixels.shape[0])
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-
-    def small(area: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(Image.fromarray(np.asarray(area, np.uint8) * 255).resize(size)) > 127
-
+    size = fitted(pixels.shape[1], pixels.shape[0], TILE)
     photo = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    drawn = overlay(photo, small(mask), None if reference is None else small(reference))
+    masks = [resize_mask(area, size) for area in (mask, reference) if area is not None]
+    drawn = overlay(photo, *masks)
     return Picture(title, photo, drawn)
 
 

@@ -22,10 +22,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segmae.background import Room, ahead, usable_cpus
 from segmae.contour import simplify, smooth_outlines
-from segmae.data.preprocess import PIXELS_AT_ONCE, read_image, read_mask
+from segmae.data.preprocess import PIXELS_AT_ONCE, read_image, read_mask, resize_mask
 from segmae.errors import ImageError
 from segmae.files import atomic_path
-from segmae.overlay import overlay
+from segmae.overlay import fitted, overlay
 from segmae.photographs import SHEET
 
 PAGE = "gallery.html"
@@ -45,8 +45,8 @@ Read = Callable[
 class Thumbnail:
     """A photograph and its mask, as small as they are shown; the photograph is grey where its file is gone."""
 
-    photo: NDArray[np.uint8]
-    mask: NDArray[np.bool_]
+    photo: NDArray[np.uint8]  # [h,w,3]
+    mask: NDArray[np.uint8]  # [h,w], 0/1
 
 
 def read_file(row: Row, at_least: int) -> NDArray[np.uint8]:
@@ -56,23 +56,17 @@ def read_file(row: Row, at_least: int) -> NDArray[np.uint8]:
 
 def thumbnail(folder: Path, row: Row, box: tuple[int, int], read: Read = read_file) -> Thumbnail:
     """A photograph and its mask, scaled to fit into a box (width, height)."""
-    scale = min(box[0] / row["width"], box[1] / row["height"], 1.0)
-    size = (max(1, round(row["width"] * scale)), max(1, round(row["height"] * scale)))
+    whole = (row["width"], row["height"])
+    size = min(whole, fitted(*whole, box))  # never enlarged
     try:
         photo = Image.fromarray(read(row, max(size)))
     except (ImageError, MemoryError):
         photo = Image.new("RGB", size, GREY)
     try:
-        mask = shrink(read_mask(folder / row["mask"]), size)
+        mask = resize_mask(read_mask(folder / row["mask"]), size)
     except (ImageError, MemoryError):
-        mask = np.zeros((size[1], size[0]), bool)
+        mask = np.zeros((size[1], size[0]), np.uint8)
     return Thumbnail(np.asarray(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)), mask)
-
-
-def shrink(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask at a smaller size (width, height): lesion where at least half of a pixel is."""
-    grey = Image.fromarray((mask != 0).view(np.uint8) * np.uint8(255))
-    return np.asarray(grey.resize(size, Image.Resampling.BILINEAR)) >= 128
 
 
 def _thumbnails(

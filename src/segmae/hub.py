@@ -32,7 +32,7 @@ from segmae.checkpoint import (
 from segmae.data.dataset import default_folder
 from segmae.errors import CheckpointError, ConfigError, reason
 from segmae.fetch import DROPPED, Unreachable, fetch, gigabytes, locate, open_url, reason_of
-from segmae.files import locked, make_folder, read_json, write_json
+from segmae.files import locked, make_folder, read_json, sha256, write_json
 
 ENDPOINT = "https://huggingface.co"
 WANTED = (CONFIG, WEIGHTS, ONNX, CALIBRATION, "README.md")  # all that a model folder can hold
@@ -226,13 +226,9 @@ def _problem_of(path: Path, listed: _Listed) -> str | None:
     size = path.stat().st_size
     if size != listed.size:
         return f"has {size} bytes instead of {listed.size}"
-    content = path.open("rb")
-    with content:
-        if listed.sha256:
-            found, expected = hashlib.file_digest(content, "sha256").hexdigest(), listed.sha256
-        else:
-            digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
-            while chunk := content.read(1 << 20):
-                digest.update(chunk)
-            found, expected = digest.hexdigest(), str(listed.blob)
+    if listed.sha256:
+        found, expected = sha256(path), listed.sha256
+    else:  # as git names a file
+        blob = f"blob {size}\0".encode() + path.read_bytes()
+        found, expected = hashlib.sha1(blob, usedforsecurity=False).hexdigest(), str(listed.blob)
     return None if found == expected else f"its checksum is {found}, the host lists {expected}"

@@ -131,6 +131,12 @@ def draw_contour(
     return np.array(image)
 
 
+def fitted(width: int, height: int, box: tuple[int, int]) -> tuple[int, int]:
+    """The size (width, height) of a picture that is scaled to fill a box, at least one pixel each way."""
+    scale = min(box[0] / width, box[1] / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def _margin(width: float) -> int:
     """How far from the mask's edge a line of this width, blurred, reaches at most."""
     return math.ceil(2 * width) + 2

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 
 from segmae.contour import Clean, cleaned
 from segmae.data.catalog import Case
-from segmae.data.preprocess import read_image, read_mask
+from segmae.data.preprocess import read_image, read_mask, resize_mask
 from segmae.files import atomic_path, atomic_write
-from segmae.gallery import fit_text, font, shrink
-from segmae.overlay import PREDICTION, REFERENCE, overlay
+from segmae.gallery import fit_text, font
+from segmae.overlay import PREDICTION, REFERENCE, fitted, overlay
 from segmae.paired import how_asked, read_evaluation, sentences
 
 if TYPE_CHECKING:
@@ -161,11 +161,10 @@ def draw_sheet(
 def _tile(predictor: Predictor, case: Case, clean: Clean) -> Image.Image:
     assert case.mask is not None  # only cases that were measured are shown
     photo = read_image(case.image, at_least=TILE[1])
-    scale = min(TILE[0] / photo.width, TILE[1] / photo.height)
-    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
+    size = fitted(photo.width, photo.height, TILE)
     masks = clean(predictor(case.image).mask), read_mask(case.mask, size=(photo.width, photo.height))
     pixels = np.asarray(Image.fromarray(photo.pixels).resize(size, Image.Resampling.LANCZOS))
-    drawn = overlay(pixels, *(shrink(mask, size) for mask in masks))
+    drawn = overlay(pixels, *(resize_mask(mask, size) for mask in masks))
     tile = Image.new("RGB", TILE, BOX)
     tile.paste(Image.fromarray(drawn), ((TILE[0] - size[0]) // 2, (TILE[1] - size[1]) // 2))
     return tile

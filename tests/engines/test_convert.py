@@ -16,7 +16,7 @@ pytest.importorskip("openvino")
 from segmae.checkpoint import ONNX, OPENVINO, read_info  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.engines import create_engine, quantize  # noqa: E402
-from segmae.engines.convert import _to_openvino, export_model  # noqa: E402
+from segmae.engines.convert import export_model, to_openvino  # noqa: E402
 from segmae.errors import CheckpointError, ConfigError  # noqa: E402
 
 
@@ -77,7 +77,7 @@ def test_int8_is_written_or_refused_by_dice(
     monkeypatch.setattr(quantize, "CALIBRATION_IMAGES", 4)
     info, lines = read_info(small_model), []
     file = Path(shutil.copy(small_model / ONNX, tmp_path / ONNX))
-    file = _to_openvino(file, "int8") if form == "xml" else file
+    file = to_openvino(file, "int8") if form == "xml" else file
     weights = file.with_suffix(".bin") if form == "xml" else file
     before = weights.read_bytes()
 

@@ -14,7 +14,7 @@ pytest.importorskip("openvino")
 
 from segmae.checkpoint import ONNX, OPENVINO, WEIGHTS, resolve
 from segmae.engines import create_engine
-from segmae.engines.convert import _to_openvino
+from segmae.engines.convert import to_openvino
 from segmae.errors import CheckpointError, ConfigError, MissingExtra
 from segmae.predictor import load
 
@@ -23,7 +23,7 @@ from segmae.predictor import load
 def model(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with the files of all engines."""
     folder = Path(shutil.copytree(small_model, tmp_path_factory.mktemp("openvino") / "model"))
-    _to_openvino(folder / ONNX, "fp32")
+    to_openvino(folder / ONNX, "fp32")
     return folder
 
 

@@ -27,7 +27,7 @@ from segmae.models.mb_dcnn import MBDCNN
 from segmae.models.pretrained import load_cnn, load_encoder, load_start, load_vit
 from segmae.models.segformer import SegFormer
 from segmae.models.segmae import SegMAE
-from segmae.models.setr import SETR, setr_pup_base
+from segmae.models.setr import SETR
 from segmae.models.swin_unet import SwinUNet
 from segmae.models.transunet import TransUNet
 from segmae.models.um_mae import UMMAE, SwinEncoder, WindowAttention
@@ -305,7 +305,7 @@ CASES: dict[str, tuple[Any, Shapes, tuple[str, ...]]] = {  # network, file, begi
         FATNet, vit(192, 12, distilled=True), ("cls_token", "dist_token", "pos_embed", "norm.", "head"),
     ),
     "vit-l": (SETR, vit(1024, 24, grid=24), ("norm.", "head.")),
-    "deit-b": (setr_pup_base, vit(768, 12, distilled=True), ("dist_token", "norm.", "head")),
+    "deit-b": (lambda: SETR(768, 12, 12, auxiliary=()), vit(768, 12, distilled=True), ("dist_token", "norm.", "head")),
     "mae": (mae_vit_base, mae(768, 12, 512, 8), ()),
     "swin": (SwinUNet, swin(), ("head.", *BEYOND_SWIN_UNET)),
     "swin of Microsoft": (

@@ -1,4 +1,4 @@
-"""ResNet as an encoder: torchvision's sizes and names, strides, dilation."""
+"""ResNet as an encoder: torchvision's sizes and names, strides."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def test_names_are_torchvisions() -> None:
     [
         (18, {}, (2, 4, 8, 16, 32)),
         (18, {"pool": False}, (2, 2, 4, 8, 16)),
-        (18, {"dilate_from": 2}, (2, 4, 4, 4, 4)),
-        (50, {"dilate_from": 4}, (2, 4, 8, 16, 16)),
+        (50, {}, (2, 4, 8, 16, 32)),
     ],
 )
 def test_maps_have_the_strides_and_widths_that_are_said(
@@ -54,21 +53,6 @@ def test_maps_have_the_strides_and_widths_that_are_said(
     assert tuple(x.shape[1] for x in maps) == model.channels
 
 
-@pytest.mark.parametrize("depth", [18, 50])  # basic blocks and bottlenecks
-def test_dilation_computes_what_strides_compute_and_the_positions_between(depth: int) -> None:
-    torch.manual_seed(0)
-    strided = ResNet(depth).eval()
-    with torch.device("meta"):
-        dilated = ResNet(depth, dilate_from=3).eval()
-    dilated.load_state_dict(strided.state_dict(), assign=True)
-    image = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        for wanted, dense, step in zip(strided(image), dilated(image), (1, 1, 1, 2, 4), strict=True):
-            torch.testing.assert_close(dense[:, :, ::step, ::step], wanted, rtol=1e-4, atol=1e-4)
-
-
 def test_what_cannot_be_built_is_said() -> None:
     with pytest.raises(ValueError, match="depth=51: choose 18, 34, 50, 101"):
         ResNet(51)
-    with pytest.raises(ValueError, match="dilate_from=1"):
-        ResNet(18, dilate_from=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from segmae.data.duplicates import near_pairs, perceptual_hash
 from segmae.data.preprocess import read_image, read_mask
 from segmae.data.splits import Split, group_leaks, list_splits, load_split, overlap, training_leaks
 from segmae.errors import DataError, ImageError
+from segmae.files import sha256
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -178,8 +178,7 @@ def _all_ids(*splits: Split) -> set[str]:
 def _inspect(case: Case) -> _Facts:
     try:
         photo = read_image(case.image, at_least=ENOUGH)
-        with case.image.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256(case.image)
     except (ImageError, OSError) as error:
         kind, problem = _inspect_mask(case.mask, None)
         return _Facts(image_problem=str(error), mask_kind=kind, mask_problem=problem)

@@ -235,7 +235,7 @@ def _build(
                 failures.append((case.id, result))
             else:
                 arrays["images"][len(ids)] = result[0]
-                if case.mask is not None:  # else it stays a hole in the file
+                if result[1] is not None:  # else it stays a hole in the file
                     arrays["masks"][len(ids)] = result[1]
                 ids.append(case.id)
                 sizes.append(result[2])
@@ -303,14 +303,13 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _prepare_case(case: Case, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray, tuple[int, int]] | str:
-    """Image, mask and size of one case, or what is wrong with it."""
+def _prepare_case(
+    case: Case, preprocess: Preprocess
+) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int]] | str:
+    """Image, mask where there is one and size of one case, or what is wrong with it."""
     try:
         image, size = read_prepared(case.image, preprocess)
-        if case.mask is None:
-            mask = np.zeros((preprocess.size, preprocess.size), np.uint8)
-        else:
-            mask = resize_mask(read_mask(case.mask, size), preprocess.size)
+        mask = None if case.mask is None else resize_mask(read_mask(case.mask, size), preprocess.size)
         return image, mask, size
     except ImageError as error:
         return str(error)

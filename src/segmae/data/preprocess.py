@@ -185,10 +185,11 @@ def _resized(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """uint8 {0,1} `[H,W] -> [size,size]`: antialiased, then lesion where at least half of a pixel is."""
-    grey = Image.fromarray(mask.astype(np.uint8) * 255)
-    return (np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)) >= 128).astype(np.uint8)
+def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """A mask `[H,W]`, not 0 is lesion, as uint8 {0,1} of a side or (width, height): antialiased, then lesion where half of a pixel is."""
+    grey = Image.fromarray((mask != 0).view(np.uint8) * np.uint8(255))
+    whole = (size, size) if isinstance(size, int) else size
+    return (np.asarray(grey.resize(whole, Image.Resampling.BILINEAR)) >= 128).view(np.uint8)
 
 
 def gray_world(pixels: np.ndarray) -> np.ndarray:

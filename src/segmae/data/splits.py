@@ -21,7 +21,7 @@ import numpy as np
 
 from segmae.data.catalog import Case, composed
 from segmae.errors import DataError, SegmaeError
-from segmae.files import atomic_write, read_json
+from segmae.files import atomic_write, read_json, sha256
 
 FOLDER = Path(__file__).parent / "split_files"
 PARTS = ("train", "val", "test")
@@ -103,8 +103,8 @@ def group_copies(cases: Sequence[Case]) -> tuple[list[Case], int]:
             by_size[case.image.stat().st_size].append(case)
     by_content: dict[str, list[Case]] = defaultdict(list)
     for case in (case for alike in by_size.values() if len(alike) > 1 for case in alike):
-        with suppress(OSError), case.image.open("rb") as file:
-            by_content[hashlib.file_digest(file, "sha256").hexdigest()].append(case)
+        with suppress(OSError):
+            by_content[sha256(case.image)].append(case)
     group_of = {case.id: case.group or f"\0{case.id}" for case in cases}
     members: dict[str, list[str]] = defaultdict(list)
     for name, group in group_of.items():

@@ -80,7 +80,7 @@ def export_model(
         size, stored = info.preprocess.size, "bf16" if precision == "bf16" else "fp32"
         file, dice = export_onnx(network, Path(folder) / ONNX, size, stored, free_size=True), None
         if to == "openvino":
-            file = _to_openvino(file, precision)
+            file = to_openvino(file, precision)
         if precision == "int8":
             from segmae.engines.quantize import quantize
 
@@ -119,7 +119,8 @@ def _model_folder(place: Path, folder: Path) -> Path:
     return folder
 
 
-def _to_openvino(file: Path, precision: str) -> Path:
+def to_openvino(file: Path, precision: str) -> Path:
+    """The OpenVINO form of model.onnx, beside it; `precision` is written into it, for the engine to compute in."""
     openvino = require("openvino", "openvino")
     network = openvino.Core().read_model(file)
     network.set_rt_info(precision, list(PRECISION))

@@ -51,7 +51,7 @@ def quantize(
     for spared in (False, True):
         where = ", layers near the pixels left in float" if spared else ""
         tell(f"calibrating int8 on {len(chosen)} training images{where}")
-        small = _quantized(file, images, spared)
+        small = to_int8(file, images, spared)
         after = mean_dice(_loaded(small), cache, rows["val"], info)
         text = f"Dice on {len(rows['val'])} validation images is {before:.4f} in float32 and {after:.4f} in int8{where}"
         if before - after < LARGEST_DROP:
@@ -109,7 +109,7 @@ def near_pixels(convolutions: list[str], depthwise: list[str]) -> list[str]:
     return [*convolutions[:3], *convolutions[-5:], *depthwise]
 
 
-def _quantized(file: Path, images: list[np.ndarray], spared: bool = False) -> Path:
+def to_int8(file: Path, images: list[np.ndarray], spared: bool = False) -> Path:
     """The int8 form of a file, beside it; `spared` leaves layers in float, see `near_pixels`."""
     os.environ.setdefault("NNCF_CI", "1")  # else NNCF tells its makers of each call
     nncf = require("nncf", "openvino")

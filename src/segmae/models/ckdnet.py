@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmae.models.deeplab import DeepLabHead
-from segmae.models.layers import conv_bn_relu, pad_to_multiple, resize
+from segmae.models.layers import conv_bn_relu, init_layers, pad_to_multiple, resize
 from segmae.models.resnet import ResNet
 
 
@@ -29,7 +29,7 @@ class CoarseNetwork(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         maps = self.encoder(image)[1:]
         logits = self.head(maps[-1], maps[0])
-        return resize(logits, (image.shape[2], image.shape[3])), maps
+        return resize(logits, image.shape[2:]), maps
 
 
 class ChannelAttention(nn.Module):
@@ -127,11 +127,8 @@ class FinalNetwork(nn.Module):
             self.decoder.append(DecoderBlock(c_in, skip, width))
             c_in = width
         self.head = nn.Conv2d(c_in, 1, 1)
-        for module in [*self.entangle.modules(), *self.decoder.modules(), self.head]:
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        for part in (self.entangle, self.decoder, self.head):
+            init_layers(part, nn.init.kaiming_uniform_, nn.Conv2d, nonlinearity="relu")
 
     def forward(self, image: Tensor, knowledge: list[Tensor] | None) -> Tensor:
         stem, *maps = self.encoder(image)

@@ -41,9 +41,8 @@ class GPG(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """From fine to deep: `[B,channels[i],H/2^i,W/2^i]` to `[B,width,H,W]`."""
-        size = (maps[0].shape[2], maps[0].shape[3])
         reduced = [
-            resize(reduce(x), size) if index else reduce(x)
+            resize(reduce(x), maps[0].shape[2:]) if index else reduce(x)
             for index, (reduce, x) in enumerate(zip(self.reduce, maps, strict=True))
         ]
         x = torch.cat(reduced[::-1], 1)

@@ -62,4 +62,4 @@ class DeepLabHead(nn.Module):
         if self.guide is not None and guide is not None:
             x = self.guide(torch.cat([x, guide], 1))
         low = self.low(low)
-        return self.join(torch.cat([resize(x, (low.shape[2], low.shape[3])), low], 1))
+        return self.join(torch.cat([resize(x, low.shape[2:]), low], 1))

@@ -41,7 +41,7 @@ class Decoder(nn.Module):
         """Each list holds an encoder's maps at strides 1, 2, 4, 8."""
         for level, join in enumerate(self.blocks, 1):
             maps = [encoder[-level] for encoder in skips]
-            x = join(torch.cat([resize(x, (maps[0].shape[2], maps[0].shape[3])), *maps], 1))
+            x = join(torch.cat([resize(x, maps[0].shape[2:]), *maps], 1))
         return x
 
 

@@ -14,10 +14,6 @@ STRIDE = 32
 DILATIONS = (1, 2, 5, 7)
 
 
-def size_of(x: Tensor) -> tuple[int, int]:
-    return x.shape[2], x.shape[3]
-
-
 class GHPA(nn.Module):
     """Group multi-axis Hadamard product attention, `[B,c_in,H,W] -> [B,c_out,H,W]` (section 2.1).
 
@@ -42,9 +38,9 @@ class GHPA(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = size_of(x)
+        height, width = x.shape[2:]
         xy, zx, zy, rest = self.norm1(x).chunk(4, dim=1)
-        xy = xy * self.refine_xy(resize(self.plane_xy, (height, width)))
+        xy = xy * self.refine_xy(resize(self.plane_xy, x.shape[2:]))
         rows = F.interpolate(self.plane_zx, size=height, mode="linear", align_corners=True)  # [1,c,H]
         zx = zx * self.refine_zx(rows)[:, :, :, None]
         columns = F.interpolate(self.plane_zy, size=width, mode="linear", align_corners=True)  # [1,c,W]
@@ -69,7 +65,7 @@ class GAB(nn.Module):
         self.tail = nn.Sequential(ChannelNorm(4 * group), nn.Conv2d(4 * group, c_low, 1))
 
     def forward(self, high: Tensor, low: Tensor, mask: Tensor) -> Tensor:
-        high = resize(self.align(high), size_of(low))
+        high = resize(self.align(high), low.shape[2:])
         quarters = zip(self.groups, high.chunk(4, dim=1), low.chunk(4, dim=1), strict=True)
         return self.tail(torch.cat([group(torch.cat([h, x, mask], 1)) for group, h, x in quarters], 1))
 
@@ -124,7 +120,7 @@ class EGEUNet(nn.Module):
         """
         height, width = image.shape[2:]
         x = pad_to_multiple(image, STRIDE)
-        size = size_of(x)
+        size = x.shape[2:]
         skips = []
         for block, norm in zip(self.encoder, self.encoder_norms, strict=False):
             x = F.gelu(F.max_pool2d(norm(block(x)), 2))
@@ -134,7 +130,7 @@ class EGEUNet(nn.Module):
         high = x
         for stage, skip in enumerate(reversed(skips)):
             x = self.decoder_norms[stage](self.decoder[stage](x))
-            x = F.gelu(resize(x, size_of(skip)))  # the first stage stays at stride 32
+            x = F.gelu(resize(x, skip.shape[2:]))  # the first stage stays at stride 32
             masks.append(self.mask_heads[stage](x))
             high = self.bridges[stage](high, skip, masks[-1])  # the next bridge sees this, not the sum
             x = x + high

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import SqueezeExcitation, pad_to_multiple
+from segmae.models.layers import SqueezeExcitation, init_layers, pad_to_multiple
 
 
 class ResidualUnit(nn.Module):
@@ -124,11 +124,7 @@ class FocusNet(nn.Module):
         self.decoder.append(Up(first, first, first // 2, (32, 16, 4)))
         self.heads.append(nn.Conv2d(4, 1, 1))
         self.fuse = nn.Sequential(nn.Conv2d(4, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_layers(self, nn.init.kaiming_normal_, nn.Conv2d, nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised image `[B,3,H,W]` of any size to logits `[B,1,H,W]`."""

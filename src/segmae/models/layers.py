@@ -7,7 +7,8 @@ convolutions, how layers start.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -181,7 +182,12 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def patch_grid(image: Tensor, patch: int) -> tuple[int, int]:
+    """Rows and columns of patches of `patch` px in `[B,C,H,W]`."""
+    return image.shape[2] // patch, image.shape[3] // patch
+
+
+def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Bilinear, corners aligned: `[B,C,h,w] -> [B,C,*size]`."""
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
@@ -232,22 +238,28 @@ class SqueezeExcitation(nn.Module):
         return x * factors[:, :, None, None]
 
 
-def init_transformer(module: nn.Module) -> None:
-    """Linear layers: Xavier-uniform weights, zero biases, as MAE starts its Transformers."""
+def init_layers(
+    module: nn.Module,
+    init: Callable[..., Tensor],
+    *kinds: type[nn.Linear | nn.Conv2d | nn.ConvTranspose2d],
+    **options: Any,
+) -> None:
+    """Layers of these kinds: weights by `init(weight, **options)`, zero biases."""
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
+        if isinstance(layer, kinds):
+            init(layer.weight, **options)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def init_transformer(module: nn.Module) -> None:
+    """Linear layers: Xavier-uniform weights, zero biases, as MAE starts its Transformers."""
+    init_layers(module, nn.init.xavier_uniform_, nn.Linear)
 
 
 def init_linear(module: nn.Module) -> None:
     """Linear layers: weights from a normal distribution of deviation 0.02 cut off at 2, zero biases, as in Swin."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    init_layers(module, nn.init.trunc_normal_, nn.Linear, std=0.02)
 
 
 def init_convolutions(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from segmae.models.layers import resize_position, sine_cosine_position
+from segmae.models.layers import patch_grid, resize_position, sine_cosine_position
 from segmae.models.segmae import PATCH, MAEDecoder
 from segmae.models.vit import VisionTransformer
 
@@ -69,7 +69,7 @@ class MAE(nn.Module):
         """
         if task != "reconstruct" or visible is None:
             raise ValueError("MAE only rebuilds: task='reconstruct' with the indices of the visible patches")
-        grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
+        grid = patch_grid(image, PATCH)
         return self.mae_decoder(self.encoder(image, visible), visible, grid)
 
 

@@ -115,7 +115,7 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, image: Tensor, guide: Tensor | None = None) -> Tensor:
         low, deep = self.encoder(image)
-        return resize(self.head(deep, low, guide), (image.shape[2], image.shape[3]))
+        return resize(self.head(deep, low, guide), image.shape[2:])
 
 
 class Separable(nn.Module):

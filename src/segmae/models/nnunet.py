@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmae.models.layers import pad_to_multiple
+from segmae.models.layers import init_layers, pad_to_multiple
 
 
 def plan_widths(side: int) -> tuple[int, ...]:
@@ -57,11 +57,7 @@ class NNUNet(nn.Module):
         self.extra_heads = nn.ModuleDict({name: nn.Conv2d(width, 1, 1) for name, width in names.items()})
         # 1/2, 1/4, ... beside the 1 of the full size; the reference also divides them by their sum
         self.extra_losses = {name: ("mask", 0.5**level) for level, name in enumerate(names, 1)}
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(layer.weight, a=0.01)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_layers(self, nn.init.kaiming_normal_, nn.Conv2d, nn.ConvTranspose2d, a=0.01)
 
     def forward(self, image: Tensor, extras: bool = False) -> Tensor | dict[str, Tensor]:
         """Segment.

@@ -113,5 +113,5 @@ class ResGANetASPP(nn.Module):
         height, width = image.shape[2:]
         image = pad_to_multiple(image, 16)
         low, *_, deep = self.encoder(image)
-        logits = resize(self.head(deep, low), (image.shape[2], image.shape[3]))
+        logits = resize(self.head(deep, low), image.shape[2:])
         return logits[:, :, :height, :width]

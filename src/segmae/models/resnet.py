@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmae.models.layers import init_layers
+
 UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
@@ -16,19 +18,15 @@ def shortcut(c_in: int, c_out: int, stride: int) -> nn.Sequential | None:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, the first with the stride, and a shortcut, of ResNet-18 and -34.
-
-    Args:
-        dilation: of the convolution with the stride, and of those behind it.
-    """
+    """Two 3x3 convolutions, the first with the stride, and a shortcut, of ResNet-18 and -34."""
 
     expansion = 1
 
-    def __init__(self, c_in: int, mid: int, stride: int, dilation: tuple[int, int]) -> None:
+    def __init__(self, c_in: int, mid: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(c_in, mid, 3, stride, dilation[0], dilation[0], bias=False)
+        self.conv1 = nn.Conv2d(c_in, mid, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(mid)
-        self.conv2 = nn.Conv2d(mid, mid, 3, 1, dilation[1], dilation[1], bias=False)
+        self.conv2 = nn.Conv2d(mid, mid, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(mid)
         self.downsample = shortcut(c_in, mid, stride)
 
@@ -42,11 +40,11 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, c_in: int, mid: int, stride: int, dilation: tuple[int, int]) -> None:
+    def __init__(self, c_in: int, mid: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, mid, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(mid)
-        self.conv2 = nn.Conv2d(mid, mid, 3, stride, dilation[0], dilation[0], bias=False)
+        self.conv2 = nn.Conv2d(mid, mid, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(mid)
         self.conv3 = nn.Conv2d(mid, 4 * mid, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * mid)
@@ -66,34 +64,26 @@ class ResNet(nn.Module):
     Args:
         depth: 18, 34, 50 or 101.
         pool: max-pool between stem and stage 1. Without it the strides are 2, 2, 4, 8, 16.
-        dilate_from: 2, 3 or 4: this stage and later ones keep the resolution of the stage before and dilate by 2,
-            then 4, ... instead. Each second position then holds what it held with strides. 0: no stage does.
     """
 
-    def __init__(self, depth: int, pool: bool = True, dilate_from: int = 0) -> None:
+    def __init__(self, depth: int, pool: bool = True) -> None:
         super().__init__()
         if depth not in UNITS:
             raise ValueError(f"depth={depth}: choose {', '.join(map(str, UNITS))}")
-        if dilate_from not in (0, 2, 3, 4):
-            raise ValueError(f"dilate_from={dilate_from}: stages 2, 3 and 4 have a stride; 0 for none")
         block = BasicBlock if depth < 50 else Bottleneck
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.pool = nn.MaxPool2d(3, 2, 1) if pool else nn.Identity()
-        c_in, dilation, channels = 64, 1, [64]
+        c_in, channels = 64, [64]
         for stage, units in enumerate(UNITS[depth], 1):
-            mid, stride, before = 64 * 2 ** (stage - 1), 1 if stage == 1 else 2, dilation
-            if dilate_from and stage >= dilate_from:
-                stride, dilation = 1, 2 * dilation
-            layer = nn.Sequential(block(c_in, mid, stride, (before, dilation)))
+            mid = 64 * 2 ** (stage - 1)
+            layer = nn.Sequential(block(c_in, mid, 1 if stage == 1 else 2))
             c_in = mid * block.expansion
-            layer.extend(block(c_in, mid, 1, (dilation, dilation)) for _ in range(1, units))
+            layer.extend(block(c_in, mid, 1) for _ in range(1, units))
             self.add_module(f"layer{stage}", layer)
             channels.append(c_in)
         self.channels = tuple(channels)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_layers(self, nn.init.kaiming_normal_, nn.Conv2d, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = F.relu(self.bn1(self.conv1(image)))

@@ -18,6 +18,7 @@ from segmae.models.layers import (
     conv_bn_relu,
     init_transformer,
     pad_to_multiple,
+    patch_grid,
     resize_position,
     sine_cosine_position,
 )
@@ -93,7 +94,7 @@ class HybridEncoder(nn.Module):
         if self.patch_embed is not None:
             embedded.append(self.patch_embed(image))
         x = embedded[0] if len(embedded) == 1 else embedded[0] + embedded[1]
-        grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
+        grid = patch_grid(image, PATCH)
         x = x.flatten(2).transpose(1, 2) + resize_position(self.position, grid)  # [B,N,dim]
         if visible is not None:  # eq. 2: hidden tokens are dropped, not replaced
             x = x.gather(1, visible[:, :, None].expand(-1, -1, x.shape[2]))
@@ -215,7 +216,7 @@ class SegMAE(nn.Module):
             return self.reconstruct(image, visible, blank)
         height, width = image.shape[2:]
         image = pad_to_multiple(image, PATCH)
-        grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
+        grid = patch_grid(image, PATCH)
         return self.upsampler(self.encoder(image), grid)[:, :, :height, :width]
 
     def reconstruct(self, image: Tensor, visible: Tensor, blank: bool = False) -> Tensor:
@@ -232,7 +233,7 @@ class SegMAE(nn.Module):
         """
         if self.mae_decoder is None:
             raise ValueError("this network was built without an MAE decoder (decoder=None)")
-        grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
+        grid = patch_grid(image, PATCH)
         if blank:
             seen = image.new_zeros(len(image), grid[0] * grid[1]).scatter(1, visible, 1.0)
             seen = seen.reshape(-1, 1, *grid)

@@ -5,7 +5,7 @@ In the paper's order: the Transformer encoder (3.2), the PUP decoder (3.3), auxi
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,12 +44,12 @@ class SETR(nn.Module):
     in the auxiliary heads.
 
     Args:
-        dim, depth, heads, grid: see `VisionTransformer`.
+        dim, depth, heads, grid: see `VisionTransformer`; 768, 12, 12 make ViT-B, with `auxiliary=(5, 8, 10, 12)`.
         auxiliary: blocks, counted from 1, whose outputs get a head of their own in training; () for none.
     """
 
     public_weights: ClassVar[dict[str, str]] = {
-        "encoder": "ViT-L/16 (timm vit_large_patch16_384); base: ViT-B/16"
+        "encoder": "ViT-L/16 (timm vit_large_patch16_384); dim=768: ViT-B/16"
     }
 
     def __init__(
@@ -107,10 +107,3 @@ class SETR(nn.Module):
             full = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
             found[name] = full[:, :, :height, :width]
         return found
-
-
-def setr_pup_base(**options: Any) -> SETR:
-    """ViT-B/16, of the size of the other Transformers here: 89,340,929 parameters. Auxiliary heads at the same
-    shares of the depth."""
-    defaults: dict[str, Any] = dict(dim=768, depth=12, heads=12, auxiliary=(5, 8, 10, 12))
-    return SETR(**{**defaults, **options})

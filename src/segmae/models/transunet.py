@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from segmae.models.layers import pad_to_multiple
+from segmae.models.layers import pad_to_multiple, patch_grid
 from segmae.models.resnetv2 import ResNetV2
 from segmae.models.segmae import PATCH, CascadedUpsampler, HybridEncoder
 
@@ -49,5 +49,5 @@ class TransUNet(nn.Module):
         """Normalised image `[B,3,H,W]` of any size, padded inside to multiples of 16, to logits `[B,1,H,W]`."""
         height, width = image.shape[2:]
         image = pad_to_multiple(image, PATCH)
-        grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
+        grid = patch_grid(image, PATCH)
         return self.upsampler(self.encoder(image), grid)[:, :, :height, :width]

@@ -19,6 +19,7 @@ from segmae.models.layers import (
     PatchMerging,
     from_windows,
     init_transformer,
+    patch_grid,
     sine_cosine_position,
     to_windows,
 )
@@ -220,7 +221,7 @@ class PVTEncoder(nn.Module):
         for index, (embed, stage) in enumerate(zip(self.embeds, self.stages, strict=True)):
             x = embed(x)
             if index == 0:
-                grid = (image.shape[2] // TOKEN, image.shape[3] // TOKEN)
+                grid = patch_grid(image, TOKEN)
                 table = (
                     sine_cosine_position(x.shape[1], grid, x.device).reshape(1, *grid, -1).permute(0, 3, 1, 2)
                 )

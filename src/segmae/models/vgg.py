@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from segmae.models.layers import init_layers
+
 WIDTHS = (64, 128, 256, 512, 512)  # of the stages, at strides 1 to 16
 CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # of each stage, by depth
 
@@ -31,11 +33,7 @@ class VGG(nn.Module):
                 self.features.append(nn.Conv2d(c_in, width, 3, padding=1))
                 self.features.extend([*([nn.BatchNorm2d(width)] if norm else []), nn.ReLU()])
                 c_in = width
-        for layer in self.features:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_layers(self, nn.init.kaiming_normal_, nn.Conv2d, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x, maps = image, []

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from segmae.models.layers import Block, init_transformer, resize_position
+from segmae.models.layers import Block, init_transformer, patch_grid, resize_position
 
 
 class VisionTransformer(nn.Module):
@@ -38,7 +38,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> Tensor:
         """Of the patches, only those at the indices `visible` `[B,V]` are encoded, in this order; None: all."""
-        grid = (image.shape[2] // self.patch, image.shape[3] // self.patch)
+        grid = patch_grid(image, self.patch)
         x = self.patch_embed(image).flatten(2).transpose(1, 2)  # [B,N,dim]
         x = x + resize_position(self.pos_embed[:, 1:], grid)
         if visible is not None:

@@ -30,7 +30,7 @@ from starlette.datastructures import UploadFile
 from segmae.data.preprocess import read_image
 from segmae.errors import CheckpointError, OutputError
 from segmae.files import atomic_path, atomic_write, make_folder
-from segmae.outputs import Wanted, json_lines, wanted, write_collections, write_files
+from segmae.outputs import Wanted, json_lines, summary_row, wanted, write_collections, write_files
 from segmae.photographs import RESULTS
 from segmae.serve.guard import line, log_error
 from segmae.serve.problems import Problem
@@ -227,10 +227,7 @@ class Jobs:
         return dict(
             width=prepared.photo.width, height=prepared.photo.height, orientation=prepared.photo.orientation,
             **({"frames": prepared.frames} if prepared.frames > 1 else {}),
-            lesion_share=round(result.lesion_share, 6), uncertainty=round(result.uncertainty, 6),
-            expected_dice=None if result.expected_dice is None else round(result.expected_dice, 4),
-            warnings=result.warnings, threshold=result.threshold, views=views, keep_largest=want.keep_largest,
-            fill_holes=want.fill_holes, **files, weights=worker.predictors[views].digest,
+            **summary_row(result, views, want), **files, weights=worker.predictors[views].digest,
         )  # fmt: skip
 
     def _finish(self, id: str) -> None:
