@@ -44,7 +44,7 @@ HOW = (
     "another seed would change is seen from ± alone, and not at all where a row has one cell.",
     "**paired tests**: Wilcoxon's signed-rank test of per-image Dice on the same images, corrected by Holm for the "
     "comparisons made together: all claims of the study on a dataset, or all rows of a table. At network size, or at original size where "
-    "the two networks' sizes differ. **not shown** is said where the mean's interval holds 0 or p is not below .05, so also where "
+    "the two networks' sizes differ. **not shown** is said where the mean's interval includes 0 or p is not below .05, so also where "
     "most images gain and the mean does not. **critical difference**: Nemenyi's, at 5 %.",
     "**network size**: mask and prediction at the network's input size, as in the paper. **original size**: at the "
     "photograph's own size in the dataset that was read.",
