@@ -92,7 +92,7 @@ def training(config: dict[str, Any]) -> str:
     needed = sum(one["seconds"] for one in runs) / 60
     steps = "; then ".join(
         f"{one['task']} at {one['config']['preprocess']['size']} px, {one['config']['optimizer']['name']}, at most {one['config']['epochs']} "
-        f"epochs of which {one['epochs']} were run to the saved one, seed {one['seed']}, {one['config']['precision']}"
+        f"epochs, saved after epoch {one['epochs']}, seed {one['seed']}, {one['config']['precision']}"
         for one in runs
     )
     rows = [
@@ -104,7 +104,7 @@ def training(config: dict[str, Any]) -> str:
         ("settings", "[run_config.json](results/default_model/run_config.json), every epoch: [training.jsonl](results/default_model/training.jsonl)"
                      + ("; of the run before: [start-run_config.json](results/default_model/start-run_config.json), "
                         "[start-training.jsonl](results/default_model/start-training.jsonl)" if len(runs) > 1 else "")),
-        ("time", f"{hours * 60:.0f} minutes, {needed:.0f} of them to the saved epochs, on {last['machine']}, which did other work as well"),
+        ("time", f"{hours * 60:.0f} minutes, {needed:.0f} of them up to the saved epochs, on {last['machine']}, which did other work as well"),
         ("energy", f"about {hours * WATTS / 1000:.2f} kWh: that time at {WATTS:.0f} W, an **assumption** for the whole machine; nothing was metered, "
                    "and runs that led to the recipe are not counted"),
         ("licence", "; ".join(last.get("licence", ["see the card beside the weights"]))),

@@ -142,7 +142,7 @@ def hub_card(info: ModelInfo, name: str, licence: str, summaries: Sequence[Mappi
         'result = predictor("lesion.jpg")', "result.mask, result.probability, result.expected_dice", "```", "",
     ]  # fmt: skip
     if "limits" not in info.provenance:
-        use += ["## Limits", "", "- not validated for any clinical use; base no decision about a patient on it",
+        use += ["## Limits", "", "- not validated for any clinical use; do not decide on a patient by it",
                 "- photographs unlike those that it was trained on may be segmented badly", ""]  # fmt: skip
     return "\n".join(["---", *lines, "---", "", model_card(info, name), *use])
 

@@ -172,19 +172,12 @@ def load_weights(
         provenance = read_info(folder).provenance
         refuse_seen_images(provenance, split, config, f"model.start={config.model.start}", cases, tell)
         tell({"kind": "message", "text": f"start {folder}: {load_start(model, folder)}"})
-    if config.model.cnn:
-        tell(
-            {"kind": "message", "text": f"CNN {config.model.cnn}: {load_cnn(model, Path(config.model.cnn))}"}
-        )
-    if config.model.vit:
-        tell(
-            {"kind": "message", "text": f"ViT {config.model.vit}: {load_vit(model, Path(config.model.vit))}"}
-        )
-    if config.model.encoder:
-        report = load_encoder(model, Path(config.model.encoder))
-        tell({"kind": "message", "text": f"encoder {config.model.encoder}: {report}"})
+    files = {"CNN": config.model.cnn, "ViT": config.model.vit, "encoder": config.model.encoder}
+    for (part, file), load in zip(files.items(), (load_cnn, load_vit, load_encoder), strict=True):
+        if file:
+            tell({"kind": "message", "text": f"{part} {file}: {load(model, Path(file))}"})
     public = getattr(model, "public_weights", {})
-    if public and not any((config.model.start, config.model.cnn, config.model.vit, config.model.encoder)):
+    if public and not any((config.model.start, *files.values())):
         takes = ", ".join(f"{file} for {part}" for part, file in public.items())
         tell({"kind": "message", "text": f"random start; model.encoder=FILE would take {takes}"})
     return provenance
