@@ -32,9 +32,9 @@ from typing import Any
 
 from predict_files import enlarge
 from segmae.cluster.plan import Settings, cut, make_plan
-from segmae.evaluate import machine, versions
 from segmae.files import write_json
 from segmae.predictor import load
+from segmae.provenance import machine, versions
 
 LISTED = 1_000_000  # photographs of the plan whose time and memory are measured
 

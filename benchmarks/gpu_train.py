@@ -36,7 +36,8 @@ from race import REPOSITORY, RESULTS, save
 from segmae.config import Config, load_config
 from segmae.files import read_json
 from segmae.models import create_model
-from segmae.study.runner import seconds, without_folders
+from segmae.provenance import without_folders
+from segmae.study.runner import seconds
 from train_loop import Form, Loop, noise_cache
 
 GOAL = 4  # times the plainest loop

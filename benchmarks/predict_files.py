@@ -26,11 +26,11 @@ from PIL import Image
 from segmae import predict as module
 from segmae.background import usable_cpus
 from segmae.data.preprocess import read_image
-from segmae.evaluate import machine, versions
 from segmae.files import write_json
 from segmae.photographs import find_photographs
 from segmae.predict import predict_files
 from segmae.predictor import DEFAULT_MODEL
+from segmae.provenance import machine, versions
 
 ENLARGED = 12_000_000  # pixels
 FORMATS = (("mask",), ("mask", "overlay"), ("mask", "overlay", "probability", "geojson", "csv"))

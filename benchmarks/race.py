@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segmae.evaluate import machine, versions
 from segmae.files import write_json
+from segmae.provenance import machine, versions
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "results" / "bench"

@@ -43,8 +43,8 @@ from segmae.background import usable_cpus
 from segmae.client import multipart
 from segmae.data.phantom import draw_lesion
 from segmae.data.preprocess import prepare_image
-from segmae.evaluate import machine
 from segmae.files import read_json, write_json
+from segmae.provenance import machine
 
 CLIENTS = (1, 4, 16)
 IMAGES = 48  # different photographs

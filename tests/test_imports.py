@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"png", "fetch"}),
     frozenset({"config"}),
     frozenset({"data", "models", "losses", "metrics", "statistics", "overlay", "contour", "views"}),
-    frozenset({"measure", "photographs", "trust", "paired", "ownfiles"}),
+    frozenset({"measure", "photographs", "trust", "paired", "ownfiles", "provenance"}),
     frozenset({"result", "exchange", "gallery"}),
     frozenset({"outputs"}),
     frozenset({"tasks", "checkpoint"}),

@@ -20,6 +20,7 @@ from segmae.errors import CheckpointError, DataError
 from segmae.files import write_json
 from segmae.predict import Progress
 from segmae.predictor import Predictor, load
+from segmae.provenance import portable
 from segmae.statistics import mean_interval
 from segmae.trust import (
     BLURRED,
@@ -117,9 +118,7 @@ def calibrate(
         )
     fitted_on = {
         "dataset": dataset.name,
-        "split": Path(chosen.name).name
-        if chosen and chosen.name.endswith(".csv")
-        else chosen and chosen.name,
+        "split": chosen and portable(chosen.name, "split"),
         "part": part if chosen else "all",
         "images": len(cases),
     }

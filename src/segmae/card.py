@@ -21,9 +21,9 @@ from segmae.checkpoint import (
     weights_digests,
 )
 from segmae.errors import CheckpointError, ConfigError, reason
-from segmae.evaluate import portable
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, write_json
 from segmae.models import code_file
+from segmae.provenance import portable
 from segmae.views import by_views
 
 

@@ -8,8 +8,6 @@ together.
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,32 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmae.background import usable_cpus
 from segmae.checkpoint import resolve, weights_digests
 from segmae.config import config_to_dict
 from segmae.contour import cleaned
 from segmae.data.catalog import Case, find_data, open_dataset
-from segmae.data.splits import LISTS, Split, load_split, met_ids, overlap, with_lesions
+from segmae.data.splits import Split, load_split, met_ids, overlap, with_lesions
 from segmae.errors import DataError
 from segmae.files import atomic_write, write_json
 from segmae.paired import Evaluated, differences, read_evaluation
+from segmae.provenance import machine, portable, versions
 from segmae.report import write_report
 from segmae.scoring import CONVENTION, Progress, Score, aggregate, measure, to_csv
 from segmae.views import views_suffix
 
 if TYPE_CHECKING:
     from segmae.predictor import Predictor
-
-PLACES = (
-    "root",
-    "cache",
-    "output",
-    "start",
-    "vit",
-    "cnn",
-    "encoder",
-    "teachers",
-)  # settings that name folders and files
 
 
 def evaluate(
@@ -304,22 +291,6 @@ def _check_leaks(
     return warnings
 
 
-def portable(value: Any, key: str = "") -> Any:
-    """Provenance for a summary that is published: without lists of ids and folders of this machine.
-
-    Args:
-        key: the setting that has this value; of those in `PLACES` only the last part is kept of a relative path too.
-    """
-    if isinstance(value, Mapping):
-        return {name: portable(item, name) for name, item in value.items() if name not in LISTS}
-    if isinstance(value, list | tuple):
-        return [portable(item, key) for item in value]
-    if not isinstance(value, str):
-        return value
-    is_place = Path(value).is_absolute() or key in PLACES or (key == "split" and value.endswith(".csv"))
-    return Path(value).name if is_place else value
-
-
 def _run_of(model: Path) -> Path | None:
     """The run that a model folder belongs to, if it does."""
     run = model.parent
@@ -341,30 +312,3 @@ def _default_folder(model: Path, label: str) -> Path:
 def _sizes(scores: Sequence[Score]) -> dict[str, list[int]]:
     by_area = sorted(((s.width, s.height) for s in scores), key=lambda size: size[0] * size[1])
     return {"smallest": list(by_area[0]), "largest": list(by_area[-1])}
-
-
-def machine() -> dict[str, Any]:
-    """The kind of machine that this is."""
-    processor = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = (
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
-        )
-        processor = next(names, processor)
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor,
-        "cpus": usable_cpus(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that figures depend on."""
-    found = {"python": platform.python_version()}
-    for package in ("segmae", "numpy", "scipy", "pillow", "onnxruntime", "torch"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

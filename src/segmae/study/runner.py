@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import re
-import subprocess
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -35,10 +34,11 @@ from segmae.errors import (
     OutputError,
     SegmaeError,
 )
-from segmae.evaluate import evaluate_checkpoint, machine, portable, versions
+from segmae.evaluate import evaluate_checkpoint
 from segmae.files import locked, read_json, write_json
 from segmae.models import code_file
 from segmae.ownfiles import is_trusted, read_split
+from segmae.provenance import commit, machine, portable, versions, without_folders
 from segmae.runstate import Listener
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped
 from segmae.study.cost import measure_cost
@@ -372,25 +372,6 @@ def seconds(budget: str | float, what: str = "budget") -> float:
     return float(match[1]) * _RATES[match[2] or "s"]
 
 
-def commit() -> str | None:
-    """The git commit of the code that runs, with `-changed` where files differ from it; None outside a clone."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=30
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return None  # installed, perhaps into a folder of another repository
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
-    return f"{git('rev-parse', 'HEAD')}{'-changed' if changed else ''}"
-
-
 def describe_failure(error: Exception) -> dict[str, Any]:
     """Why a cell failed, without folders of this machine; where in the code, if the error was not foreseen."""
     text = without_folders(str(error))
@@ -404,11 +385,6 @@ def describe_failure(error: Exception) -> dict[str, Any]:
 
 def _tell_of(tell: Listener, cell: str, event: dict[str, Any]) -> None:
     tell({**event, "cell": cell})
-
-
-def without_folders(text: str) -> str:
-    """A message with the absolute paths in it cut down to file names."""
-    return re.sub(r"(?<![\w.~-])/(?:[^\s/:,'\"]+/)+", "", text)
 
 
 def _placed(config: Config, place: Place, folder: str) -> Config:
