@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data import heic
-from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image, read_image
+from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, read_image
 from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.files import append, make_folder
 from segmae.outputs import (
@@ -228,10 +228,7 @@ class _Photograph:
 def _read(predictor: Predictor, name: str, path: Path, room: Room) -> _Photograph:
     try:
         stamp = file_stamp(path)
-        width, height = image_size(path)
-        with room.taken(width * height):
-            photo = predictor.read(path)
-            prepared = prepare_image(photo.pixels, predictor.info.preprocess)
+        photo, prepared = predictor.read_prepared(path, room)
         whole = photo.pixels.shape[:2] == (photo.height, photo.width)
         if not whole or photo.width * photo.height > KEPT:
             photo = replace(photo, pixels=np.empty((0, 0, 3), np.uint8))

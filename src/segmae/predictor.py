@@ -16,6 +16,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from segmae.background import Room
 from segmae.checkpoint import (
     CALIBRATION,
     CONFIG,
@@ -30,7 +31,7 @@ from segmae.checkpoint import (
     refuse_stage_1,
     resolve,
 )
-from segmae.data.preprocess import Photo, content_of, normalize, prepare_image, read_image
+from segmae.data.preprocess import Photo, content_of, image_size, normalize, prepare_image, read_image
 from segmae.engines import Engine, create_engine
 from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
@@ -104,6 +105,13 @@ class Predictor:
     def read(self, source: Any) -> Photo:
         """Decode a photograph, at reduced scale where the network sees no more of it."""
         return read_image(source, at_least=self.info.preprocess.size)
+
+    def read_prepared(self, source: Any, room: Room) -> tuple[Photo, NDArray[np.uint8]]:
+        """`read`, and the network's input `[S,S,3]`, as soon as there is room for the photograph's pixels; of a path or bytes."""
+        width, height = image_size(source)
+        with room.taken(width * height):
+            photo = self.read(source)
+            return photo, prepare_image(photo.pixels, self.info.preprocess)
 
     def network_probability(self, images: NDArray[np.uint8], views: int | None = None) -> NDArray[np.float32]:
         """Probability of lesion as the network gives it.

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segmae.background import ahead, usable_cpus
-from segmae.data.preprocess import prepare_image
+from segmae.background import Room, ahead, usable_cpus
+from segmae.data.preprocess import PIXELS_AT_ONCE
 from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.files import atomic_write, harmless
 from segmae.photographs import find_photographs
@@ -113,7 +113,8 @@ def rank(
     seen: list[_Seen] = []
     failures: list[dict[str, str]] = []
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
-        prepared = ahead(pool, lambda path: _prepare(predictor, path), photographs.values(), 4)
+        room = Room(PIXELS_AT_ONCE)
+        prepared = ahead(pool, lambda path: _prepare(predictor, path, room), photographs.values(), 4)
         for done, ((name, path), image) in enumerate(zip(photographs.items(), prepared, strict=True), 1):
             if isinstance(image, str):
                 failures.append({"file": str(path), "problem": image})
@@ -134,10 +135,10 @@ def rank(
     return found
 
 
-def _prepare(predictor: Predictor, path: Path) -> NDArray[np.uint8] | str:
+def _prepare(predictor: Predictor, path: Path, room: Room) -> NDArray[np.uint8] | str:
     """The network's input [S,S,3], or why there is none."""
     try:
-        return prepare_image(predictor.read(path).pixels, predictor.info.preprocess)
+        return predictor.read_prepared(path, room)[1]
     except (ImageError, OSError) as error:
         return str(error)
     except MemoryError:

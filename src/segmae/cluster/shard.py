@@ -20,7 +20,7 @@ from segmae.background import Room, ahead
 from segmae.cluster.plan import MANIFESTS, MASKS, SHARDS, Settings, Shard, check_worker, digest_of, to_json
 from segmae.cluster.rows import Row, read_mark, readable, to_parquet
 from segmae.cluster.storage import Store, read_bytes
-from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image, read_image
+from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, read_image
 from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.exchange import run_lengths
 from segmae.measure import measure
@@ -96,10 +96,7 @@ class Worker:
             content = read_bytes(place)
             if not content:
                 raise ImageError(place, "is empty (0 bytes)", "Copy or download it again")
-            width, height = image_size(content)
-            with self.room.taken(width * height):
-                photo = self.predictor.read(content)
-                prepared = prepare_image(photo.pixels, self.predictor.info.preprocess)
+            photo, prepared = self.predictor.read_prepared(content, self.room)
             whole = photo.pixels.shape[:2] == (photo.height, photo.width)
             if not (self.want.measure and whole and photo.width * photo.height <= KEPT):
                 photo = replace(photo, pixels=np.empty((0, 0, 3), np.uint8))

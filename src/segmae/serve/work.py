@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import Room
-from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, image_size, prepare_image
+from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, prepare_image
 from segmae.dicom import DicomObject, open_object
 from segmae.errors import TOO_LARGE, ImageError, MissingExtra
 from segmae.predictor import Predictor
@@ -131,7 +131,6 @@ class Worker:
         Raises:
             Problem: 415 for another kind of file, 422 where it cannot be read.
         """
-        preprocess = self.predictors[1].info.preprocess
         kind = kind_of(data)
         if not kind:
             raise Problem(
@@ -142,13 +141,10 @@ class Worker:
                 opened = open_dicom(data)
                 with self.room.taken(opened.width * opened.height):
                     pixels, said = opened.frame(frame)
-                    image = prepare_image(pixels, preprocess)
+                    image = prepare_image(pixels, self.predictors[1].info.preprocess)
                 photo = Photo(pixels[:0], opened.width, opened.height, "DICOM", frames=opened.count)
                 return Prepared(photo, image, pixels, said.mm_per_pixel, opened.count)
-            width, height = image_size(data)  # type: ignore[arg-type]  # bytes do as well
-            with self.room.taken(width * height):
-                photo = self.predictors[1].read(data)
-                image = prepare_image(photo.pixels, preprocess)
+            photo, image = self.predictors[1].read_prepared(data, self.room)
         return Prepared(replace(photo, pixels=photo.pixels[:0, :0].copy()), image, data, frames=photo.frames)
 
     def result(self, prepared: Prepared, output: Output, views: int) -> Result:
