@@ -280,9 +280,11 @@ def test_headers_that_lie(tmp_path: Path, data: bytes, capfd: pytest.CaptureFixt
     path.write_bytes(data)
     for read in (read_image, read_mask):
         assert refusal(path, read).startswith(f"{path}: ")
-    assert capfd.readouterr() == ("", "")
+    out, err = capfd.readouterr()
+    assert not out and (not err or sys.platform == "win32")  # where libtiff's own lines stay
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="libtiff is part of Pillow there")
 def test_libtiffs_own_lines_do_not_reach_the_user(capfd: pytest.CaptureFixture[str]) -> None:
     assert silence_libtiff()
     whole = encoded(PICTURE, "TIFF", compression="tiff_lzw")
@@ -410,6 +412,9 @@ def test_names_of_every_kind_from_the_command_line(run: Run, tmp_path: Path) -> 
         "with space", " leading", "it's", 'say "x"', "two\nlines", "tab\t", "$HOME", "`id`", "%s%d", "*", "-rf", "{a}",
         "Größe", "病変", "פצע", "меланома", "😀", "a\u202eb", "bell\a", "\x1b[31mred", "CON", "nul", "COM1.x", "a:b", "..a",
     ]  # fmt: skip
+    if sys.platform == "win32":  # where no file has the others
+        refused = {*'"*:', "CON", "nul", "COM1.x"}
+        names = [name for name in names if name not in refused and not refused & {*name} and min(name) >= " "]
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in names:

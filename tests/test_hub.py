@@ -37,7 +37,7 @@ class Hub:
         self, commit: str, revision: str = "main", change: Callable[[dict[str, Any]], Any] = id
     ) -> None:
         siblings = []
-        for path in sorted(self.folder.iterdir()):
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name):
             content = path.read_bytes()
             self.host.files[f"/{ID}/resolve/{commit}/{path.name}"] = content
             blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()

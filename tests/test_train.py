@@ -70,7 +70,8 @@ def without_a_loss(config: Config) -> Config:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors")
+    found = load_file(folder / "model.safetensors")  # mapped; Windows replaces no file that is
+    return {name: value.clone() for name, value in found.items()}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

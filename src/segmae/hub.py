@@ -32,7 +32,7 @@ from segmae.checkpoint import (
 from segmae.data.dataset import default_folder
 from segmae.errors import CheckpointError, ConfigError, reason
 from segmae.fetch import DROPPED, Unreachable, fetch, gigabytes, locate, open_url, reason_of
-from segmae.files import locked, make_folder, read_json, sha256, write_json
+from segmae.files import locked, make_folder, read_json, replace, sha256, write_json
 
 ENDPOINT = "https://huggingface.co"
 WANTED = (CONFIG, WEIGHTS, ONNX, CALIBRATION, "README.md")  # all that a model folder can hold
@@ -214,7 +214,7 @@ def _download(
     read_info(unfinished)
     if folder.exists():  # a copy that lost a file since
         shutil.rmtree(folder)
-    unfinished.replace(folder)
+    replace(unfinished, folder)
 
 
 def _teller(progress: Progress | None, before: int, total: int, name: str) -> Callable[[int], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 def found(folder: Path, *sources: Any) -> list[str]:
     names = find_sources([str(source) for source in sources], str(folder / "out"))
     assert names == sorted(set(names))
-    return [str(Path(name).relative_to(folder)) for name in names]
+    return [Path(name).relative_to(folder).as_posix() for name in names]
 
 
 def test_a_folder_means_the_photographs_at_any_depth(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,8 +50,9 @@ def test_patterns_and_single_files(folder: Path) -> None:
     assert found(folder, folder / "*.jpg") == ["b.jpg"]
     assert found(folder, folder / "**" / "c*") == ["deep/c2.bmp", "deep/er/c.tif"]
     assert found(folder, folder / "other.gif") == ["other.gif"]  # named itself: it is tried
-    (folder / "odd*.jpg").write_bytes(b"x")
-    assert found(folder, folder / "odd*.jpg") == ["odd*.jpg"]
+    if sys.platform != "win32":  # where no file has such a name
+        (folder / "odd*.jpg").write_bytes(b"x")
+        assert found(folder, folder / "odd*.jpg") == ["odd*.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,20 @@ def find_sources(sources: Sequence[str], out: str) -> list[str]:
     results = _absolute(out).rstrip("/") + "/"
     if any(_absolute(source).rstrip("/") + "/" == results for source in sources):
         raise DataError(f"{out}: is the folder of the photographs. Choose another one for the results")
-    found = {name for source in sources for name in _of(_absolute(source)) if not name.startswith(results)}
+    named = (_slashes(name) for source in sources for name in _of(_absolute(source)))
+    found = {name for name in named if not name.startswith(results)}
     if not found:
         raise DataError("no photographs given. Name folders, patterns, lists or image files")
     return sorted(found)
 
 
 def _absolute(source: str) -> str:
-    return source if is_remote(source) else os.path.abspath(local(source))
+    return source if is_remote(source) else _slashes(os.path.abspath(local(source)))
+
+
+def _slashes(name: str) -> str:
+    """A path as fsspec gives it, on Windows too."""
+    return name if is_remote(name) else name.replace(os.sep, "/")
 
 
 def _of(source: str) -> Iterable[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from segmae.errors import ConfigError, DataError, MissingExtra, OutputError, require
-from segmae.files import HALF, flush, half_file, make_folder
+from segmae.files import HALF, flush, half_file, make_folder, replace
 
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
 AT_ONCE = 1000  # small files in memory together
@@ -221,7 +221,7 @@ class Store:
             with temporary.open("wb") as file:
                 yield file
             flush(temporary)
-            os.replace(temporary, self.at(name))
+            replace(temporary, Path(self.at(name)))
 
     def tidy(self, folder: str) -> None:
         """Remove what killed processes left half written; only when no other process writes there."""

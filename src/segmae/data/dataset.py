@@ -26,7 +26,7 @@ from segmae.config import Preprocess, config_to_dict
 from segmae.data.catalog import Case
 from segmae.data.preprocess import read_mask, read_prepared, resize_mask
 from segmae.errors import DataError, ImageError
-from segmae.files import read_json, write_json
+from segmae.files import read_json, replace, write_json
 
 Progress = Callable[[int, int], None]
 BUILDING = ".building-"  # prefix of folders that are not yet whole
@@ -263,13 +263,13 @@ def _build(
             "digest": digest.hexdigest(), "preprocess": config_to_dict(preprocess),
         })  # fmt: skip
         try:
-            building.rename(place)
+            replace(building, place)
         except OSError:
             if (
                 _open(place) is None
             ):  # a damaged one; else another process was faster, and its cache is the same
                 shutil.rmtree(place, ignore_errors=True)
-                building.rename(place)
+                replace(building, place)
     finally:
         arrays.clear()  # Windows removes no file that is mapped
         shutil.rmtree(building, ignore_errors=True)
