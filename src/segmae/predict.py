@@ -19,6 +19,7 @@ from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.files import append, make_folder
 from segmae.outputs import (
     DEFAULT_FORMATS,
+    Row,
     Scale,
     Wanted,
     is_complete,
@@ -64,7 +65,7 @@ class Predictions:
     """
 
     folder: Path
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
     skipped: int = 0
     ignored: Ignored = field(default_factory=Ignored)
@@ -122,8 +123,42 @@ def predict_files(
     files, ignored = collect(sources)
     photographs = name_results(files)
     predictor = load(model, engine, threads, device, views)
-    folder, digest = make_folder(out), predictor.digest
+    folder = make_folder(out)
     rows = earlier_rows(folder)
+    _refuse_results_of_others(folder, rows, photographs)
+    renamed = _renamed(rows, photographs)
+    done = {
+        name
+        for name, path in photographs.items()
+        if resume
+        and name in rows
+        and is_current(rows[name], predictor.digest, file_stamp(path))
+        and is_complete(rows[name], folder, want)
+    }
+    todo = [item for item in photographs.items() if item[0] not in done]
+    with turn(folder):
+        write_rows(folder)  # each name once; later lines of a name replace earlier ones
+
+    def tell(index: int) -> None:
+        if progress:
+            progress(len(done) + index, len(photographs))
+
+    rows |= _segment(todo, predictor, folder, want, rows, batch_size, tell)
+    ordered = [rows[name] for name in photographs]
+    report = Predictions(
+        folder, [row for row in ordered if "error" not in row], skipped=len(done), ignored=ignored
+    )
+    report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
+    report.notes = _notes(folder, ordered, {name: rows[name]["file"] for name in sorted(renamed)}, ignored)
+    for name in renamed:
+        for ending in FILES.values():
+            (folder / (name + ending)).unlink(missing_ok=True)
+    with turn(folder):
+        report.notes += write_collections(folder, write_rows(folder, ordered, renamed).values(), want.formats)
+    return report
+
+
+def _refuse_results_of_others(folder: Path, rows: dict[str, Row], photographs: dict[str, Path]) -> None:
     owned = {  # a failure that left nothing, of a slip in a name perhaps, keeps no other photograph out
         name: Path(row["file"])
         for name, row in rows.items()
@@ -135,26 +170,30 @@ def predict_files(
             raise DataError(
                 f"{folder}: '{name}' is the result of {before} there. Choose another folder for {path}"
             )
+
+
+def _renamed(rows: dict[str, Row], photographs: dict[str, Path]) -> set[str]:
+    """Names under which an earlier call left results of the same files, which have other names now."""
     now = {(os.path.abspath(path), str(file_stamp(path))) for path in photographs.values()}
-    renamed = {
+    return {
         name
         for name, row in rows.items()
         if name not in photographs and (os.path.abspath(row["file"]), str(row.get("stamp"))) in now
     }
-    done = {
-        name
-        for name, path in photographs.items()
-        if resume
-        and name in rows
-        and is_current(rows[name], digest, file_stamp(path))
-        and is_complete(rows[name], folder, want)
-    }
-    todo = [item for item in photographs.items() if item[0] not in done]
-    report, log = Predictions(folder, skipped=len(done), ignored=ignored), folder / RESULTS
-    with turn(folder):
-        write_rows(folder)  # each name once; later lines of a name replace earlier ones
-    room = Room(PIXELS_AT_ONCE)
 
+
+def _segment(
+    todo: Sequence[tuple[str, Path]],
+    predictor: Predictor,
+    folder: Path,
+    want: Wanted,
+    earlier: dict[str, Row],
+    batch_size: int,
+    tell: Callable[[int], None],
+) -> dict[str, Row]:
+    """Read ahead, ask the network in batches, write the files of each photograph and its line of results.jsonl; the rows by name."""
+    rows: dict[str, Row] = {}
+    room = Room(PIXELS_AT_ONCE)
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
         photos = ahead(pool, lambda item: _read(predictor, *item, room), todo, 2 * batch_size)
         batch: list[_Photograph] = []
@@ -170,38 +209,34 @@ def predict_files(
                 pairs = zip(batch, found, strict=True)
                 written = ahead(pool, lambda pair: _write(folder, predictor, *pair, want, room), pairs, 2)
                 for one, row in zip(batch, written, strict=True):
-                    rows[one.name] = merged(folder, rows.get(one.name, {}), row, digest)
+                    rows[one.name] = merged(folder, earlier.get(one.name, {}), row, predictor.digest)
                 with turn(folder):
-                    append(log, json_lines(rows[one.name] for one in batch))
+                    append(folder / RESULTS, json_lines(rows[one.name] for one in batch))
                 batch = []
-            if progress:
-                progress(len(done) + index, len(photographs))
-    ordered = [rows[name] for name in photographs]
-    report.rows = [row for row in ordered if "error" not in row]
-    report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
-    report.notes = [
+            tell(index)
+    return rows
+
+
+def _notes(folder: Path, rows: Sequence[Row], renamed: dict[str, str], ignored: Ignored) -> list[str]:
+    """What a user has to know of these rows. `renamed`: files by the names that their results had."""
+    good = [row for row in rows if "error" not in row]
+    notes = [
         f"{row['file']}: has {row['frames']} pages or frames; the first was segmented"
-        for row in report.rows
+        for row in good
         if "frames" in row
     ]
-    report.notes += [
+    notes += [
         f"{row['file']}: its results in {folder} are of an earlier call"
-        for row in ordered
+        for row in rows
         if "error" in row and has_results(folder, row["name"])
     ]
-    report.notes += [
-        f"{rows[name]['file']}: its results have another name now; those named {name} are removed"
-        for name in sorted(renamed)
+    notes += [
+        f"{file}: its results have another name now; those named {name} are removed"
+        for name, file in renamed.items()
     ]
     if heic.reader() is None and any(map(heic.is_named, ignored.files)):
-        report.notes.append(f"of the files passed over, those in the format HEIC can be read: {heic.REMEDY}")
-    report.notes += several_pieces(report.rows)
-    for name in renamed:
-        for ending in FILES.values():
-            (folder / (name + ending)).unlink(missing_ok=True)
-    with turn(folder):
-        report.notes += write_collections(folder, write_rows(folder, ordered, renamed).values(), want.formats)
-    return report
+        notes.append(f"of the files passed over, those in the format HEIC can be read: {heic.REMEDY}")
+    return notes + several_pieces(good)
 
 
 @dataclass(frozen=True)
