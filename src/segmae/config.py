@@ -154,6 +154,11 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
 
+    @property
+    def folder(self) -> Path:
+        """The run's."""
+        return Path(self.output) / self.name
+
 
 # Settings that change no result beyond rounding, beside `data.resident`: they may differ between a run and its resumption.
 WITHOUT_EFFECT = ("output", "threads", "devices", "num_nodes", "compile", "deterministic", "save_every", "resume", "tensorboard")  # fmt: skip
@@ -239,25 +244,23 @@ def _with_tuples(config: Any) -> Any:
 
 def config_to_dict(config: Any) -> dict[str, Any]:
     """A dataclass of settings as plain nested dicts and lists, ready for JSON or YAML."""
-    values = dataclasses.asdict(config)
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
-    return {key: plain(value) for key, value in values.items()}
+    values: dict[str, Any] = plain(dataclasses.asdict(config))
+    return values
 
 
-def config_keys(kind: type = Config, prefix: str = "") -> list[str]:
+def config_keys(group: Any = None, prefix: str = "") -> list[str]:
     """Every settable key in dotted form."""
     keys = []
-    for item in dataclasses.fields(kind):
-        default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
-        if dataclasses.is_dataclass(default):
-            keys += config_keys(type(default), f"{prefix}{item.name}.")
-        else:
-            keys.append(prefix + item.name)
+    for item in dataclasses.fields(group := group or Config()):
+        value = getattr(group, item.name)
+        nested = dataclasses.is_dataclass(value)
+        keys += config_keys(value, f"{prefix}{item.name}.") if nested else [prefix + item.name]
     return keys
 
 
@@ -326,14 +329,11 @@ def _refuse_other_kinds(source: str, settings: Mapping[str, Any]) -> None:
 
 def _refuse_bare_groups(addition: Any, source: str) -> None:
     """`model: segmae-tiny` is meant as `model.name`."""
-    for item in dataclasses.fields(Config):
-        group = item.default_factory() if item.default_factory is not dataclasses.MISSING else None
-        value = addition.get(item.name)
+    for name, group in vars(Config()).items():
+        value = addition.get(name)
         if dataclasses.is_dataclass(group) and value is not None and not hasattr(value, "keys"):
             inner = dataclasses.fields(group)[0].name
-            raise ConfigError(
-                f"{source}: '{item.name}' is a group of settings. Write {item.name}.{inner}={value}"
-            )
+            raise ConfigError(f"{source}: '{name}' is a group of settings. Write {name}.{inner}={value}")
 
 
 CHOICES = {

@@ -94,7 +94,7 @@ def run(config: Config, listener: Listener | None = None, deadline: float | None
 
 def _what_is_saved(config: Config) -> str:
     """What Ctrl-C leaves, which unlike SIGTERM ends the step under way."""
-    folder = Path(config.output) / config.name
+    folder = config.folder
     if not any(folder.glob("state*.pt")):
         return f"{folder}: stopped before its first save. Started again, it begins anew"
     pause = f", on a GPU at most every {GPU_PAUSE:.0f} seconds," if devices.on_gpu(config) else ""
@@ -107,7 +107,7 @@ def _silent(event: dict[str, Any]) -> None:
 
 
 def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None) -> Path:
-    folder = Path(config.output) / config.name
+    folder = config.folder
     split, dataset, parts = choose_cases(config)
     classes = sorted({case.label for case in parts["train"] if case.label})
     config = count_classes(config, classes, split.dataset, tell)

@@ -216,7 +216,7 @@ def run_cell(
     first = None if cell.stage1 is None else _placed(cell.stage1, place, STAGE1)
     if first is not None:
         config = replace(config, model=replace(config.model, start=str(Path(first.output) / first.name)))
-    folder = Path(config.output) / config.name
+    folder = config.folder
     now = {
         "code": {"segmae": __version__, "commit": commit()},
         "environment": {**machine(), "device": _device(config), "versions": versions()},
@@ -255,7 +255,7 @@ def train_cell(
     Returns:
         `code` and `environment` that trained it, the record of its `stage1`, and `peak_memory_mb`.
     """
-    folder = Path(config.output) / config.name
+    folder = config.folder
     until = None if deadline is None else deadline.at
     if not _is_trained(folder, config):
         before: dict[str, Any] | None = None
@@ -287,7 +287,7 @@ def evaluate_cell(
     Returns:
         The figures of each, and its file per_image.csv.
     """
-    folder = Path(config.output) / config.name
+    folder = config.folder
     until = None if deadline is None else deadline.at + deadline.test_grace
     tests, per_image = {}, {}
     for test in cell.tests:
