@@ -135,6 +135,12 @@ def test_either_file_of_an_export_for_openvino_names_its_folder(tmp_path: Path, 
     assert resolve(tmp_path / name) == tmp_path
 
 
+def test_a_pickle_named_as_an_export_for_openvino_is_refused_too(tmp_path: Path) -> None:
+    folder_with(tmp_path, WEIGHTS, "model.bin")
+    with pytest.raises(CheckpointError, match="pickled"):
+        resolve(tmp_path / "model.bin")
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".pkl"])
 def test_pickles_are_refused_unopened(tmp_path: Path, suffix: str) -> None:
     class Trap:

@@ -391,6 +391,30 @@ def test_doctor_finds_the_model_and_proves_that_it_predicts(run: Run) -> None:
     assert report["model"]["sha256"]["model.onnx"] in out
 
 
+def test_doctor_warns_of_a_model_that_finds_nothing(run: Run, small_model: Path) -> None:
+    code, out, _ = run("doctor", "--model", small_model)
+    assert code == 0 and "misses a drawn lesion" in out
+
+
+def test_evaluate_measures_masks_that_are_cleaned_as_asked(
+    run: Run, small_model: Path, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path / "drawn", 3)
+    for option in ("keep_largest", "fill_holes"):
+        code, out, _ = run(
+            "evaluate",
+            small_model,
+            "--data",
+            tmp_path / "drawn",
+            "--json",
+            "-o",
+            tmp_path / option,
+            f"--{option.replace('_', '-')}",
+        )
+        assert code == 0
+        assert {key for key in ("keep_largest", "fill_holes") if json.loads(out)["model"][key]} == {option}
+
+
 def test_doctor_reports_a_model_that_is_not_there(run: Run) -> None:
     code, out, _ = run("doctor", "--json", "--model", "no-such-model")
     report = json.loads(out)

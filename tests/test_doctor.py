@@ -35,6 +35,15 @@ def test_a_model_that_misses_the_drawn_lesion_is_told(small_model: Path) -> None
     assert report["ok"] is True
 
 
+def test_the_shipped_model_that_misses_it_is_a_fault_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"dice": 0.1}
+    monkeypatch.setattr(doctor, "self_test", lambda model: found)
+    report = diagnose()
+    assert report["ok"] is False and "this machine computes it wrongly" in report["problem"]
+    found["dice"] = 0.96
+    assert diagnose()["ok"] is True
+
+
 def test_a_model_is_described_with_checksums_of_its_weights(small_model: Path) -> None:
     found = describe_model(str(small_model))
     assert (found["architecture"], found["size"]) == ("segmae-tiny", 64)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmae import cli, metrics, predictor
+from segmae import cli, metrics, predictor, scoring
 from segmae import evaluate as evaluation
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
@@ -181,6 +181,23 @@ def test_cases_that_cannot_be_used_are_named_and_do_not_stop_it(
     assert summary["data"]["coverage"] == "2 of 7"
     assert any("5 cases" in warning for warning in summary["warnings"])
     assert [row["id"] for row in read_csv(tmp_path / "out")] == ["ISIC_0000002", "ISIC_0000003"]
+
+
+def test_a_case_too_large_for_memory_is_named(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = scoring.read_mask
+
+    def read(path: Path, *given: Any, **named: Any) -> Any:
+        if path == cases[1].mask:
+            raise MemoryError("Unable to allocate 909. TiB")
+        return whole(path, *given, **named)
+
+    monkeypatch.setattr(scoring, "read_mask", read)
+    summary = evaluate(Darkness(), cases, tmp_path / "out", data="drawn", resamples=50)
+    (failure,) = summary["data"]["failures"]
+    assert failure["id"] == cases[1].id
+    assert cases[1].image.name in failure["problem"] and "does not fit into memory" in failure["problem"]
 
 
 def test_nothing_usable_is_an_error_with_a_reason(tmp_path: Path) -> None:

@@ -236,7 +236,12 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
         model, tmp_path / "data", threads=1, out=tmp_path / "run" / "evaluation" / "a"
     )
     evaluate_checkpoint(
-        model, tmp_path / "data", threads=1, views=2, out=tmp_path / "run" / "evaluation" / "b"
+        model,
+        tmp_path / "data",
+        threads=1,
+        views=2,
+        out=tmp_path / "run" / "evaluation" / "b",
+        keep_largest=True,
     )
     found = publish(model, tmp_path / "hub" / "lesions", licence="cc-by-4.0")
     for path in found.iterdir():
@@ -251,8 +256,11 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
     assert card["pipeline_tag"] == "image-segmentation"
     assert card["datasets"] == ["mine"]
     result, by_views = card["model-index"][0]["results"]
-    assert by_views["dataset"]["name"] == f"{result['dataset']['name']}, mean of 2 views"
-    assert "mean of 2 views" in by_views["metrics"][0]["name"] and body.count("images, mean of 2 views)") == 1
+    assert by_views["dataset"]["name"] == f"{result['dataset']['name']}, mean of 2 views, largest piece"
+    assert (
+        "mean of 2 views" in by_views["metrics"][0]["name"]
+        and body.count("images, mean of 2 views, largest piece)") == 1
+    )
     mean = summary["per_image_mean"]["dice@original"]
     assert result["metrics"][0]["value"] == mean["mean"]
     assert f"{mean['low']:.4f} to {mean['high']:.4f}" in result["metrics"][0]["name"]

@@ -17,6 +17,7 @@ from PIL import Image
 from segmae import cli
 from segmae.data.phantom import write_dataset
 from segmae.errors import DataError
+from segmae.predictor import Predictor
 from segmae.rank import choose, rank
 
 
@@ -112,6 +113,21 @@ def test_the_rest_goes_on_after_a_broken_file(
     assert "drawn_0003.jpg" in err
     report = json.loads(out)
     assert (len(report["rows"]), report["photographs"]) == (4, 7)
+
+
+def test_a_photograph_too_large_for_memory_is_named(
+    photographs: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Predictor.read
+
+    def read(self: Predictor, source: Any) -> Any:
+        if "drawn_0003" in str(source):
+            raise MemoryError("Unable to allocate 909. TiB")
+        return whole(self, source)
+
+    monkeypatch.setattr(Predictor, "read", read)
+    (failure,) = rank(photographs, small_model, n=4).failures
+    assert failure["problem"].endswith("drawn_0003.jpg: does not fit into memory. Scale it down")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="all names are valid there")

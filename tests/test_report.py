@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,8 @@ from PIL import Image
 
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
-from segmae.data.catalog import open_dataset
+from segmae.contour import cleaned
+from segmae.data.catalog import Case, open_dataset
 from segmae.data.phantom import write_dataset
 from segmae.data.preprocess import read_image
 from segmae.evaluate import evaluate
@@ -65,6 +67,25 @@ def test_report_of_drawn_lesions(tmp_path: Path) -> None:
     text = page.read_text()
     assert "13 of 13 images" in text and "**mind the gap**" in text and "cases.png" in text
     assert f"| dice | {summary['per_image_mean']['dice@64']['mean']:.4f}" in text
+
+
+def test_the_sheet_shows_masks_that_are_cleaned_as_they_were_measured(tmp_path: Path) -> None:
+    mask = np.zeros((96, 128), np.uint8)
+    mask[20:60, 20:60] = 1
+    dark = mask.copy()
+    dark[80:90, 110:120] = 1  # a stray piece
+    image, reference = tmp_path / "a.png", tmp_path / "a_mask.png"
+    Image.fromarray(np.where(dark, 20, 230).astype(np.uint8)).convert("RGB").save(image)
+    Image.fromarray(mask * np.uint8(255)).save(reference)
+    case = Case("a", image, reference)
+    clean = partial(cleaned, largest=True, filled=False)
+    sheets = [
+        np.asarray(draw_sheet(Darkness(), [case], {"a": 0.5}, "heading", one)).astype(int)
+        for one in (lambda mask: mask, clean)
+    ]
+    rows, columns = np.nonzero(np.abs(sheets[0] - sheets[1]).sum(axis=-1) > 100)
+    assert len(rows) > 100, "the stray piece's contour is in one of them alone"
+    assert np.ptp(rows) < TILE[1] / 4 and np.ptp(columns) < TILE[0] / 4
 
 
 def test_sheet_of_one_case_with_a_long_name_and_an_upright_photograph(tmp_path: Path) -> None:

@@ -98,6 +98,13 @@ def test_the_page_of_settings_has_every_key_with_a_meaning() -> None:
         assert row and row[1], f"{key}: give it a comment in config.py"
 
 
+def test_each_evaluation_of_the_results_page_has_a_heading_of_its_own() -> None:
+    import results_page
+
+    headings = re.findall(r"^### .*$", results_page.page(REPOSITORY), re.MULTILINE)
+    assert len(headings) == len(set(headings)) > 4
+
+
 def test_modules_of_the_api_page_exist() -> None:
     import api_page
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from segmae.views import by_views
+from segmae.paired import how_asked
 
 MEASURES = ("dice", "iou", "accuracy", "sensitivity", "specificity", "boundary_iou", "hd95")
 
@@ -32,7 +32,7 @@ def page(repository: Path) -> str:
 
 def _evaluation(summary: dict, source: str) -> list[str]:
     data, size = summary["data"], summary["network_size"]
-    lines = [f"### {data['name']}: {data['split']}, {data['part']}, {data['coverage']} images{by_views(summary['model'].get('views', 1))}", "",
+    lines = [f"### {data['name']}: {data['split']}, {data['part']}, {data['coverage']} images{how_asked(summary['model'])}", "",
              f"From [{source}](../../{source}); 95 % bootstrap intervals over images.", "",
              f"| measure | mean of images, original size | mean of images, {size} px | pooled, original size |",
              "| --- | --- | --- | --- |"]  # fmt: skip

@@ -23,8 +23,8 @@ from segmae.checkpoint import (
 from segmae.errors import CheckpointError, ConfigError, reason
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, write_json
 from segmae.models import code_file
+from segmae.paired import how_asked
 from segmae.provenance import portable
-from segmae.views import by_views
 
 
 def publish(
@@ -119,8 +119,9 @@ def sentence(summary: Mapping[str, Any]) -> str:
                 f"{measure}@{place} {figure['mean']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
             )
     label = "-".join([str(data["split"] or data["name"]).replace("/", "-"), data["part"]])
-    views = by_views(summary["model"].get("views", 1))
-    return f"{label} ({data['coverage']} images{views}): per-image mean {', '.join(shown)}"
+    return (
+        f"{label} ({data['coverage']} images{how_asked(summary['model'])}): per-image mean {', '.join(shown)}"
+    )
 
 
 def hub_card(info: ModelInfo, name: str, licence: str, summaries: Sequence[Mapping[str, Any]]) -> str:
@@ -149,15 +150,15 @@ def hub_card(info: ModelInfo, name: str, licence: str, summaries: Sequence[Mappi
 
 def _indexed(summary: Mapping[str, Any]) -> dict[str, Any]:
     data, means = summary["data"], summary["per_image_mean"]
-    views = by_views(summary["model"].get("views", 1))
+    asked = how_asked(summary["model"])
     metrics = []
     for measure in ("dice", "iou"):
         figure = means[f"{measure}@original"]
-        text = f"per-image mean {measure} at the photographs' size{views}, 95 % interval {figure['low']:.4f} to {figure['high']:.4f}"
+        text = f"per-image mean {measure} at the photographs' size{asked}, 95 % interval {figure['low']:.4f} to {figure['high']:.4f}"
         metrics.append({"type": measure, "value": figure["mean"], "name": text})
     return {
         "task": {"type": "image-segmentation"},
-        "dataset": {"name": f"{data['name']}, {data['coverage']} images{views}", "type": data["name"],
+        "dataset": {"name": f"{data['name']}, {data['coverage']} images{asked}", "type": data["name"],
                     "config": data["split"] or "all", "split": data["part"]},
         "metrics": metrics,
     }  # fmt: skip

@@ -83,7 +83,8 @@ def resolve(model: str | Path) -> Path:
         ) from error
     if path.suffix == ".safetensors" and path.is_file():
         return path
-    if path.name in (ONNX, *OPENVINO) and path.with_name(CONFIG).is_file():
+    of_export = path.name in (ONNX, *OPENVINO) and path.with_name(CONFIG).is_file()
+    if of_export and (path.suffix not in PICKLES or path.with_name(OPENVINO[0]).is_file()):
         path = path.parent
     if path.suffix in PICKLES and not path.is_dir():
         raise CheckpointError(

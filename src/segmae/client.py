@@ -126,7 +126,11 @@ class Client:
                 if error.code not in (429, 503) or attempt == TRIES:
                     raise refusal from error
                 time.sleep(_wait_s(error.headers.get("Retry-After", "")))
-            except (OSError, http.client.HTTPException) as error:  # the latter: an answer cut short
+            except (
+                OSError,
+                http.client.HTTPException,
+                ValueError,
+            ) as error:  # the last two: an answer cut short
                 reason = getattr(error, "reason", error)
                 raise ServiceError(
                     0, f"{self.url}: no answer ({reason}). Is `segmae serve` running there?"
@@ -179,5 +183,11 @@ def _refusal(error: urllib.error.HTTPError) -> ServiceError:
     try:
         said = json.loads(error.read())["error"]
         return ServiceError(error.code, said["message"], said["code"], said["request_id"])
-    except (ValueError, KeyError, TypeError, OSError):  # a proxy between answers in its own form
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        http.client.HTTPException,
+    ):  # a proxy between answers in its own form
         return ServiceError(error.code, f"{error.url}: {error.code} {error.reason}")

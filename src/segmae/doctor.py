@@ -46,17 +46,27 @@ def diagnose(model: str = "segmae-tiny") -> dict[str, Any]:
     try:
         report["model"] |= describe_model(model)
         report["self_test"] = self_test(model)
-        report["ok"] = True
-        if (found := report["self_test"]["dice"]) < _FINDS:
-            report["warning"] = (
-                f"the model misses a drawn lesion (Dice {found}): it is not trained for such photographs, or not computed rightly here. "
-                "`segmae doctor` without --model tells which"
-            )
+        report |= judged(model, report["self_test"]["dice"])
     except SegmaeError as error:
         report["problem"] = str(error)
     except Exception as error:  # whatever is broken here, it is what the doctor was called for
         report["problem"] = f"{type(error).__name__}: {error}"
     return report
+
+
+def judged(model: str, dice: float) -> dict[str, Any]:
+    """Whether a model that segments a drawn lesion so well is `ok`, and what there is to say of it."""
+    from segmae.checkpoint import embedded_models
+
+    if dice >= _FINDS:
+        return {"ok": True}
+    missed = f"the model misses a drawn lesion (Dice {dice}"
+    if model in embedded_models():
+        return {
+            "problem": f"{missed} in place of .97): this machine computes it wrongly. Install numpy and onnxruntime again, or use another one"
+        }
+    return {"ok": True, "warning": f"{missed}): it is not trained for such photographs, or not computed rightly here. "
+                                   "`segmae doctor` without --model tells which"}  # fmt: skip
 
 
 def extras() -> dict[str, dict[str, Any]]:

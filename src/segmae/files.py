@@ -65,7 +65,8 @@ def flush(path: Path) -> None:
 
 
 def replace(path: Path, other: Path) -> None:
-    """Let a file take the place of another. Windows refuses as long as anyone has the other open: wait for who only reads it."""
+    """Let a file take the place of another, or a folder a free one. Windows refuses as long as anyone has a file of them open: wait for
+    who only reads it."""
     for pause in (0.01, 0.05, 0.2, 0.8, None):
         try:
             path.replace(other)

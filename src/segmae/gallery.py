@@ -56,8 +56,7 @@ def read_file(row: Row, at_least: int) -> NDArray[np.uint8]:
 
 def thumbnail(folder: Path, row: Row, box: tuple[int, int], read: Read = read_file) -> Thumbnail:
     """A photograph and its mask, scaled to fit into a box (width, height)."""
-    whole = (row["width"], row["height"])
-    size = min(whole, fitted(*whole, box))  # never enlarged
+    size = fitted(row["width"], row["height"], box, largest=1)
     try:
         photo = Image.fromarray(read(row, max(size)))
     except (ImageError, MemoryError):

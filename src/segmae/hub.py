@@ -229,6 +229,9 @@ def _problem_of(path: Path, listed: _Listed) -> str | None:
     if listed.sha256:
         found, expected = sha256(path), listed.sha256
     else:  # as git names a file
-        blob = f"blob {size}\0".encode() + path.read_bytes()
-        found, expected = hashlib.sha1(blob, usedforsecurity=False).hexdigest(), str(listed.blob)
+        digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+        with path.open("rb") as content:
+            while chunk := content.read(1 << 20):
+                digest.update(chunk)
+        found, expected = digest.hexdigest(), str(listed.blob)
     return None if found == expected else f"its checksum is {found}, the host lists {expected}"

@@ -131,9 +131,9 @@ def draw_contour(
     return np.array(image)
 
 
-def fitted(width: int, height: int, box: tuple[int, int]) -> tuple[int, int]:
-    """The size (width, height) of a picture that is scaled to fill a box, at least one pixel each way."""
-    scale = min(box[0] / width, box[1] / height)
+def fitted(width: int, height: int, box: tuple[int, int], largest: float = math.inf) -> tuple[int, int]:
+    """The size (width, height) of a picture that is scaled to fill a box, at most `largest` times, and at least one pixel each way."""
+    scale = min(box[0] / width, box[1] / height, largest)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 

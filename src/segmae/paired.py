@@ -58,8 +58,8 @@ def read_evaluation(folder: str | Path) -> Evaluated:
 
 def how_asked(model: Mapping[str, Any]) -> str:
     """What a summary's `model` tells of views and cleaned masks, to end its name; "" where it was asked for neither."""
-    cleaned = {"keep_largest": ", largest piece", "fill_holes": ", holes filled"}
-    return by_views(model.get("views", 1)) + "".join(text for key, text in cleaned.items() if model.get(key))
+    repairs = {"keep_largest": ", largest piece", "fill_holes": ", holes filled"}
+    return by_views(model.get("views", 1)) + "".join(text for key, text in repairs.items() if model.get(key))
 
 
 def difference(first: Rows, second: Rows, measure: str) -> dict[str, float]:

@@ -133,7 +133,7 @@ class Predictor:
         logits = self.engine(normalize(images, self.info.preprocess))[:, 0]
         if not np.isfinite(logits).all():
             raise CheckpointError(
-                "the network's output is not a number: its weights are damaged or training diverged"
+                "the network's output is not a number: its weights are damaged or training diverged. Take an earlier checkpoint"
             )
         # the logistic function, without overflow
         return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits), np.float32)

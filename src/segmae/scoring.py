@@ -101,7 +101,7 @@ def _load(case: Case, preprocess: Preprocess) -> _Sample | str:
         image, size = read_prepared(case.image, preprocess)
         return _Sample(case, image, read_mask(case.mask, size=size))
     except MemoryError:
-        return f"{case.image}: {TOO_LARGE}"
+        return f"{case.image} or {case.mask.name}: {TOO_LARGE}"
     except (SegmaeError, OSError, ValueError) as error:
         return str(error) or type(error).__name__
 

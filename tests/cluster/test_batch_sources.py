@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from segmae.cluster import storage
-from segmae.cluster.sources import find_sources
+from segmae.cluster.sources import _slashes, find_sources
 from segmae.errors import ConfigError, DataError, MissingExtra
 
 pytest.importorskip("fsspec", reason="the extra 'batch' is not installed")
@@ -44,6 +45,13 @@ def test_the_folder_of_photographs_takes_no_results_and_a_name_must_be_there(fol
         find_sources([f"{folder}/"], str(folder))
     with pytest.raises(DataError, match="is a variable empty"):
         find_sources([""], str(folder / "out"))
+
+
+def test_paths_of_windows_are_spelled_as_fsspec_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sep", "\\")
+        named = [_slashes(name) for name in (r"C:\x\a b.jpg", "s3://bucket/a\\b.jpg")]
+    assert named == ["C:/x/a b.jpg", "s3://bucket/a\\b.jpg"]
 
 
 def test_patterns_and_single_files(folder: Path) -> None:

@@ -87,11 +87,25 @@ def test_only_requests_for_other_machines_go_through_a_proxy(
         assert not proxy.asked
 
 
-def test_an_answer_that_is_cut_short_is_an_error_too(script: tuple[type[Script], Client]) -> None:
+@pytest.mark.parametrize(
+    ("status", "length", "told"), [(200, "99", "no answer"), (200, "9", "no answer"), (500, "99", "500")]
+)
+def test_an_answer_that_is_cut_short_is_an_error_too(
+    script: tuple[type[Script], Client], status: int, length: str, told: str
+) -> None:
     one, client = script
-    one.answers = [(200, {**JSON, "Content-Length": "99"}, b'{"models"')]
-    with pytest.raises(ServiceError, match="no answer"):
+    one.answers = [(status, {**JSON, "Content-Length": length}, b'{"models"')]
+    with pytest.raises(ServiceError, match=told):
         client.models()
+
+
+def test_a_busy_service_whose_answer_is_cut_short_is_asked_again(
+    script: tuple[type[Script], Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    one, client = script
+    one.answers = [(503, {**JSON, "Content-Length": "99"}, b"{"), (200, JSON, b'{"models": []}')]
+    assert client.models() == []
 
 
 def test_what_a_proxy_answers_is_an_error_too(script: tuple[type[Script], Client]) -> None:
