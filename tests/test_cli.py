@@ -438,6 +438,15 @@ def test_the_demo_draws_lesions_and_finds_them(run: Run, tmp_path: Path) -> None
 
 
 @needs_model
+def test_a_demo_that_fails_leaves_the_page_of_an_earlier_one(run: Run, tmp_path: Path) -> None:
+    assert run("demo", "-o", tmp_path / "demo")[0] == 0
+    code, _, err = run("demo", tmp_path / "gone.jpg", "-o", tmp_path / "demo")
+    assert code == 2 and "gone.jpg" in err
+    assert (tmp_path / "demo" / "report.html").exists() and (tmp_path / "demo" / "sheet.png").exists()
+    assert run("demo", "-o", tmp_path / "demo")[0] == 0
+
+
+@needs_model
 def test_the_demo_takes_a_photograph_whose_name_has_spaces(run: Run, lesions: Path, tmp_path: Path) -> None:
     name = "my photo (1)" if sys.platform == "win32" else "my photo <1>"
     photo = tmp_path / f"{name}.jpg"

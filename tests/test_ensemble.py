@@ -185,6 +185,8 @@ def test_members_on_another_drive_of_windows(
 def test_what_is_no_ensemble_is_told(two: list[Path], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="two or more different models"):
         save_ensemble(tmp_path / "x", [two[0], two[0]])
+    with pytest.raises(CheckpointError, match=r"twin: is a copy of .*small"):
+        save_ensemble(tmp_path / "x", [two[0], shutil.copytree(two[0], tmp_path / "twin")])
     with pytest.raises(CheckpointError, match="is a model or a run"):
         save_ensemble(two[0], two)
     with pytest.raises(CheckpointError, match="named twice"):

@@ -200,6 +200,21 @@ def test_a_case_too_large_for_memory_is_named(
     assert cases[1].image.name in failure["problem"] and "does not fit into memory" in failure["problem"]
 
 
+def test_an_evaluation_goes_over_nobody_elses_files(tmp_path: Path, small_model: Path) -> None:
+    data = write_dataset(tmp_path / "drawn", 3)
+    for folder in (data / "images", data / "masks"):
+        with pytest.raises(DataError, match="holds the dataset's files"):
+            evaluate_checkpoint(small_model, data, out=folder, resamples=50)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "report.md").write_text("mine")
+    with pytest.raises(DataError, match=r"report\.md: is there and of no evaluation"):
+        evaluate_checkpoint(small_model, data, out=mine, resamples=50)
+    assert [path.name for path in mine.iterdir()] == ["report.md"]
+    for _ in range(2):  # an evaluation that is made again takes the earlier one's place
+        evaluate_checkpoint(small_model, data, out=tmp_path / "out", resamples=50)
+
+
 def test_nothing_usable_is_an_error_with_a_reason(tmp_path: Path) -> None:
     case = write_case(tmp_path, "no_mask", box(64, 64, 0, 0, 9, 9), None)
     with pytest.raises(DataError, match="no_mask"):

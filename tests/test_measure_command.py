@@ -250,7 +250,7 @@ def test_nothing_measured_ends_with_2_and_leaves_an_earlier_table(
     run: Run, lesions: Path, tmp_path: Path
 ) -> None:
     earlier = tmp_path / "results.csv"
-    earlier.write_text("mine")
+    earlier.write_text("name,file,error,mine")
     code, out, err = run(tmp_path / "gone.png", tmp_path / "lost.png")
     assert (code, out) == (2, "0 measured, 2 failed; nothing was written\n")
     assert "gone.png: no such file" in err and "lost.png: no such file" in err
@@ -262,7 +262,7 @@ def test_nothing_measured_ends_with_2_and_leaves_an_earlier_table(
     assert code == 2 and "mm_per_pixel is -1" in err
     code, _, err = run("")
     assert code == 2 and "is a variable empty?" in err
-    assert earlier.read_text() == "mine"
+    assert earlier.read_text() == "name,file,error,mine"
 
 
 def test_results_never_take_the_place_of_a_mask_or_of_the_scales(
@@ -273,13 +273,21 @@ def test_results_never_take_the_place_of_a_mask_or_of_the_scales(
     before = first.read_bytes()
     scales = tmp_path / "scales.csv"
     scales.write_text("file,mm_per_pixel\nx,1\ny,1\nz,1\n")
-    for out, options in ((first, ()), (scales, ("--mm-table", str(scales)))):
+    other = tmp_path / "metadata.csv"
+    other.write_text("image_id,patient_id\nx,1\n")
+    for out, options, told in (
+        (first, (), "is no name for the results"),
+        (scales, ("--mm-table", str(scales)), "is the table of scales"),
+        (other, (), "is no earlier table of this command"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             cli.app(["measure", "-o", str(out), *map(str, others), *options])
         assert stopped.value.code == 2
-        assert f"{out}: is no name for the results" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert str(out) in err and told in err
     assert first.read_bytes() == before
     assert scales.read_text().startswith("file,mm_per_pixel")
+    assert other.read_text().startswith("image_id")
 
 
 def test_an_empty_mask_is_a_row(run: Run, table: Table, lesions: Path) -> None:

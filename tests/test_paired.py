@@ -36,6 +36,14 @@ def test_a_steady_gain_is_found_although_images_scatter(tmp_path: Path) -> None:
     assert second.startswith("iou@original")
 
 
+def test_a_very_small_p_is_no_zero(tmp_path: Path) -> None:
+    other = write(tmp_path / "b", {f"i{i}": i / 200 for i in range(100)})
+    mine = write(tmp_path / "a", {f"i{i}": i / 200 + 0.1 + 0.001 * i for i in range(100)})
+    found = differences(read_evaluation(mine).rows, read_evaluation(other))
+    assert 0 < found["dice@original"]["p"] < 1e-10
+    assert "p < 0.0001 (Wilcoxon)" in paired.sentences(found)[0]
+
+
 def test_a_model_gains_nothing_over_itself(tmp_path: Path) -> None:
     rows = read_evaluation(write(tmp_path / "a", {"x": 0.5, "y": 0.9})).rows
     expected = {"mean": 0, "low": 0, "high": 0, "p": 1, "images": 2}

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from links import link
+from segmae import photographs as photographs_module
 from segmae import predict
 from segmae import predictor as predictor_file
 from segmae.checkpoint import ModelInfo
@@ -297,6 +298,56 @@ def test_results_of_images_that_share_a_stem_are_no_photographs_either(
     assert list(find_photographs([tmp_path / "darkness"])) == ["a.jpg", "a.png"]
 
 
+def test_masks_that_people_drew_are_not_replaced(by_darkness: Path, tmp_path: Path) -> None:
+    """They have the names of ours; a folder that a call has written to is known by its results.jsonl."""
+    photo = write_dataset(tmp_path / "set", 1) / "images" / "drawn_0000.jpg"
+    drawn = tmp_path / "reader" / "drawn_0000_mask.png"
+    drawn.parent.mkdir()
+    drawn.write_bytes(b"by hand")
+    with pytest.raises(DataError, match=r"drawn_0000.*no results\.jsonl is there.*Choose another folder"):
+        predict_files([photo], drawn.parent, by_darkness)
+    assert contents(drawn.parent) == {drawn.name: b"by hand"}
+    for _ in range(2):
+        assert predict_files([photo], tmp_path / "out", by_darkness).rows
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "told"),
+    [
+        ("here", "", "has no name: is a variable empty"),
+        ("http://example.org/a.jpg", "out", "is an address"),
+        ("s3://bucket/a", "out", "--engine-cluster"),
+    ],
+)
+def test_slips_of_a_script_are_told(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, out: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "here", 1)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match=told):
+        predict_files([source], out, by_darkness)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, closed = (write_dataset(tmp_path / name, 1) / "images" for name in ("good", "closed"))
+    whole = photographs_module.earlier_rows
+
+    def rows(folder: Path) -> Any:
+        if "closed" in str(folder):
+            raise PermissionError(13, "Permission denied", str(folder / "results.jsonl"))
+        return whole(folder)
+
+    monkeypatch.setattr(photographs_module, "earlier_rows", rows)
+    with pytest.raises(DataError, match=r"closed.images: may not be read\. Change its permissions"):
+        predict_files([closed], tmp_path / "out", by_darkness)
+    done = predict_files([closed, good], tmp_path / "out", by_darkness)
+    assert len(done.rows) == 1 and "closed" in done.failures[0]["problem"]
+
+
 def test_a_folder_of_photographs_takes_no_results(by_darkness: Path, tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "set", 2) / "images"
     before = contents(folder)
@@ -494,6 +545,7 @@ def test_an_output_that_cannot_be_written_is_named(by_darkness: Path, tmp_path: 
         with pytest.raises(OutputError, match=r"file.*Choose another"):
             predict_files([tmp_path / "a.png"], out, by_darkness)
     (tmp_path / "out" / "a_mask.png").mkdir(parents=True)
+    (tmp_path / "out" / "results.jsonl").touch()
     with pytest.raises(OutputError, match=r"a_mask\.png: cannot be written"):
         predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from segmae import cli
 from segmae.data.phantom import write_dataset
-from segmae.errors import DataError
+from segmae.errors import ConfigError, DataError
 from segmae.predictor import Predictor
 from segmae.rank import choose, rank
 
@@ -113,6 +113,21 @@ def test_the_rest_goes_on_after_a_broken_file(
     assert "drawn_0003.jpg" in err
     report = json.loads(out)
     assert (len(report["rows"]), report["photographs"]) == (4, 7)
+
+
+def test_a_ranking_replaces_nothing_but_a_ranking(
+    photographs: Path, small_model: Path, tmp_path: Path
+) -> None:
+    mine, table = tmp_path / "mine.csv", tmp_path / "rank.csv"
+    mine.write_text("image_id,patient_id\n")
+    photo = next(photographs.iterdir())
+    for out in (photo, mine):
+        before = out.read_bytes()
+        with pytest.raises(ConfigError, match=r"Let it end in \.csv|no earlier table"):
+            rank(photographs, small_model, n=2, out=out)
+        assert out.read_bytes() == before
+    for _ in range(2):
+        rank(photographs, small_model, n=2, out=table)
 
 
 def test_a_photograph_too_large_for_memory_is_named(

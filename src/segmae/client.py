@@ -53,6 +53,8 @@ class Client:
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8000", key: str = "", timeout: float = 120.0) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ServiceError(0, f"{url}: is no address of a service. Let it begin with http:// or https://")
         self.url, self.key, self.timeout = url.rstrip("/"), key, timeout
 
     def segment(self, image: File, **options: Any) -> Any:

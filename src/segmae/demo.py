@@ -18,7 +18,7 @@ from segmae import metrics
 from segmae.data.phantom import write_dataset
 from segmae.data.preprocess import read_image, read_mask, resize_mask
 from segmae.errors import DataError
-from segmae.files import atomic_path, atomic_write
+from segmae.files import atomic_path, atomic_write, make_folder
 from segmae.overlay import fitted, overlay
 from segmae.photographs import RESULTS
 from segmae.predict import Progress, predict_files
@@ -70,9 +70,9 @@ def run_demo(
         DataError: no photographs, or not one of them can be read.
         CheckpointError: no usable model.
     """
-    folder = Path(out)
-    for name in (RESULTS, "report.html", "sheet.png"):  # of an earlier demo
-        (folder / name).unlink(missing_ok=True)
+    folder = make_folder(out)
+    if (folder / RESULTS).exists():
+        atomic_write(folder / RESULTS, "")  # an earlier demo's photographs may have the same names
     drawn = None if image is not None else write_dataset(folder / "drawn", LESIONS, seed=FIRST_SEED)
     done = predict_files([drawn / "images" if drawn else Path(str(image))], folder, model, progress=progress)
     if not done.rows:

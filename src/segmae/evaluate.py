@@ -189,7 +189,7 @@ def evaluate_checkpoint(
         The summary (see `evaluate`) and the folder.
 
     Raises:
-        DataError: unusable data or split, or images that the model was trained on.
+        DataError: unusable data or split, images that the model was trained on, or an `out` that holds the dataset's or other files.
         CheckpointError: no usable model.
     """
     from segmae.predictor import load
@@ -221,6 +221,7 @@ def evaluate_checkpoint(
     folder = Path(out) if out is not None else _default_folder(path, label)
     if against is not None and folder.resolve() == Path(against).resolve():
         raise DataError(f"{folder}: holds the evaluation to compare with. Choose another folder for this one")
+    _refuse_folder(folder, cases)
     summary = evaluate(
         predictor,
         cases,
@@ -240,6 +241,16 @@ def evaluate_checkpoint(
     )
     write_report(summary, folder, predictor, cases)
     return summary, folder
+
+
+def _refuse_folder(folder: Path, cases: Sequence[Case]) -> None:
+    """Raises DataError: the evaluation would lie among a dataset's files, or over somebody's own."""
+    data = {path.parent.resolve() for case in cases for path in (case.image, case.mask) if path}
+    if folder.resolve() in data:
+        raise DataError(f"{folder}: holds the dataset's files. Choose another folder for the evaluation")
+    for name in ("report.md", "cases.png"):
+        if (folder / name).exists() and not (folder / "summary.json").exists():
+            raise DataError(f"{folder / name}: is there and of no evaluation. Choose another folder")
 
 
 def _cases_of(cases: Sequence[Case], split: Split, part: str, root: str) -> tuple[Case, ...]:

@@ -17,7 +17,17 @@ from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, find_data, image_fi
 from segmae.data.preprocess import PIXELS_AT_ONCE, image_size, read_image, read_mask
 from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
 from segmae.measure import Measurements, measure, pixel_scale
-from segmae.outputs import Row, Scale, Wanted, nine_digits, several_pieces, wanted, write_csv
+from segmae.outputs import (
+    CSV_COLUMNS,
+    Row,
+    Scale,
+    Wanted,
+    check_table,
+    nine_digits,
+    several_pieces,
+    wanted,
+    write_csv,
+)
 from segmae.photographs import find_photographs, refuse_nameless, safe_name
 from segmae.predict import Progress
 
@@ -86,10 +96,10 @@ def measure_masks(
     if mm_per_pixel is not None and mm_table is not None:
         raise ConfigError("two kinds of scale: give --mm-per-pixel for all masks or --mm-table for each")
     places = [os.path.realpath(path) for path in (out, mm_table) if path is not None]
-    if out is not None and (Path(out).suffix.lower() != ".csv" or len(set(places)) < len(places)):
-        raise ConfigError(
-            f"{out}: is no name for the results. Let it end in .csv and differ from the table's"
-        )
+    if len(set(places)) < len(places):
+        raise ConfigError(f"{out}: is the table of scales. Choose another name for the results")
+    if out is not None:
+        check_table(Path(out), CSV_COLUMNS)
     folder = None if photos is None else find_data(str(photos))
     table = None if mm_table is None else Path(mm_table)
     photographs = find_photographs([folder]) if folder else {}
@@ -151,7 +161,12 @@ def _read_scales(path: Path) -> dict[str, float | None]:
                 if None in line:
                     raise ValueError(f"line {lines.line_num} has more cells than there are columns")
                 name, text = _stem(line["file"].strip()), line["mm_per_pixel"].strip()
-                scale = float(text) if text else None
+                try:
+                    scale = float(text) if text else None
+                except ValueError as error:
+                    raise ValueError(
+                        f"line {lines.line_num}, {line['file']}: {text!r} is no number"
+                    ) from error
                 pixel_scale(scale)
                 if line["file"].strip() and scales.setdefault(name, scale) != scale:
                     raise ValueError(f"line {lines.line_num} has another scale for {name}")

@@ -335,6 +335,22 @@ def file_names(rows: Sequence[Row]) -> dict[str, str]:
     return {name: Path(os.path.relpath(file, base)).as_posix() for name, file in files.items()}
 
 
+def check_table(path: Path, columns: Sequence[str]) -> None:
+    """Refuse to write a table over a file that is none of its kind.
+
+    Raises:
+        ConfigError: the name does not end in .csv, or a file is there that does not begin with the first of these columns.
+    """
+    if path.suffix.lower() != ".csv":
+        raise ConfigError(f"{path}: is no name for the results. Let it end in .csv")
+    with suppress(OSError), path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = file.readline(1000)
+        if first.strip() and not first.startswith(",".join(columns[:3])):
+            raise ConfigError(
+                f"{path}: is there and is no earlier table of this command. Choose another name"
+            )
+
+
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
     """Write a table: a row each, with `CSV_COLUMNS`, empty where a row has none."""
     with (

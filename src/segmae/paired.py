@@ -79,7 +79,10 @@ def difference(first: Rows, second: Rows, measure: str) -> dict[str, float]:
     one, two = (np.array([float(rows[id][measure]) for id in shared]) for rows in (first, second))
     low, high = mean_interval(one - two)
     figures = {"mean": float((one - two).mean()), "low": low, "high": high, "p": wilcoxon(one, two)}
-    return {name: round(value, 6) for name, value in figures.items()} | {"images": len(shared)}
+    # of p, which may be far below 1e-6, six digits
+    return {
+        name: float(f"{value:.6g}") if name == "p" else round(value, 6) for name, value in figures.items()
+    } | {"images": len(shared)}
 
 
 def differences(first: Rows, other: Evaluated) -> dict[str, Any]:
@@ -91,7 +94,11 @@ def sentences(against: Mapping[str, Any]) -> list[str]:
     """`differences` in words, a line per measure."""
     return [
         f"{measure}: {found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] against {against['model']} "
-        f"on {found['images']} images that both have, p {found['p']:.2g} (Wilcoxon)"
+        f"on {found['images']} images that both have, p {_shown(found['p'])} (Wilcoxon)"
         for measure in MEASURES
         if (found := against[measure])
     ]
+
+
+def _shown(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"

@@ -34,6 +34,7 @@ OTHER_IMAGES = (
 )  # fmt: skip
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\.|$)", re.IGNORECASE)
 UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 LONGEST = 200  # bytes of a name; file systems allow 255, endings included
 
 
@@ -76,8 +77,15 @@ def collect(sources: Sequence[str | Path]) -> tuple[list[Path], Ignored]:
     ignored = Ignored()
     for source in sources:
         path = Path(source)
+        if ADDRESS.match(str(source)):
+            raise DataError(f"{source}: is an address, and photographs are not fetched. Name files (of s3://, gs:// and the like "
+                            "--engine-cluster reads)")  # fmt: skip
         try:
             files += _images_of(path, ignored) if os.path.isdir(path) else [path]  # which says no to any name
+        except PermissionError as error:
+            files.append(path)
+            if len(sources) == 1:
+                raise DataError(f"{path}: may not be read. Change its permissions") from error
         except DataError:
             if len(sources) == 1:
                 raise

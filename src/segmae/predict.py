@@ -113,11 +113,14 @@ def predict_files(
 
     Raises:
         ConfigError: an option that cannot be used.
-        DataError: not one file in `sources`, or `out` is one of these folders or holds the results of another photograph of the same name.
+        DataError: not one file in `sources`, or `out` is one of these folders holds the results of another photograph of the same
+            name, or masks of that name that no call wrote.
         OutputError: `out` cannot be written.
         CheckpointError: no usable model.
     """
     want = wanted(formats, overlay_style, keep_largest, fill_holes, measure, mm_per_pixel)
+    if not str(out):
+        raise DataError("the folder of the results has no name: is a variable empty?")
     if any(os.path.isdir(source) and _place(Path(source)) == _place(Path(out)) for source in sources):
         raise DataError(f"{out}: is the folder of the photographs. Choose another one for the results")
     files, ignored = collect(sources)
@@ -169,6 +172,10 @@ def _refuse_results_of_others(folder: Path, rows: dict[str, Row], photographs: d
         if _place(before) != _place(path) and not are_twins(before, path):
             raise DataError(
                 f"{folder}: '{name}' is the result of {before} there. Choose another folder for {path}"
+            )
+        if not (folder / RESULTS).exists() and has_results(folder, name):
+            raise DataError(
+                f"{folder}: holds a mask or picture of '{name}' that is no result of an earlier call, as no {RESULTS} is there. Choose another folder"
             )
 
 

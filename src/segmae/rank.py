@@ -17,6 +17,7 @@ from segmae.background import Room, ahead, usable_cpus
 from segmae.data.preprocess import PIXELS_AT_ONCE
 from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.files import atomic_write, harmless
+from segmae.outputs import check_table
 from segmae.photographs import find_photographs
 from segmae.predict import Progress
 from segmae.predictor import DEFAULT_MODEL, Predictor, load
@@ -103,11 +104,14 @@ def rank(
         progress: called after every photograph.
 
     Raises:
+        ConfigError: `out` does not end in .csv, or is there and no earlier ranking.
         DataError: not one photograph that can be read.
         CheckpointError: no usable model.
     """
     if n < 1:
         raise DataError(f"n={n}: rank at least 1 photograph")
+    if out is not None:
+        check_table(Path(out), COLUMNS)
     photographs = find_photographs([folder])
     predictor = load(model, threads=threads, device=device)
     seen: list[_Seen] = []

@@ -116,6 +116,8 @@ def test_what_a_proxy_answers_is_an_error_too(script: tuple[type[Script], Client
 
 
 def test_no_service_is_said() -> None:
+    with pytest.raises(ServiceError, match="begin with http"):
+        Client("127.0.0.1:1")
     with pytest.raises(ServiceError, match="segmae serve"):
         Client("http://127.0.0.1:1").models()
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 import segmae
 from conftest import Start
-from segmae.checkpoint import resolve
+from segmae.checkpoint import resolve, save_threshold
 from segmae.cli import app
 from segmae.client import Client, ServiceError
 from segmae.ensemble import save_ensemble
@@ -183,8 +183,10 @@ def test_the_command_makes_keys_and_refuses_to_be_open_without_one(tmp_path: Pat
 
 
 def test_an_ensemble_is_served(tmp_path: Path) -> None:
-    copies = [shutil.copytree(resolve("segmae-tiny"), tmp_path / name) for name in ("one", "two")]
-    process = Process(tmp_path / "state", "--model", str(save_ensemble(tmp_path / "both", copies)))
+    other = shutil.copytree(resolve("segmae-tiny"), tmp_path / "other")
+    save_threshold(other, 0.4, {})
+    both = save_ensemble(tmp_path / "both", ["segmae-tiny", other])
+    process = Process(tmp_path / "state", "--model", str(both))
     try:
         until(lambda: _ready(process.client))
         assert process.client.segment(drawn())["lesion_share"] > 0

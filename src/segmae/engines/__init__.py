@@ -103,6 +103,8 @@ def _torch(path: Path, threads: int | None, device: str | None) -> Engine:
         other = (
             "use engine=onnxruntime" if (path / ONNX).is_file() else "it has no model.onnx for onnxruntime"
         )
+        if device:
+            other = f"or leave out device={device}: a CPU needs none"
         raise MissingExtra(f"{path}: engine=torch needs torch ({other}): pip install 'segmae[train]'")
     from segmae.engines.torch import TorchEngine
 
