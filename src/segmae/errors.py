@@ -90,7 +90,7 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
         raise MissingExtra(
-            f"{module} is not installed. It comes with the extra '{extra}': pip install 'segmae[{extra}]'"
+            f"{module.partition('.')[0]} is not installed. It comes with the extra '{extra}': pip install 'segmae[{extra}]'"
         ) from error
     finally:
         if hidden:

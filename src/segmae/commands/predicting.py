@@ -18,7 +18,7 @@ from segmae.commands.cluster import (
     run_batch,
 )
 from segmae.commands.options import Device, Engine, FillHoles, Json, KeepLargest, Threads, Views, given
-from segmae.commands.show import exit_code, note, print_failures, print_json, print_table, progress, short
+from segmae.commands.show import exit_code, note, print_failures, print_json, print_table, progress
 
 NAMED = 3  # files of one reason
 
@@ -193,7 +193,7 @@ def demo(
     with progress("images") as advance:
         result = run_demo(**given(image=image, out=out, model=model), progress=advance)
     rows = [
-        (r["name"], f"{r['width']} x {r['height']}", f"{r['lesion_share']:.1%}", short(r.get("dice", "-")))
+        (r["name"], f"{r['width']} x {r['height']}", f"{r['lesion_share']:.1%}", f"{r['dice']:.4f}" if "dice" in r else "-")
         for r in result.rows
     ]
     print_table(("image", "size", "lesion", "Dice"), rows)
