@@ -193,7 +193,12 @@ def demo(
     with progress("images") as advance:
         result = run_demo(**given(image=image, out=out, model=model), progress=advance)
     rows = [
-        (r["name"], f"{r['width']} x {r['height']}", f"{r['lesion_share']:.1%}", f"{r['dice']:.4f}" if "dice" in r else "-")
+        (
+            r["name"],
+            f"{r['width']} x {r['height']}",
+            f"{r['lesion_share']:.1%}",
+            f"{r['dice']:.4f}" if "dice" in r else "-",
+        )
         for r in result.rows
     ]
     print_table(("image", "size", "lesion", "Dice"), rows)
