@@ -113,8 +113,8 @@ def predict_files(
 
     Raises:
         ConfigError: an option that cannot be used.
-        DataError: not one file in `sources`, or `out` is one of these folders holds the results of another photograph of the same
-            name, or masks of that name that no call wrote.
+        DataError: not one file in `sources`, or `out` is one of these folders, holds the results of another photograph of the same name,
+            or masks of that name that no call wrote.
         OutputError: `out` cannot be written.
         CheckpointError: no usable model.
     """
