@@ -247,6 +247,22 @@ def test_ctrl_c_stops_a_training_run_which_then_resumes(lesions: Path, tmp_path:
     assert err.splitlines()[-1] == "stopped"
 
 
+def test_ctrl_c_in_predict_says_how_to_go_on(
+    run: Run, lesions: Path, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segmae.predict.append", interrupted)  # after the first batch was written
+        code, _, err = run("predict", lesions / "images", "--model", small_model, "-o", tmp_path / "out")
+    assert code == 130
+    assert "--resume goes on" in err and err.splitlines()[-1] == "stopped"
+    assert (
+        run("predict", lesions / "images", "--model", small_model, "-o", tmp_path / "out", "--resume")[0] == 0
+    )
+
+
 def test_train_evaluate_and_predict_from_the_command_line(run: Run, lesions: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     make_split_file(lesions, tmp_path / "split.csv")

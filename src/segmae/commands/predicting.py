@@ -117,13 +117,17 @@ def predict(
     if foreign := of_pictures if is_dicom else of_dicom:
         what = "DICOM" if is_dicom else "photographs that are not DICOM"
         raise typer.BadParameter(f"{', '.join(foreign)}: not for {what}")
-    with progress("photographs") as advance:
-        if is_dicom:
-            done = predict_dicom(
-                [Path(source) for source in sources], Path(out), **options, **of_dicom, progress=advance
-            )
-        else:
-            done = predict_files(sources, out, **options, **of_pictures, progress=advance)
+    try:
+        with progress("photographs") as advance:
+            if is_dicom:
+                done = predict_dicom(
+                    [Path(source) for source in sources], Path(out), **options, **of_dicom, progress=advance
+                )
+            else:
+                done = predict_files(sources, out, **options, **of_pictures, progress=advance)
+    except KeyboardInterrupt:
+        note(f"what is done is kept in {out}: the same command with --resume goes on")
+        raise
     passed_over = getattr(done, "passed_over", [])
     print_passed_over(passed_over)
     print_failures(done.failures)
