@@ -27,6 +27,7 @@ from segmae.errors import SegmaeError
 
 TRIES = 5  # of a request that the service is too busy for
 LONGEST_WAIT = 30.0  # seconds between two tries, whatever the service asks for
+CUT_SHORT = (http.client.HTTPException, ValueError)  # what reading such an answer, or its JSON, raises
 File = str | Path | bytes
 
 
@@ -128,11 +129,7 @@ class Client:
                 if error.code not in (429, 503) or attempt == TRIES:
                     raise refusal from error
                 time.sleep(_wait_s(error.headers.get("Retry-After", "")))
-            except (
-                OSError,
-                http.client.HTTPException,
-                ValueError,
-            ) as error:  # the last two: an answer cut short
+            except (OSError, *CUT_SHORT) as error:
                 reason = getattr(error, "reason", error)
                 raise ServiceError(
                     0, f"{self.url}: no answer ({reason}). Is `segmae serve` running there?"
@@ -185,11 +182,5 @@ def _refusal(error: urllib.error.HTTPError) -> ServiceError:
     try:
         said = json.loads(error.read())["error"]
         return ServiceError(error.code, said["message"], said["code"], said["request_id"])
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        OSError,
-        http.client.HTTPException,
-    ):  # a proxy between answers in its own form
+    except (KeyError, TypeError, OSError, *CUT_SHORT):  # a proxy between answers in its own form
         return ServiceError(error.code, f"{error.url}: {error.code} {error.reason}")

@@ -136,16 +136,15 @@ def save_ensemble(folder: str | Path, models: Sequence[str | Path]) -> Path:
         )
     if any((folder / name).exists() for name in ("config.json", "best", "last")):
         raise CheckpointError(f"{folder}: is a model or a run. Give the ensemble a folder of its own")
-    infos, digests = map(read_info, singles), map(weights_digests, singles)
-    entries = [
-        {"model": _as_seen_from(folder, single), "weights": found}
-        for single, found in zip(singles, digests, strict=True)
-    ]
     known: dict[str, Path] = {}
-    for single, info, entry in zip(singles, infos, entries, strict=True):
-        what = repr((entry["weights"], info.preprocess, info.threshold))
-        if (other := known.setdefault(what, single)) is not single:
+    entries = []
+    for single in singles:
+        info, weights = read_info(single), weights_digests(single)
+        if (
+            other := known.setdefault(repr((weights, info.preprocess, info.threshold)), single)
+        ) is not single:
             raise CheckpointError(f"{single}: is a copy of {other}. Name different models")
+        entries.append({"model": _as_seen_from(folder, single), "weights": weights})
     (folder / CALIBRATION).unlink(missing_ok=True)
     write_json(folder / ENSEMBLE, {"format": FORMAT, "members": entries})
     return folder
