@@ -210,3 +210,6 @@ def test_what_is_no_ensemble_is_told(two: list[Path], tmp_path: Path) -> None:
         (folder / ENSEMBLE).write_text(text)
         with pytest.raises(CheckpointError, match=r"ensemble\.json"):
             load(folder)
+    (folder / ENSEMBLE).write_text('{"format": 99, "members": []}')
+    with pytest.raises(CheckpointError, match="made by a newer segmae"):
+        load(folder)

@@ -31,7 +31,7 @@ from segmae.ownfiles import is_trusted
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT = 1
+FORMAT = 1  # of config.json, and of ensemble.json
 ASSETS = Path(__file__).parent / "assets"
 WEIGHTS, ONNX, CONFIG = "model.safetensors", "model.onnx", "config.json"
 OPENVINO = ("model.xml", "model.bin")  # the graph and its weights
@@ -125,7 +125,10 @@ def members(model: str | Path) -> list[Path]:
         return [path]
     found = []
     try:
-        for member in read_json(path / ENSEMBLE)["members"]:
+        values = read_json(path / ENSEMBLE)
+        if values.get("format", FORMAT) > FORMAT:
+            raise CheckpointError(f"{path}: was made by a newer segmae. Update segmae")
+        for member in values["members"]:
             name, digests = str(member["model"]), dict(member["weights"])
             single = resolve(name if name in embedded_models() else path / name)
             if (single / ENSEMBLE).is_file():

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from segmae.errors import ConfigError, require
+from segmae.errors import ConfigError, did_you_mean, require
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -373,9 +373,9 @@ def _check(config: Config) -> Config:
     for key, allowed in CHOICES.items():
         value = _value(config, key)
         if value not in allowed:
-            near = difflib.get_close_matches(str(value), allowed, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ConfigError(f"{key}={value}: not one of {', '.join(allowed)}.{hint}")
+            raise ConfigError(
+                f"{key}={value}: not one of {', '.join(allowed)}.{did_you_mean(value, allowed)}"
+            )
     for key, (low, high) in RANGES.items():
         numbers = _value(config, key)
         for number in numbers if isinstance(numbers, tuple | list) else (numbers,):

@@ -21,6 +21,7 @@ from segmae.checkpoint import (
     ASSETS,
     CALIBRATION,
     ENSEMBLE,
+    FORMAT,
     ModelInfo,
     members,
     read_info,
@@ -32,7 +33,6 @@ from segmae.engines import Engine, create_engine
 from segmae.errors import CheckpointError, reason
 from segmae.files import read_json, write_json
 
-FORMAT = 1
 LIMIT = 1e-7  # a mean probability stays this far from 0 and 1, so that its logit is a number
 LONGEST = 64  # characters of a name: what DICOM has room for
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 TOO_LARGE = "does not fit into memory. Scale it down"
 
@@ -13,6 +16,12 @@ TOO_LARGE = "does not fit into memory. Scale it down"
 def reason(error: Exception) -> str:
     """What an error of Python's says about a file's content, in words."""
     return f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+
+
+def did_you_mean(name: Any, names: Iterable[Any]) -> str:
+    """` Did you mean 'NAME'?` of the nearest of these names, with the space before it, or nothing where none is like `name`."""
+    near = difflib.get_close_matches(str(name), list(map(str, names)), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 class SegmaeError(Exception):

@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from segmae import exchange, gallery
 from segmae.contour import Polygon
 from segmae.data.preprocess import read_mask, restored_strips
-from segmae.errors import ConfigError, ImageError, OutputError
+from segmae.errors import ConfigError, ImageError, OutputError, did_you_mean
 from segmae.files import atomic_path, atomic_write, harmless, read_json, taking_turns
 from segmae.measure import Measurements, measure, pixel_scale
 from segmae.overlay import STYLES, overlay_strips
@@ -86,9 +85,9 @@ def wanted(
     """
     for name in formats:
         if name not in FORMATS:
-            near = get_close_matches(name, FORMATS, 1)
-            hint = f"did you mean '{near[0]}'? All" if near else "choose of"
-            raise ConfigError(f"format '{name}': {hint}: {', '.join(FORMATS)}")
+            raise ConfigError(
+                f"format '{name}': not one of {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}"
+            )
     if not formats:
         raise ConfigError(f"no format given: choose of {', '.join(FORMATS)}")
     if overlay_style not in STYLES:

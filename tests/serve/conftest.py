@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,9 +13,7 @@ import segmae
 for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
     pytest.importorskip(module, reason="the extra serve is not installed")
 
-from serving import Running, started  # noqa: E402
-
-Start = Callable[..., AbstractContextManager[Running]]
+from serving import Running, Start, started  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import Gate, Running, drawn, opened, until
+from serving import Gate, Running, Start, drawn, opened, until
 
 import segmae
-from conftest import Start
 from segmae.errors import OutputError
 from segmae.serve.store import Job, Store
 

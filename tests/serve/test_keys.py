@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import drawn
+from serving import Start, drawn
 
-from conftest import Start
 from segmae.client import Client, ServiceError
 from segmae.errors import ConfigError
 from segmae.serve.keys import Rate, find_key, new_key, read_keys

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import PATIENCE, Answer, Gate, Running, drawn, encoded, until
+from serving import PATIENCE, Answer, Gate, Running, Start, drawn, encoded, until
 
-from conftest import Start
 from segmae.client import multipart
 from segmae.errors import CheckpointError
 from segmae.serve.guard import HEADERS
@@ -54,6 +53,7 @@ def test_what_is_no_image_is_told_from_what_is_broken(running: Running, data: by
     assert answer.status == status
     assert answer.code == {415: "unsupported_type", 422: "unreadable_image"}[status]
     assert "/proc" not in answer.json["error"]["message"], "a path of the server"
+    assert ("file is empty" in answer.json["error"]["message"]) == (not data)
 
 
 def test_errors_have_one_form_and_the_id_of_their_request(running: Running) -> None:

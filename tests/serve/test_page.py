@@ -27,11 +27,10 @@ from photograph_page import (  # fmt: skip
     show,
 )
 from PIL import Image
-from serving import Running
+from serving import Running, Start
 
 import segmae
 from browsing import axe_source, opened, violations
-from conftest import Start
 from segmae import contour
 from segmae.data.phantom import draw_lesion
 from segmae.serve.keys import new_key

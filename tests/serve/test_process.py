@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import PATIENCE, drawn, opened, until
+from serving import PATIENCE, Start, drawn, opened, until
 from typer.testing import CliRunner
 
 import segmae
-from conftest import Start
 from segmae.checkpoint import resolve, save_threshold
 from segmae.cli import app
 from segmae.client import Client, ServiceError

@@ -107,7 +107,16 @@ def test_full_studies_follow_the_paper_and_small_ones_say_that_they_do_not(
                 f"{c.preprocess.size} px" in study.scale_label and f"{c.epochs} epochs" in study.scale_label
             )
             assert (c.preprocess.size, c.epochs) in ((64, 5), (96, 8))
-            seeds = {"seeds": 5, "table1": 2, "table2": 2, "table3": 2, "masking": 2, "table4": 3, "beta": 3, "start": 3}.get(name, 1)
+            seeds = {
+                "seeds": 5,
+                "table1": 2,
+                "table2": 2,
+                "table3": 2,
+                "masking": 2,
+                "table4": 3,
+                "beta": 3,
+                "start": 3,
+            }.get(name, 1)
             assert {cell.seed for cell in study.cells} == set(range(seeds))
         else:
             assert (c.preprocess.size, c.epochs, c.batch_size, c.optimizer.name, c.optimizer.lr) == (

@@ -330,6 +330,11 @@ def test_a_study_that_was_never_run_has_no_report(tmp_path: Path) -> None:
         write_report("none", tmp_path, tmp_path)
 
 
+def test_a_slip_in_the_name_is_told_with_the_nearest_study(three_rows: Path) -> None:
+    with pytest.raises(DataError, match=r"not here yet\. Did you mean 'three'\?"):
+        write_report("thre", three_rows, three_rows)
+
+
 def test_a_study_without_a_finished_cell_says_so(tmp_path: Path) -> None:
     write_plan(
         tmp_path / "study",

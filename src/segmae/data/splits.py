@@ -7,7 +7,6 @@ A list is a CSV file with the columns `id,part`. Those of the package lie in `sp
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import io
 from collections import defaultdict
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from segmae.data.catalog import Case, composed
-from segmae.errors import DataError, SegmaeError
+from segmae.errors import DataError, SegmaeError, did_you_mean
 from segmae.files import atomic_write, read_json, sha256
 
 FOLDER = Path(__file__).parent / "split_files"
@@ -72,10 +71,8 @@ def load_split(name: str | Path) -> Split:
     if path.is_dir():
         raise DataError(f"{path}: is a folder. Give the CSV file with the columns id,part")
     if not path.is_file():
-        near = difflib.get_close_matches(text, index, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
         raise DataError(
-            f"{text}: no such split, and no such file.{hint} `segmae data splits list` shows the names"
+            f"{text}: no such split, and no such file.{did_you_mean(text, index)} `segmae data splits list` shows the names"
         )
     try:
         return _parse(path.read_text(encoding="utf-8-sig"), str(path), "")

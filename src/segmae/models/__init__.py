@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmae.errors import ConfigError, require
+from segmae.errors import ConfigError, did_you_mean, require
 from segmae.models.table import TABLE, Entry
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
     for option in options:
         if known is not None and option not in known:
             raise ConfigError(
-                f"model '{name}' has no option '{option}'.{_did_you_mean(option, known)} "
+                f"model '{name}' has no option '{option}'.{did_you_mean(option, known)} "
                 f"It has {', '.join(known) or 'none'}"
             )
     try:
@@ -115,13 +114,8 @@ def find_entry(name: str) -> Entry:
     for entry in TABLE:
         if entry.name == name:
             return entry
-    hint = _did_you_mean(name, list_models())
+    hint = did_you_mean(name, list_models())
     raise ConfigError(f"unknown model '{name}'.{hint} `segmae models` lists them; your own is FILE.py:NAME")
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def code_file(name: str) -> Path | None:

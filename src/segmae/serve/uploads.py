@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
@@ -12,7 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from segmae.errors import ConfigError
+from segmae.errors import ConfigError, did_you_mean
 from segmae.outputs import Wanted, wanted
 from segmae.serve.problems import Gone, Problem
 
@@ -97,9 +96,9 @@ def options_of(form: FormData, outputs: Iterable[str] = OUTPUTS, formats: str = 
     """
     for name in form:
         if name not in KNOWN:  # and is not repeated: what was sent stays out of answers
-            near = "".join(f" Did you mean '{one}'?" for one in get_close_matches(name, KNOWN, n=1))
             raise Problem(
-                422, f"there is no field of the name of one that was sent.{near} /openapi.json lists them"
+                422,
+                f"there is no field of the name of one that was sent.{did_you_mean(name, KNOWN)} /openapi.json lists them",
             )
     output = _one_of(form, "output", outputs)
     include = _list(form, "include", ())

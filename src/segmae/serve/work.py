@@ -133,9 +133,8 @@ class Worker:
         """
         kind = kind_of(data)
         if not kind:
-            raise Problem(
-                415, "the image is not of a type that is read: JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM"
-            )
+            types = "the image is not of a type that is read: JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM"
+            raise Problem(415, types if data else "the image's file is empty")
         with refused():
             if kind == "DICOM":
                 opened = open_dicom(data)

@@ -20,7 +20,6 @@ preprocessing alone. Files are named from the study's folder.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -41,7 +40,7 @@ from segmae.config import (
     read_settings,
 )
 from segmae.data.splits import Split, load_split, overlap, without
-from segmae.errors import ConfigError, SegmaeError
+from segmae.errors import ConfigError, SegmaeError, did_you_mean
 from segmae.models import code_file, find_entry
 from segmae.ownfiles import own_files, read_split
 from segmae.views import check_views
@@ -144,7 +143,7 @@ def find_study(name: str | Path) -> Path:
     names = [file.stem for file in list_studies()]
     if str(name) in names:
         return FOLDER / f"{name}.yaml"
-    raise ConfigError(f"study '{name}': not in ./{FOLDER.as_posix()}.{_nearest(name, names)} Give the path of a YAML file, or "
+    raise ConfigError(f"study '{name}': not in ./{FOLDER.as_posix()}.{did_you_mean(name, names)} Give the path of a YAML file, or "
                       "change to the folder that has recipes/")  # fmt: skip
 
 
@@ -184,7 +183,7 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
     scales = {FULL: {}, **(text.get("scales") or {})}
     if scale not in scales:
         raise ConfigError(
-            f"{path}: no scale '{scale}'.{_nearest(scale, scales)} It has {', '.join(map(str, scales))}"
+            f"{path}: no scale '{scale}'.{did_you_mean(scale, scales)} It has {', '.join(map(str, scales))}"
         )
     where = f"{path}: scales.{scale}"
     chosen = _gathered(scales[scale], path.parent, where)
@@ -195,7 +194,7 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
     reference = chosen.get("reference") or text.get("reference") or next(iter(rows))
     if not isinstance(reference, str) or reference not in rows:
         raise ConfigError(
-            f"{path}: reference '{reference}' is not one of the rows.{_nearest(reference, rows)}"
+            f"{path}: reference '{reference}' is not one of the rows.{did_you_mean(reference, rows)}"
         )
     label = folder_name(path.stem, scale)
     study = Study(
@@ -427,7 +426,7 @@ def _claims(
         than = list(than) if isinstance(than, list | tuple) else [than]
         for name in (claim.get("row", ""), *than):
             if name not in known:
-                raise ConfigError(f"{where}: claims name the row '{name}'.{_nearest(name, known)}")
+                raise ConfigError(f"{where}: claims name the row '{name}'.{did_you_mean(name, known)}")
         if claim["row"] in rows and (than := [name for name in than if name in rows]):
             found.append({"text": claim.get("text", ""), "row": claim["row"], "than": than})
     return found
@@ -439,7 +438,7 @@ def _some(entries: Mapping[str, Any], wanted: Sequence[str] | None, where: str) 
         raise ConfigError(f"{where}: {wanted} must be a list of names")
     for name in wanted or ():
         if name not in entries:
-            raise ConfigError(f"{where}: '{name}' is not in this study.{_nearest(name, entries)}")
+            raise ConfigError(f"{where}: '{name}' is not in this study.{did_you_mean(name, entries)}")
     return {name: entries[name] for name in wanted or entries}
 
 
@@ -448,7 +447,7 @@ def _check_keys(values: Any, kind: str, where: str) -> None:
         raise ConfigError(f"{where}: must be a mapping with {', '.join(_KEYS[kind])}")
     for key in values:
         if key not in _KEYS[kind]:
-            raise ConfigError(f"{where}: unknown key '{key}'.{_nearest(key, _KEYS[kind])}")
+            raise ConfigError(f"{where}: unknown key '{key}'.{did_you_mean(key, _KEYS[kind])}")
 
 
 def _check_texts(values: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
@@ -465,11 +464,6 @@ def _check_name(name: Any, where: str) -> str:
             f"{where}: '{name}' becomes part of a file's name: use small letters, digits, '.', '+' and '-'"
         )
     return name
-
-
-def _nearest(name: Any, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(map(str, names)), n=1, cutoff=0.4)
-    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def _slug(name: str) -> str:

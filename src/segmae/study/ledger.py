@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from segmae.checkpoint import epochs_done
-from segmae.errors import DamagedFile, DataError, reason
+from segmae.errors import DamagedFile, DataError, did_you_mean, reason
 from segmae.files import atomic_write, read_json, read_records, write_json
 from segmae.models import code_file, find_entry
 from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study, training_images
@@ -44,6 +44,11 @@ DROPPED = (
 )
 # Forward passes that one training image costs: forward and backward of each step of the task.
 PASSES = {"pretrain": 3, "supervised": 3, "hybrid": 6, "adversarial": 9, "chained": 5}
+
+
+def studies_in(results: Path) -> list[str]:
+    """The names of the studies that have results in a folder, sorted."""
+    return sorted(path.parent.name for path in Path(results).glob(f"*/{PLAN}"))
 
 
 class Ledger:
@@ -85,7 +90,8 @@ class Ledger:
         path = self.folder / PLAN
         if not path.is_file():
             raise DataError(
-                f"{path}: not here yet. `segmae study run` writes it, or name another folder of results"
+                f"{path}: not here yet.{did_you_mean(self.folder.name, studies_in(self.folder.parent))} `segmae study run` writes it, "
+                "or name another folder of results"
             )
         return _read(path, ("cells", "rows", "data"), "`segmae study run` writes it again")
 

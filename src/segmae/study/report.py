@@ -10,7 +10,7 @@ from typing import Any
 from segmae.errors import DataError
 from segmae.study import plots
 from segmae.study.grid import FULL, SUFFIXES, find_study, folder_name
-from segmae.study.ledger import PLAN, RESULTS, Ledger
+from segmae.study.ledger import RESULTS, Ledger, studies_in
 from segmae.study.page import Block, Bullets, Heading, Page, Paragraph, Picture, Table
 from segmae.study.printed import SOURCE, Printed, printed
 from segmae.study.tables import (
@@ -81,7 +81,7 @@ def write_all_reports(results: Path = RESULTS, out: Path = OUT) -> tuple[list[Pa
         DataError: `results` holds no study.
         MissingExtra: matplotlib is not installed.
     """
-    studies = sorted(path.parent.name for path in Path(results).glob(f"*/{PLAN}"))
+    studies = studies_in(results)
     if not studies:
         raise DataError(f"{results}: holds no study. Run one first: `segmae study run NAME`")
     written: list[Path] = []
