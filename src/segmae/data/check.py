@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segmae.background import in_processes
 from segmae.data.catalog import Case, Dataset, composed, find_datasets
-from segmae.data.duplicates import near_pairs, perceptual_hash
+from segmae.data.duplicates import SIDE, near_pairs, thumbnail
 from segmae.data.preprocess import read_image, read_mask
 from segmae.data.splits import Split, group_leaks, list_splits, load_split, overlap, training_leaks
 from segmae.errors import DataError, ImageError
@@ -22,7 +23,7 @@ from segmae.files import sha256
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 COLUMNS = ("severity", "finding", "where", "count", "what it means")
-ENOUGH = 64  # pixels of the short side for the perceptual hash; large JPEGs are decoded at a reduced scale
+ENOUGH = 2 * SIDE  # pixels of the short side for a thumbnail; large JPEGs are decoded at a reduced scale
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class _Facts:
     """What one image and its mask turned out to be."""
 
     sha256: str = ""
-    bits: bytes | None = None  # packed perceptual hash
+    thumbnail: NDArray[np.uint8] | None = None
     image_problem: str = ""
     mask_kind: str = ""  # of a finding
     mask_problem: str = ""
@@ -182,9 +183,8 @@ def _inspect(case: Case) -> _Facts:
     except (ImageError, OSError) as error:
         kind, problem = _inspect_mask(case.mask, None)
         return _Facts(image_problem=str(error), mask_kind=kind, mask_problem=problem)
-    bits = perceptual_hash(photo.pixels)
     kind, problem = _inspect_mask(case.mask, (photo.width, photo.height))
-    return _Facts(digest, None if bits is None else np.packbits(bits).tobytes(), "", kind, problem)
+    return _Facts(digest, thumbnail(photo.pixels), "", kind, problem)
 
 
 def _inspect_mask(path: Path | None, size: tuple[int, int] | None) -> tuple[str, str]:
@@ -308,8 +308,8 @@ def _shared_between(datasets: Sequence[Dataset], names: Sequence[str], listed: s
 
 def _same_pictures(
     cases: Sequence[Case], facts: Sequence[_Facts], owner: Sequence[int]
-) -> Iterator[tuple[int, int, int | None]]:
-    """Pairs of images as (index, index, bits that differ); None for files that are the same byte by byte.
+) -> Iterator[tuple[int, int, float | None]]:
+    """Pairs of images as (index, index, correlation); None for files that are the same byte by byte.
 
     Images of one lesion or patient in one dataset are left out: they are known to belong together.
     """
@@ -321,40 +321,42 @@ def _same_pictures(
                 if (original := first.get((fact.sha256, dataset))) is not None:
                     exact.add((original, index))
             first.setdefault((fact.sha256, owner[index]), index)
-    hashed = [index for index, fact in enumerate(facts) if fact.bits is not None]
-    bits = np.frombuffer(b"".join(facts[k].bits or b"" for k in hashed), np.uint8)
-    table = (
-        np.unpackbits(bits.reshape(len(hashed), -1), axis=1).astype(bool)
-        if hashed
-        else np.zeros((0, 256), bool)
-    )
-    near = ((hashed[a], hashed[b], count) for a, b, count in near_pairs(table))
-    for i, j, count in [*((i, j, None) for i, j in sorted(exact)), *near]:
+    shown = [index for index, fact in enumerate(facts) if fact.thumbnail is not None]
+    thumbnails = [fact.thumbnail for fact in facts if fact.thumbnail is not None]
+    near = near_pairs(np.stack(thumbnails)) if thumbnails else []
+    for i, j, correlation in [
+        *((i, j, None) for i, j in sorted(exact)),
+        *((shown[a], shown[b], c) for a, b, c in near),
+    ]:
         together = owner[i] == owner[j] and cases[i].group is not None and cases[i].group == cases[j].group
-        if not together and (count is None or facts[i].sha256 != facts[j].sha256):
-            yield i, j, count
+        if not together and (correlation is None or facts[i].sha256 != facts[j].sha256):
+            yield i, j, correlation
 
 
 def _pair_findings(
-    pairs: Iterable[tuple[int, int, int | None]],
+    pairs: Iterable[tuple[int, int, float | None]],
     cases: Sequence[Case],
     owner: Sequence[int],
     names: Sequence[str],
 ) -> Iterator[Finding]:
     """Pairs of the same picture, by kind and by the datasets that they are in."""
     sorted_out: dict[tuple[bool, int, int], list[dict[str, Any]]] = defaultdict(list)
-    for i, j, bits in pairs:
+    for i, j, correlation in pairs:
         item: dict[str, Any] = {
             "ids": [cases[i].id, cases[j].id],
             "files": [str(cases[i].image), str(cases[j].image)],
         }
-        if bits is not None:
-            item["bits"] = bits
-        sorted_out[bits is None, owner[i], owner[j]].append(item)
+        if correlation is not None:
+            item["correlation"] = correlation
+        sorted_out[correlation is None, owner[i], owner[j]].append(item)
     for (exact, one, two), items in sorted_out.items():
         where = names[one] if one == two else f"{names[one]} + {names[two]}"
         kind = "exact duplicate" if exact else "near duplicate"
-        text = "The same file twice" if exact else "The same picture, scaled, recompressed or recoloured"
+        text = (
+            "The same file twice"
+            if exact
+            else "The same picture or lesion, scaled, turned, recompressed or recoloured"
+        )
         text += (
             ". Keep them in one part of a split"
             if one == two
