@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from serving import PATIENCE, Answer, Gate, Running, Start, drawn, encoded, unti
 from segmae.client import multipart
 from segmae.errors import CheckpointError
 from segmae.serve.guard import HEADERS
+from segmae.serve.keys import new_key
 
 SEGMENT = "/v1/segment"
 
@@ -80,6 +82,49 @@ def test_a_body_of_unknown_length_is_counted(start: Start) -> None:
         answer = _read(wire)
         assert (answer.status, answer.code) == (413, "too_large")
         assert running.ask("GET", "/health").status == 200
+
+
+LARGE = bytes(12 << 20)  # more than the buffers of a connection hold
+REFUSED_UNREAD = {
+    "no key": (401, {}, {}),
+    "too large": (413, {"body_bytes": 1 << 20}, {}),
+    "no multipart": (415, {}, {"Content_Type": "image/png"}),
+    "not there": (404, {}, {}),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED_UNREAD)
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+def test_who_sends_a_large_body_sees_why_it_is_refused(
+    start: Start, tmp_path: Path, why: str, connection: str
+) -> None:
+    """The rest of the body is read before the connection is closed, or the answer would never be seen."""
+    status, options, headers = REFUSED_UNREAD[why]
+    if status == 401:
+        new_key(tmp_path / "state")
+    with start(**options) as running:
+        path = "/nothing" if status == 404 else SEGMENT
+        answer = running.ask("POST", path, LARGE, Connection=connection, **headers)
+        assert answer.status == status and answer.json["error"]["message"]
+        assert answer.headers["connection"] == "close"
+        assert running.ask("GET", "/health").status == 200
+
+
+def test_the_rest_of_a_body_is_not_waited_for_without_end(start: Start) -> None:
+    with start(rest_s=0.1) as running, _connected(running) as wire:
+        wire.sendall(
+            b"POST /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5000\r\n\r\nthe rest never comes"
+        )
+        assert _read(wire).status == 404
+        assert wire.recv(1) == b"", "closed"
+
+
+def test_who_asks_before_sending_a_body_is_not_waited_for(start: Start) -> None:
+    with start(rest_s=PATIENCE) as running, _connected(running) as wire:
+        wire.settimeout(PATIENCE / 2)
+        wire.sendall(b"POST /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5000\r\nExpect: 100-continue\r\n\r\n")  # fmt: skip
+        assert _read(wire).status == 404
+        assert wire.recv(1) == b"", "closed"
 
 
 def test_a_body_that_does_not_arrive_is_given_up(start: Start) -> None:

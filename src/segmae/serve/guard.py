@@ -5,6 +5,8 @@ Logs hold the request's id, method, route, status, time and size: nothing that t
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -58,16 +60,20 @@ class Guard:
         started, request_id = time.perf_counter(), uuid.uuid4().hex
         state = scope.setdefault("state", {})
         state["request_id"], state["caller"] = request_id, ""
-        status, read, sent = 0, 0, 0
+        status, read, sent, unread = 0, 0, 0, _has_body(scope)
         limit = self.settings.job_bytes if scope["path"] == "/v1/jobs" else self.settings.body_bytes
 
-        async def counted() -> Message:
-            nonlocal read
+        async def received() -> Message:
+            nonlocal read, unread
             message = await receive()
-            if message["type"] == "http.request":
-                read += len(message.get("body", b""))
-                if read > limit:
-                    raise _too_large(limit)
+            read += len(message.get("body", b""))
+            unread = unread and bool(message.get("more_body"))  # as if read, too, when the client left
+            return message
+
+        async def counted() -> Message:
+            message = await received()
+            if read > limit:
+                raise _too_large(limit)
             return message
 
         async def answered(message: Message) -> None:
@@ -79,9 +85,23 @@ class Guard:
                     headers[name] = value
                 headers["X-Request-ID"] = request_id
                 headers.setdefault("Cache-Control", "no-store")
+                if unread:
+                    headers["Connection"] = "close"
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
+                if unread and not message.get("more_body"):
+                    await send({**message, "more_body": True})
+                    await throw_away_rest()
+                    message = {"type": "http.response.body"}
             await send(message)
+
+        async def throw_away_rest() -> None:
+            """Read what the client still sends: closed before that, its system would throw away the answer instead."""
+            enough = read + self.settings.job_bytes
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.rest_s):
+                    while unread and read < enough and not _waits_to_send(scope, read):
+                        await received()
 
         try:
             self._admit(scope, Headers(scope=scope), limit)
@@ -150,6 +170,16 @@ class Guard:
 
 def _too_large(limit: int) -> Problem:
     return Problem(413, f"the body is larger than {limit} bytes. Send a smaller image, or fewer at once")
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+def _waits_to_send(scope: Scope, read: int) -> bool:
+    """Whether the client asked before it sends a body, and now never will."""
+    return not read and "expect" in Headers(scope=scope)
 
 
 def _method(scope: Scope) -> str:

@@ -39,8 +39,6 @@ class Problem(Exception):
         super().__init__(message)
         self.status, self.message, self.code = status, message, code or CODES[status]
         self.headers = {} if retry_after is None else {"Retry-After": str(max(1, round(retry_after)))}
-        if status in (408, 413):  # what is left of the body is not read
-            self.headers["Connection"] = "close"
         if status == 401:
             self.headers["WWW-Authenticate"] = "Bearer"
 

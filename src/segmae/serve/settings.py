@@ -38,6 +38,8 @@ class Settings:
         body_bytes: of one body with one photograph; more get 413.
         job_bytes, job_images: of the body of a job; more get 413, or 422.
         upload_s, answer_s: seconds for a body to arrive (else 408), and from there to the answer (else 504).
+        rest_s: seconds in which the rest of a body is read that was refused meanwhile, so that its sender sees the answer; at most
+            `job_bytes` of it.
         rate: requests per minute and key; 0 is no limit.
         keep_hours: after which the results of a finished job are removed.
         jobs_unfinished, store_bytes: jobs and bytes of them on disk; more get 429.
@@ -62,6 +64,7 @@ class Settings:
     job_images: int = 1000
     upload_s: float = 60.0
     answer_s: float = 60.0
+    rest_s: float = 30.0
     rate: int = 600
     keep_hours: float = 24.0
     jobs_unfinished: int = 100
