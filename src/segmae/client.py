@@ -15,6 +15,7 @@ import http.client
 import ipaddress
 import json
 import secrets
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -115,7 +116,8 @@ class Client:
         headers = {"Content-Type": kind} if kind else {}
         headers |= {"X-API-Key": self.key} if self.key else {}
         # photographs for this machine do not go round by a proxy of the network, whatever the environment names
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({} if _is_local(self.url) else None))
+        proxies = urllib.request.ProxyHandler({} if _is_local(self.url) else None)
+        opener = urllib.request.build_opener(proxies, _Http, _Https)
         for attempt in range(1, TRIES + 1):
             request = urllib.request.Request(self.url + path, body, headers, method=method)
             try:
@@ -135,6 +137,31 @@ class Client:
                     0, f"{self.url}: no answer ({reason}). Is `segmae serve` running there?"
                 ) from error
         raise AssertionError  # the last try returned or raised
+
+
+class _Heard(http.client.HTTPConnection):
+    """A connection that reads the answer also where the service, or a proxy before it, closed it before it had the whole request."""
+
+    def send(self, data: Any) -> None:
+        try:
+            super().send(data)
+        except (ConnectionError, ssl.SSLEOFError):
+            if self.sock is None:  # it could not be made
+                raise
+
+
+class _HeardTls(_Heard, http.client.HTTPSConnection):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Heard, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_HeardTls, request)
 
 
 def _wait_s(retry_after: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from serving import Running, drawn
+from serving import Running, drawn, encoded
 
 from segmae import client as module
 from segmae.client import Client, ServiceError, multipart
@@ -65,6 +67,37 @@ def test_it_asks_again_when_the_service_says_so(script: tuple[type[Script], Clie
     with pytest.raises(ServiceError) as refused:
         client.models()
     assert refused.value.status == 429 and not one.answers
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="it throws away what came before a connection is broken off"
+)
+def test_a_refusal_is_seen_though_most_of_the_body_was_not_read() -> None:
+    """As of a proxy that closes the connection at once."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def refuse() -> None:
+        wire, _ = listening.accept()
+        with wire:
+            wire.recv(1000)
+            wire.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    with listening, pytest.raises(ServiceError) as refused:
+        Client(f"http://127.0.0.1:{listening.getsockname()[1]}").segment(bytes(12 << 20))
+    thread.join()
+    assert refused.value.status == 413
+
+
+def test_a_busy_service_is_asked_again_with_a_large_body_too(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.service, "_requests", running.service.settings.waiting)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: monkeypatch.undo())
+    image = encoded(np.full((2000, 3000, 3), 120, np.uint8), "BMP")
+    assert len(image) > 12 << 20
+    assert running.client.segment(image)["width"] == 3000
 
 
 @pytest.mark.parametrize(
