@@ -33,7 +33,7 @@ from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.pages import count_pages
 from segmae.data.phantom import draw_lesion
-from segmae.data.preprocess import read_image, read_mask
+from segmae.data.preprocess import image_size, read_image, read_mask
 from segmae.data.quiet import silence_libtiff
 from segmae.errors import ImageError, OutputError
 from segmae.predict import predict_files
@@ -228,6 +228,26 @@ def test_photographs_30000_px_wide(
     assert run(tmp_path / name, "-o", tmp_path / "out", "--format", formats)[0] == 0
     for picture in (tmp_path / "out").glob("*.png"):
         assert Image.open(picture).size == size
+
+
+@pytest.mark.parametrize("size", [(3_000_000, 1), (1, 3_000_000), (20_000_000, 1), (65_536, 2)])
+def test_pictures_of_one_endless_row_or_column_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    """What a row of 3 kB becomes in the network's grid took 7 GB."""
+    picture, path = Image.new("L", size, 90), tmp_path / "long.png"
+    picture.save(path)
+    for source in (path, path.read_bytes()):
+        for read in (read_image, read_mask, image_size):
+            assert f"is {size[0]} x {size[1]} px, and a side may have 65535" in refusal(source, read)
+    for source in (picture, np.asarray(picture)):
+        assert "a side may have 65535. Cut it into parts or scale it down" in refusal(source)
+
+
+@pytest.mark.parametrize("size", [(65_535, 1), (1, 65_535)])
+def test_the_longest_row_and_column_are_segmented(run: Run, tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, "black").save(tmp_path / "a.png")
+    kinds = "mask,overlay,probability,npz,entropy,geojson,csv"
+    assert run(tmp_path / "a.png", "-o", tmp_path / "out", "--format", kinds)[0] == 0
+    assert np.asarray(Image.open(tmp_path / "out" / "a_mask.png")).all()
 
 
 def test_animations_and_many_pages_are_counted_without_a_hang(run: Run, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from segmae.errors import ImageError
 
 MAX_PIXELS = 170_000_000  # more is refused before it is decoded; Pillow itself stops at 179 million
 SCALE_IT = f"Scale it below {MAX_PIXELS // 10**6} megapixels"
+MAX_SIDE = 65_535  # pixels, as JPEG has it: some of the memory grows with the longer side, however narrow a picture is
 MAX_SCANS = 64  # of a progressive JPEG: usual are ten, and each goes over the whole picture
 JPEG_PIXELS = 1024  # that a byte of a JPEG file can stand for at most; the coding needs a bit for 8 x 8 of them, of which half is left
 LOSSY_SLACK = 40  # grey levels by which JPEG may blur the two values of a mask
@@ -68,13 +69,14 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
             pixels, it is: far faster, and the network sees a reduced picture anyway.
 
     Raises:
-        ImageError: missing, unreadable, truncated, not an image, or absurdly large; or the source is none of these.
+        ImageError: missing, unreadable, truncated, not an image, or absurdly large (see `MAX_PIXELS`, `MAX_SIDE`); or the source is none of these.
     """
     source = content_of(source)
-    if isinstance(source, np.ndarray):
-        return _upright_photo(*_photo(_from_array(source), "array"))
-    if isinstance(source, Image.Image):
-        return _upright_photo(*_photo(source, str(getattr(source, "filename", "") or "image")))
+    if isinstance(source, np.ndarray | Image.Image):
+        name = "array" if isinstance(source, np.ndarray) else str(getattr(source, "filename", "") or "image")
+        image = _from_array(source) if isinstance(source, np.ndarray) else source
+        _check_sides(image, name)
+        return _upright_photo(*_photo(image, name))
     name = _named(source)
     with closing(_opened(source, name)) as image:
         found = _photo(image, name, at_least)
@@ -289,13 +291,20 @@ def _opened(source: Any, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ImageError(name, f"is {image.width} x {image.height} px", SCALE_IT)
-    if image.format in ("JPEG", "MPO"):
-        try:
+    try:
+        _check_sides(image, name)
+        if image.format in ("JPEG", "MPO"):
             _check_jpeg(image, name)
-        except ImageError:
-            image.close()
-            raise
+    except ImageError:
+        image.close()
+        raise
     return image
+
+
+def _check_sides(image: Image.Image, name: str) -> None:
+    if max(image.size) > MAX_SIDE:
+        problem = f"is {image.width} x {image.height} px, and a side may have {MAX_SIDE}"
+        raise ImageError(name, problem, "Cut it into parts or scale it down")
 
 
 def _identified(source: Any) -> Image.Image:
