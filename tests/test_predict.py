@@ -871,6 +871,25 @@ def test_an_empty_name_does_not_mean_the_working_folder(
     assert not (tmp_path / "out").exists()
 
 
+def test_one_path_or_any_number_of_them_are_given(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A string was taken for the names of its characters, an iterator for nothing."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    half_dark(16, 16).save(folder / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for number, sources in enumerate(
+        (["photos"], "photos", "photos/a.png", folder, iter([folder / "a.png"]), {folder})
+    ):
+        done = predict_files(sources, tmp_path / f"out{number}", by_darkness, formats="mask")
+        assert [row["name"] for row in done.rows] == ["a"] and set(find_photographs(folder)) == {"a"}
+        assert contents(done.folder).keys() == {"a_mask.png", "results.jsonl"}
+    for pixels in (half_dark(16, 16), [np.zeros((16, 16, 3), np.uint8)], None, b"photos"):
+        with pytest.raises(DataError, match=r"is no path\. Name image files or folders"):
+            predict_files(pixels, tmp_path / "none", by_darkness)  # type: ignore[arg-type]
+
+
 def test_a_predictor_goes_to_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(Path(predict.__file__).parent / "assets" / "segmae-tiny", tmp_path / "mine")
     monkeypatch.chdir(tmp_path)

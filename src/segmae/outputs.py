@@ -71,7 +71,7 @@ class Wanted:
 
 
 def wanted(
-    formats: Sequence[str],
+    formats: str | Iterable[str],
     overlay_style: str,
     keep_largest: bool,
     fill_holes: bool,
@@ -83,6 +83,7 @@ def wanted(
     Raises:
         ConfigError: an unknown format or style, or a scale that is none.
     """
+    formats = [formats] if isinstance(formats, str) else list(formats)
     for name in formats:
         if name not in FORMATS:
             raise ConfigError(

@@ -37,6 +37,8 @@ UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 LONGEST = 200  # bytes of a name; file systems allow 255, endings included
 
+Sources = str | Path | Iterable[str | Path]  # a file or folder, or several
+
 
 @dataclass
 class Ignored:
@@ -58,20 +60,36 @@ class Ignored:
         return ", ".join(said)
 
 
-def find_photographs(sources: Sequence[str | Path]) -> dict[str, Path]:
+def listed(sources: Sources) -> list[str | Path]:
+    """Sources as a list; a path alone is a list of one.
+
+    Raises:
+        DataError: one of them is no path.
+    """
+    found = list(sources) if isinstance(sources, Iterable) and not isinstance(sources, str) else [sources]
+    for source in found:
+        if not isinstance(source, str | os.PathLike):
+            raise DataError(
+                f"{type(source).__name__}: is no path. Name image files or folders; pixels go to what segmae.load gives"
+            )
+    return found
+
+
+def find_photographs(sources: Sources) -> dict[str, Path]:
     """Files by the name that their results get, in the order given.
 
     Of a folder: the images directly in it without masks and pictures that segmae wrote, else the cases of the datasets
     that it holds.
 
     Raises:
-        DataError: not one image; a folder that holds none is named.
+        DataError: not one image, or no path; a folder that holds none is named.
     """
     return name_results(collect(sources)[0])
 
 
-def collect(sources: Sequence[str | Path]) -> tuple[list[Path], Ignored]:
+def collect(sources: Sources) -> tuple[list[Path], Ignored]:
     """The files, in the order given, and what the folders hold beside them. See `find_photographs`."""
+    sources = listed(sources)
     refuse_nameless(sources)
     files: list[Path] = []
     ignored = Ignored()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,11 +36,13 @@ from segmae.photographs import (
     FILES,
     RESULTS,
     Ignored,
+    Sources,
     are_twins,
     collect,
     earlier_rows,
     file_stamp,
     has_results,
+    listed,
     name_results,
 )
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
@@ -73,11 +75,11 @@ class Predictions:
 
 
 def predict_files(
-    sources: Sequence[str | Path],
+    sources: Sources,
     out: str | Path,
     model: Models = DEFAULT_MODEL,
     *,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: str | Iterable[str] = DEFAULT_FORMATS,
     overlay_style: str = "contour",
     keep_largest: bool = False,
     fill_holes: bool = False,
@@ -98,10 +100,10 @@ def predict_files(
     a whole folder (COCO, tables, pages) are made of these too.
 
     Args:
-        sources: image files, folders of images, or dataset folders, see `find_photographs`.
+        sources: one or several of image files, folders of images, and dataset folders, see `find_photographs`.
         out: folder, created where needed.
         model: one, or several of which the mean is taken, see `load`.
-        formats: of `segmae.outputs.FORMATS`; docs/predict.md says what each is. What a format is made from is written too.
+        formats: one or several of `segmae.outputs.FORMATS`; docs/predict.md says what each is. What a format is made from is written too.
         overlay_style: one of `segmae.overlay.STYLES`.
         keep_largest, fill_holes: see `Result.cleaned`.
         measure: put measurements into the rows; so do the format `csv` and a scale.
@@ -119,6 +121,7 @@ def predict_files(
         CheckpointError: no usable model.
     """
     want = wanted(formats, overlay_style, keep_largest, fill_holes, measure, mm_per_pixel)
+    sources = listed(sources)
     if not str(out):
         raise DataError("the folder of the results has no name: is a variable empty?")
     if any(os.path.isdir(source) and _place(Path(source)) == _place(Path(out)) for source in sources):
