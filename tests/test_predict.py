@@ -658,7 +658,8 @@ def test_files_of_a_folder_say_whom_they_leave_out(by_darkness: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     "options",
-    [{"formats": ["maks"]}, {"formats": []}, {"overlay_style": "glow"}, {"mm_per_pixel": 0}, {"mm_per_pixel": -1.0}],
+    [{"formats": ["maks"]}, {"formats": []}, {"overlay_style": "glow"}, {"mm_per_pixel": 0}, {"mm_per_pixel": -1.0},
+     {"batch_size": 0}, {"batch_size": -1}],
 )  # fmt: skip
 def test_options_that_cannot_be_used_are_named_before_anything_is_done(
     by_darkness: Path, tmp_path: Path, options: dict[str, Any]
@@ -666,9 +667,7 @@ def test_options_that_cannot_be_used_are_named_before_anything_is_done(
     half_dark(64, 64).save(tmp_path / "a.png")
     with pytest.raises(ConfigError) as caught:
         predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, **options)
-    assert (
-        "mask" in str(caught.value) or "contour" in str(caught.value) or "mm_per_pixel" in str(caught.value)
-    )
+    assert any(word in str(caught.value) for word in ("mask", "contour", "mm_per_pixel", "batch_size"))
     assert not (tmp_path / "out").exists()
 
 

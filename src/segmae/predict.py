@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data import heic
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, read_image
-from segmae.errors import TOO_LARGE, DataError, ImageError
+from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
 from segmae.files import append, make_folder
 from segmae.outputs import (
     DEFAULT_FORMATS,
@@ -114,13 +114,15 @@ def predict_files(
         progress: called after every file.
 
     Raises:
-        ConfigError: an option that cannot be used.
+        ConfigError: an option that cannot be used, such as a batch of no photographs.
         DataError: not one file in `sources`, or `out` is one of these folders, holds the results of another photograph of the same name,
             or masks of that name that no call wrote.
         OutputError: `out` cannot be written.
         CheckpointError: no usable model.
     """
     want = wanted(formats, overlay_style, keep_largest, fill_holes, measure, mm_per_pixel)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}: give 1 or more, or leave it out")
     sources = listed(sources)
     if not str(out):
         raise DataError("the folder of the results has no name: is a variable empty?")
