@@ -2,6 +2,8 @@
 
     settings    every limit and its default
     problems    what is answered where a request cannot be served
+    connections how many there may be, and for how long without a request
+    logs        JSON lines on stderr, also for what uvicorn and asyncio say
     guard       what every request passes: size, origin, key, rate, headers, log
     keys        API keys, stored as hashes
     uploads     multipart bodies to files and options

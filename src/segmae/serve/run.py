@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,12 @@ from fastapi import FastAPI
 from segmae.checkpoint import members, read_info
 from segmae.errors import ConfigError
 from segmae.serve.app import create_app
-from segmae.serve.guard import line
+from segmae.serve.connections import allow_more_files, connection_class
 from segmae.serve.keys import FILE, read_keys
+from segmae.serve.logs import logging_to_stderr
 from segmae.serve.settings import Settings
+
+BACKLOG = 128  # connections that wait to be accepted, and that are accepted at once
 
 
 def serve(
@@ -47,6 +49,7 @@ def serve(
         )
     for single in members(settings.model):
         read_info(single)
+    allow_more_files()
     app = create_app(settings)
     listening = bound(settings.host, settings.port)
     config = uvicorn_config(app, settings, tls)
@@ -64,37 +67,19 @@ def serve(
         server.should_exit = True
 
     app.state.service.on_failure = leave
-    logger = logging.getLogger("segmae.serve")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
-    servers = logging.StreamHandler(sys.stderr)
-    servers.setLevel(logging.WARNING)
-    servers.setFormatter(_ServersLine())
-    logging.getLogger("uvicorn.error").addHandler(servers)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
     # uvicorn has handlers of its own while it runs, and at its end raises the signal again for those that were there before
     before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     host, port = listening.getsockname()[:2]
     if announce:
         announce(f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}")
     try:
-        server.run(sockets=[listening])
+        with logging_to_stderr():
+            server.run(sockets=[listening])
     finally:
         for number, action in before.items():
             signal.signal(number, action)
-        logger.removeHandler(handler)
-        logging.getLogger("uvicorn.error").removeHandler(servers)
         listening.close()
     return int(app.state.service.failed)
-
-
-class _ServersLine(logging.Formatter):
-    """What uvicorn itself has to say, in the form of the other lines and without the values, which may be addresses."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return line("server", level=record.levelname.lower(), message=str(record.msg))
 
 
 def uvicorn_config(app: FastAPI, settings: Settings, tls: tuple[Path, Path] | None = None) -> uvicorn.Config:
@@ -104,7 +89,7 @@ def uvicorn_config(app: FastAPI, settings: Settings, tls: tuple[Path, Path] | No
         logging.getLogger(parser).setLevel(logging.CRITICAL)
     certificate, private = tls or (None, None)
     return uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, ws="none",
+        app, http=connection_class(settings), backlog=BACKLOG, log_config=None, access_log=False, server_header=False, ws="none",
         timeout_graceful_shutdown=round(settings.drain_s), ssl_certfile=certificate, ssl_keyfile=private,
     )  # fmt: skip
 
@@ -117,7 +102,7 @@ def bound(host: str, port: int) -> socket.socket:
         if os.name != "nt":  # where it lets two servers share a port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(128)
+        listening.listen(BACKLOG)
     except OSError as error:
         raise ConfigError(
             f"{host}:{port}: cannot be listened on ({error.strerror or error}). Choose another --port or --host"

@@ -37,6 +37,9 @@ class Settings:
         bytes_under_way: of their bodies, all together; more get 429.
         body_bytes: of one body with one photograph; more get 413.
         job_bytes, job_images: of the body of a job; more get 413, or 422.
+        connections: open ones; of more, the one that was longest without a request is closed. No more than a quarter of the files
+            that the process may have open.
+        head_s: seconds for the head of a request to arrive, else its connection is closed.
         upload_s, answer_s: seconds for a body to arrive (else 408), and from there to the answer (else 504).
         rest_s: seconds in which the rest of a body is read that was refused meanwhile, so that its sender sees the answer; at most
             `job_bytes` of it.
@@ -62,6 +65,8 @@ class Settings:
     body_bytes: int = 64 * MB
     job_bytes: int = 1024 * MB
     job_images: int = 1000
+    connections: int = 512
+    head_s: float = 10.0
     upload_s: float = 60.0
     answer_s: float = 60.0
     rest_s: float = 30.0
