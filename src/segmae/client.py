@@ -41,8 +41,11 @@ class ServiceError(SegmaeError):
     """
 
     def __init__(self, status: int, message: str, code: str = "", request_id: str = "") -> None:
-        super().__init__(message)
-        self.status, self.code, self.request_id = status, code, request_id
+        super().__init__(status, message, code, request_id)  # all of them, or it could not be pickled
+        self.status, self.message, self.code, self.request_id = status, message, code, request_id
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Client:

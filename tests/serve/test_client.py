@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 import sys
 import threading
@@ -146,6 +147,13 @@ def test_what_a_proxy_answers_is_an_error_too(script: tuple[type[Script], Client
     one.answers = [(502, {"Content-Type": "text/html"}, b"<html>")]
     with pytest.raises(ServiceError, match="502"):
         client.models()
+
+
+def test_a_refusal_comes_out_of_a_worker_process_whole() -> None:
+    error = ServiceError(429, "busy", "rate_limit", "5d0c")
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) == "busy"
+    assert (again.status, again.code, again.request_id) == (429, "rate_limit", "5d0c")
 
 
 def test_no_service_is_said() -> None:
