@@ -14,6 +14,7 @@ from PIL import Image
 
 from segmae.contour import outlines
 from segmae.data.phantom import draw_lesion
+from segmae.errors import ConfigError
 from segmae.measure import COLOURS, Measurements, measure, to_lab
 
 SKIN = (224, 172, 150)
@@ -186,10 +187,19 @@ def test_pixels_that_are_not_square() -> None:
     assert abs(y2 - y1) == pytest.approx(160, abs=1.5) and abs(x2 - x1) < 20
 
 
-@pytest.mark.parametrize("scale", [0, -1.0, 1e-320, 1e300, math.nan, math.inf, (0.1, 0), (0.1, 0.1, 0.1)])
+@pytest.mark.parametrize(
+    "scale",
+    [0, -1.0, 1e-320, 1e300, math.nan, math.inf, (0.1, 0), (0.1, 0.1, 0.1), "0.02", ("1", "1"), (0.1, None)],
+)
 def test_scale_that_is_none_is_refused(scale: Any) -> None:
-    with pytest.raises(ValueError, match="mm_per_pixel"):
-        measured(disc(50, 10), mm_per_pixel=scale)
+    for error in (ValueError, ConfigError):
+        with pytest.raises(error, match="mm_per_pixel"):
+            measured(disc(50, 10), mm_per_pixel=scale)
+
+
+def test_a_scale_may_be_any_real_number() -> None:
+    for scale in (1, np.float32(0.5), np.float64(0.5), np.int64(1), [0.5, 0.5]):
+        assert measured(disc(50, 10), mm_per_pixel=scale).area_mm2
 
 
 def test_sizes_and_types_that_do_not_fit_are_refused() -> None:

@@ -659,7 +659,7 @@ def test_files_of_a_folder_say_whom_they_leave_out(by_darkness: Path, tmp_path: 
 @pytest.mark.parametrize(
     "options",
     [{"formats": ["maks"]}, {"formats": []}, {"overlay_style": "glow"}, {"mm_per_pixel": 0}, {"mm_per_pixel": -1.0},
-     {"batch_size": 0}, {"batch_size": -1}],
+     {"mm_per_pixel": "0.02"}, {"batch_size": 0}, {"batch_size": -1}],
 )  # fmt: skip
 def test_options_that_cannot_be_used_are_named_before_anything_is_done(
     by_darkness: Path, tmp_path: Path, options: dict[str, Any]
@@ -669,6 +669,21 @@ def test_options_that_cannot_be_used_are_named_before_anything_is_done(
         predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, **options)
     assert any(word in str(caught.value) for word in ("mask", "contour", "mm_per_pixel", "batch_size"))
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_a_result_raise_what_those_of_files_do(predictor: Predictor) -> None:
+    result = predictor(half_dark(64, 64))
+    for error in (ConfigError, ValueError):
+        with pytest.raises(error, match="mm_per_pixel is -1"):
+            result.measure(-1)
+        with pytest.raises(error, match="overlay style 'x': choose of contour, fill, side"):
+            result.overlay("x")
+
+
+@pytest.mark.parametrize("model", [None, [], 5, [None]])
+def test_what_is_no_model_is_told(model: Any) -> None:
+    with pytest.raises(ConfigError, match="name a model or a folder, or a list of them"):
+        load(model)
 
 
 def test_a_formula_in_a_name_is_text_in_the_table(by_darkness: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segmae.contour import FloatArray, Polygon, as_mask, block_means, length, signed_area, smooth_outlines
+from segmae.errors import ConfigError
 
 Point = tuple[float, float]  # (x, y)
 PIXEL_MM = (
@@ -53,6 +55,10 @@ CROP = 256  # pixels a side to which a larger lesion is averaged before its symm
 FRAME = 128  # samples along the lesion's longer extent in its own frame; at least a quarter along the other
 GRAIN = 7  # samples a side of the median filter on colours: hairs and dots below some 5 % of the lesion go
 DIRECTIONS = 720  # of widths over half a turn; a diameter comes out short by 3 in a million at most
+
+
+class WrongOption(ConfigError, ValueError):
+    """A scale or a style that cannot be used: `ConfigError` as of all options, and `ValueError` as functions on arrays have it."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,8 @@ def measure(
             `segmae.contour.smooth_outlines` of the mask.
 
     Raises:
-        ValueError: pixels and mask differ in size, or the scale is not positive.
+        WrongOption: a scale that is none, see `is_scale`.
+        ValueError: pixels and mask differ in size.
     """
     inside = as_mask(mask)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
@@ -197,24 +204,24 @@ _XYZ_OF_RGB = np.array(
 )
 
 
-def is_scale(sides: Sequence[float | None]) -> bool:
+def is_scale(sides: Sequence[Any]) -> bool:
     """Whether these can be the width and height of a pixel in mm: two numbers within `PIXEL_MM`."""
     low, high = PIXEL_MM
-    return len(sides) == 2 and all(side is not None and low <= side <= high for side in sides)
+    return len(sides) == 2 and all(isinstance(side, Real) and low <= float(side) <= high for side in sides)
 
 
 def pixel_scale(mm_per_pixel: float | tuple[float, float] | None) -> tuple[float, float] | None:
     """Width and height of a pixel in mm, given as one number or two; None for None.
 
     Raises:
-        ValueError: see `is_scale`.
+        WrongOption: see `is_scale`.
     """
     if mm_per_pixel is None:
         return None
     pair = mm_per_pixel if isinstance(mm_per_pixel, tuple | list) else (mm_per_pixel, mm_per_pixel)
     if not is_scale(pair):
-        raise ValueError(
-            f"mm_per_pixel is {mm_per_pixel}: give one positive number, or (width, height) of a pixel, "
+        raise WrongOption(
+            f"mm_per_pixel is {mm_per_pixel!r}: give one positive number, or (width, height) of a pixel, "
             f"from {PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm"
         )
     return float(pair[0]), float(pair[1])

@@ -93,10 +93,7 @@ def wanted(
         raise ConfigError(f"no format given: choose of {', '.join(FORMATS)}")
     if overlay_style not in STYLES:
         raise ConfigError(f"overlay style '{overlay_style}': choose of {', '.join(STYLES)}")
-    try:
-        scale = pixel_scale(mm_per_pixel)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    scale = pixel_scale(mm_per_pixel)
     needed = {kind for name in formats for kind in NEEDS.get(name, ())}
     return Wanted(
         frozenset(formats) | needed,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
@@ -170,14 +171,14 @@ def load(
 
     Raises:
         CheckpointError: no such model, one named twice, or it is damaged.
-        ConfigError: a number of views that there is not.
+        ConfigError: no model named, or a number of views that there is not.
         MissingExtra: the model has no model.onnx and torch is not installed.
     """
     check_views(views)
     threads = None if threads is None else int(threads)
-    named: list[str | Path] = [model] if isinstance(model, str | Path) else list(model)
-    if not named:
-        raise ConfigError("no model named: give at least one")
+    named: list[str | Path] = list(model) if isinstance(model, Iterable) and not isinstance(model, str) else [model]  # fmt: skip
+    if not named or not all(isinstance(one, str | os.PathLike) for one in named):
+        raise ConfigError(f"model={model!r}: name a model or a folder, or a list of them")
     singles = [single for one in named for single in members(one)]
     for single in singles:
         if singles.count(single) > 1:

@@ -90,11 +90,21 @@ class Result:
         return replace(self, mask=contour.cleaned(self.mask, keep_largest, fill_holes))
 
     def measure(self, mm_per_pixel: float | tuple[float, float] | None = None) -> measuring.Measurements:
-        """Size, border, symmetry and colours: see `segmae.measure.measure`."""
+        """Size, border, symmetry and colours: see `segmae.measure.measure`.
+
+        Raises:
+            WrongOption: a scale that is none; it is a ConfigError and a ValueError.
+        """
         return measuring.measure(read_image(self.source).pixels, self.mask, mm_per_pixel, self.contours)
 
     def overlay(self, style: str = "contour") -> Image.Image:
-        """The photograph with the lesion's contour in cyan; the styles are `segmae.overlay.STYLES`."""
+        """The photograph with the lesion's contour in cyan; the styles are `segmae.overlay.STYLES`.
+
+        Raises:
+            WrongOption: no such style; it is a ConfigError and a ValueError.
+        """
+        if style not in drawing.STYLES:
+            raise measuring.WrongOption(f"overlay style '{style}': choose of {', '.join(drawing.STYLES)}")
         return Image.fromarray(drawing.overlay(read_image(self.source).pixels, self.mask, style=style))
 
 
