@@ -28,6 +28,8 @@ from segmae.errors import SegmaeError
 
 TRIES = 5  # of a request that the service is too busy for
 LONGEST_WAIT = 30.0  # seconds between two tries, whatever the service asks for
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two looks at a job: the longer it takes, the rarer
+UNFINISHED = ("queued", "running")
 CUT_SHORT = (http.client.HTTPException, ValueError)  # what reading such an answer, or its JSON, raises
 File = str | Path | bytes
 
@@ -87,16 +89,18 @@ class Client:
         return self._send("GET", f"/v1/jobs/{_id(job)}")
 
     def wait(self, job: str | dict[str, Any], timeout: float = 3600.0) -> dict[str, Any]:
-        """The status of a job once it is finished.
+        """The status of a job once it is finished. Where the service is busy meanwhile, that counts as waiting.
 
         Raises:
             ServiceError: it is not, after so many seconds.
         """
-        until = time.monotonic() + timeout
-        while (status := self.job(job))["state"] in ("queued", "running"):
-            if time.monotonic() > until:
+        until, pause = time.monotonic() + timeout, FIRST_PAUSE
+        while (status := self._send("GET", f"/v1/jobs/{_id(job)}", until=until))["state"] in UNFINISHED:
+            left = until - time.monotonic()
+            if left <= 0:
                 raise ServiceError(0, f"the job is not finished after {timeout:g} s. Wait again")
-            time.sleep(0.2)
+            time.sleep(min(pause, left))
+            pause = min(LONGEST_PAUSE, 1.5 * pause)
         return status
 
     def results(self, job: str | dict[str, Any]) -> bytes:
@@ -115,13 +119,18 @@ class Client:
         body, kind = multipart(files, options)
         return self._send("POST", path, body, kind)
 
-    def _send(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Any:
+    def _send(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "", until: float | None = None
+    ) -> Any:
+        """One request, sent again while the service is too busy: `TRIES` times, or until then by `time.monotonic`."""
         headers = {"Content-Type": kind} if kind else {}
         headers |= {"X-API-Key": self.key} if self.key else {}
         # photographs for this machine do not go round by a proxy of the network, whatever the environment names
         proxies = urllib.request.ProxyHandler({} if _is_local(self.url) else None)
         opener = urllib.request.build_opener(proxies, _Http, _Https)
-        for attempt in range(1, TRIES + 1):
+        tries = 0
+        while True:
+            tries += 1
             request = urllib.request.Request(self.url + path, body, headers, method=method)
             try:
                 with opener.open(request, timeout=self.timeout) as answer:
@@ -131,15 +140,18 @@ class Client:
             except urllib.error.HTTPError as error:
                 with error:
                     refusal = _refusal(error)
-                if error.code not in (429, 503) or attempt == TRIES:
+                wait = _wait_s(error.headers.get("Retry-After", ""))
+                if until is not None:
+                    wait = min(wait, until - time.monotonic())
+                is_last = tries >= TRIES if until is None else wait <= 0
+                if error.code not in (429, 503) or is_last:
                     raise refusal from error
-                time.sleep(_wait_s(error.headers.get("Retry-After", "")))
+                time.sleep(wait)
             except (OSError, *CUT_SHORT) as error:
                 reason = getattr(error, "reason", error)
                 raise ServiceError(
                     0, f"{self.url}: no answer ({reason}). Is `segmae serve` running there?"
                 ) from error
-        raise AssertionError  # the last try returned or raised
 
 
 class _Heard(http.client.HTTPConnection):

@@ -70,6 +70,57 @@ def test_it_asks_again_when_the_service_says_so(script: tuple[type[Script], Clie
     assert refused.value.status == 429 and not one.answers
 
 
+class Clock:
+    """Stands for `time` in the client: it passes where the client sleeps, and there alone."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 0.0, []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept.append(seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+RUNNING, DONE = (200, JSON, b'{"state": "running"}'), (200, JSON, b'{"state": "done"}')
+
+
+def test_who_waits_for_a_job_asks_ever_more_rarely(script: tuple[type[Script], Client], clock: Clock) -> None:
+    one, client = script
+    one.answers = [*[RUNNING] * 40, DONE]
+    assert client.wait("1")["state"] == "done"
+    assert clock.slept == sorted(clock.slept) and clock.slept[0] < 0.5
+    assert clock.slept[-1] == module.LONGEST_PAUSE
+    assert 600 * clock.now / 60 > 40 * 30, "thirty who wait with one key stay below its rate"
+
+
+def test_who_waits_for_a_job_bears_a_busy_service_until_time_is_up(
+    script: tuple[type[Script], Client], clock: Clock
+) -> None:
+    one, client = script
+    busy = [(429, {"Retry-After": "7"}, b"{}"), (503, {"Retry-After": "7"}, b"{}")] * module.TRIES
+    one.answers = [*busy, RUNNING, *busy, DONE]
+    assert client.wait("1")["state"] == "done"
+    one.answers = [*busy]
+    clock.now = 0.0
+    with pytest.raises(ServiceError) as refused:
+        client.wait("1", timeout=10)
+    assert refused.value.status == 429 and clock.now == 10
+    one.answers = [RUNNING] * 9
+    with pytest.raises(ServiceError, match="not finished after 2 s"):
+        client.wait("1", timeout=2)
+    assert clock.now == 12
+
+
 @pytest.mark.skipif(
     sys.platform == "win32", reason="it throws away what came before a connection is broken off"
 )
