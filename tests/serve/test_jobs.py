@@ -147,6 +147,21 @@ def test_jobs_on_disk_are_bounded(start: Start) -> None:
         assert running.post("/v1/jobs", {"images": [drawn()]}).status == 429
 
 
+def test_results_that_are_kept_count_too(start: Start, tmp_path: Path) -> None:
+    with start(store_bytes=60_000) as running:
+        client = running.client
+        job = client.wait(client.submit([drawn()], formats="mask,overlay,probability"))
+        size = len(client.results(job))
+        assert running.service.jobs.store.load() == (0, size)
+        assert len(drawn()) < 60_000 < size + len(drawn()), "room for one of them alone"
+        answer = running.post("/v1/jobs", {"images": [drawn()]})
+        assert (answer.status, answer.code) == (429, "too_many_jobs")
+        assert "DELETE" in answer.json["error"]["message"]
+        client.cancel(job)
+        assert running.service.jobs.store.load() == (0, 0)
+        assert running.post("/v1/jobs", {"images": [drawn()]}).status == 202
+
+
 def test_wrong_options_are_refused_before_anything_is_stored(running: Running) -> None:
     image = {"images": [drawn()]}
     assert running.post("/v1/jobs", image, formats="gif").status == 422
@@ -176,7 +191,7 @@ def test_an_image_counts_once(tmp_path: Path) -> None:
     assert store.complete() == []
     assert store.finish_image("a" * 32, 2, "failed", {"name": "2"}, 2.0)
     assert store.complete() == ["a" * 32]
-    assert store.finish("a" * 32, "done", 9.0) and not store.finish("a" * 32, "done", 9.0)
+    assert store.finish("a" * 32, "done", 9.0, 5) and not store.finish("a" * 32, "done", 9.0, 5)
     store.close()
 
 

@@ -109,8 +109,13 @@ class Jobs:
     def _accept(self, files: Sequence[UploadFile], options: Options, caller: str) -> dict[str, Any]:
         unfinished, stored = self.store.load()
         size = sum(file.size or 0 for file in files)
-        if unfinished >= self.settings.jobs_unfinished or stored + size > self.settings.store_bytes:
+        if unfinished >= self.settings.jobs_unfinished:
             raise Problem(429, "too many jobs wait. Send it again later", 30, "too_many_jobs")
+        if stored + size > self.settings.store_bytes:
+            full = (
+                "there is no room for more jobs. Fetch results and DELETE their jobs, or send it again later"
+            )
+            raise Problem(429, full, 30, "too_many_jobs")
         id, now = secrets.token_hex(16), time.time()
         folder = make_folder(self.folder / id / "in")
         try:
@@ -247,7 +252,8 @@ class Jobs:
                     with path.open("rb") as source, archive.open(entry, "w") as target:
                         shutil.copyfileobj(source, target)
         state = "failed" if job.failed == job.total else "done"
-        if self.store.finish(id, state, time.time() + self._kept_s):
+        size = (folder / "results.zip").stat().st_size
+        if self.store.finish(id, state, time.time() + self._kept_s, size):
             log.info(line("job", job=id, state=state, total=job.total, failed=job.failed))
             shutil.rmtree(folder / "in", ignore_errors=True)
             shutil.rmtree(out, ignore_errors=True)

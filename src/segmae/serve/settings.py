@@ -45,7 +45,8 @@ class Settings:
             `job_bytes` of it.
         rate: requests per minute and key; 0 is no limit.
         keep_hours: after which the results of a finished job are removed.
-        jobs_unfinished, store_bytes: jobs and bytes of them on disk; more get 429.
+        jobs_unfinished: jobs; more get 429.
+        store_bytes: on disk, of the uploads of unfinished jobs and the results of finished ones; a job that comes on top gets 429.
         drain_s: seconds that requests under way have to finish in when the server is told to stop.
     """
 

@@ -36,7 +36,7 @@ class Job:
     Attributes:
         state: queued, running, done, failed (not one image could be used) or cancelled.
         options: as the request gave them, for `Jobs`.
-        bytes: of its uploads.
+        bytes: of its uploads; once it is finished, of its results.
         created, expires: seconds since 1970.
     """
 
@@ -97,9 +97,9 @@ class Store:
         return [id for (id,) in self._rows("SELECT id FROM jobs WHERE state!='cancelled'")]
 
     def load(self) -> tuple[int, int]:
-        """Jobs that are not finished, and bytes of all uploads that are kept."""
+        """Jobs that are not finished, and bytes of all jobs that are kept."""
         found = self._rows(
-            "SELECT count(*), coalesce(sum(bytes), 0) FROM jobs WHERE state IN ('queued','running')"
+            "SELECT count(*) FILTER (WHERE state IN ('queued','running')), coalesce(sum(bytes), 0) FROM jobs"
         )
         return int(found[0][0]), int(found[0][1])
 
@@ -144,11 +144,11 @@ class Store:
             state, json.dumps(row), now, id, number,
         )  # fmt: skip
 
-    def finish(self, id: str, state: str, expires: float) -> bool:
-        """Close an unfinished job; its uploads count no more. False if it was closed before."""
+    def finish(self, id: str, state: str, expires: float, size: int) -> bool:
+        """Close an unfinished job; the bytes of its results count in place of its uploads. False if it was closed before."""
         return self._write(
-            "UPDATE jobs SET state=?, expires=?, bytes=0 WHERE id=? AND state IN ('queued','running')",
-            state, expires, id,
+            "UPDATE jobs SET state=?, expires=?, bytes=? WHERE id=? AND state IN ('queued','running')",
+            state, expires, size, id,
         )  # fmt: skip
 
     def set_state(self, id: str, state: str) -> None:
