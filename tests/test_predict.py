@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import pickle
@@ -122,6 +123,69 @@ def test_an_open_file_can_be_drawn_on_afterwards(predictor: Predictor, tmp_path:
     with (tmp_path / "a.png").open("rb") as file:
         result = predictor(file)
     assert result.overlay().size == (90, 70)
+
+
+def test_a_buffer_may_be_used_again_for_the_next_photograph(predictor: Predictor) -> None:
+    """What a camera or a loader fills anew: each result keeps its own photograph."""
+    first = np.asarray(half_dark(64, 64))
+    second = np.ascontiguousarray(first[:, ::-1] // 2 + 60)
+    for make in (np.copy, lambda pixels: bytearray(encoded(pixels)), Image.fromarray):
+        buffer = make(first)
+        results = [predictor(buffer)]
+        if isinstance(buffer, Image.Image):
+            buffer.paste(Image.fromarray(second))
+        else:
+            buffer[:] = make(second)
+        results.append(predictor(buffer))
+        for result, pixels in zip(results, (first, second), strict=True):
+            expected = predictor(encoded(pixels))
+            assert result.measure() == expected.measure()
+            assert np.array_equal(result.overlay(), expected.overlay())
+
+
+def encoded(pixels: Any) -> bytes:
+    """As a BMP file: its length is that of any other of the size."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "BMP")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("size", [(90, 70), (50, 40)])
+def test_a_file_that_was_overwritten_is_not_measured_as_the_old_one(
+    predictor: Predictor, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    path = tmp_path / "a.bmp"
+    half_dark(90, 70).save(path)
+    result = predictor(str(path))
+    result.overlay(), result.measure()
+    half_dark(*size).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    os.utime(path, ns=(0, 1))
+    for again in (result.measure, result.overlay, result.cleaned(keep_largest=True).overlay):
+        with pytest.raises(
+            ImageError, match=r"a\.bmp: has changed since it was segmented\. Segment it again"
+        ):
+            again()
+    path.unlink()
+    with pytest.raises(ImageError, match="no such file"):
+        result.measure()
+
+
+def test_a_large_photograph_that_changes_before_its_overlay_fails(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    half_dark(64, 64).save(path)
+    monkeypatch.setattr(predict, "KEPT", 0)  # as if it had to be decoded again
+    real = Predictor.network_probability
+
+    def overwriting(self: Predictor, images: Any, views: int | None = None) -> Any:
+        half_dark(32, 32).save(path)
+        os.utime(path, ns=(0, 1))
+        return real(self, images, views)
+
+    monkeypatch.setattr(Predictor, "network_probability", overwriting)
+    done = predict_files(path, tmp_path / "out", by_darkness)
+    assert not done.rows and "has changed since it was segmented" in done.failures[0]["problem"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

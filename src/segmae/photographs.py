@@ -11,9 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segmae.data import heic
 from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, composed, image_files, open_datasets
-from segmae.errors import DataError
+from segmae.data.preprocess import read_image
+from segmae.errors import DataError, ImageError
 
 RESULTS = "results.jsonl"
 FILES = {  # what is written for each photograph, and how its name ends
@@ -268,3 +272,18 @@ def file_stamp(path: Path) -> list[int] | None:
     except (OSError, ValueError):  # ValueError: a name that no file can have
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+def read_again(source: Any, stamp: list[int] | None) -> NDArray[np.uint8]:
+    """The upright pixels uint8 `[H,W,3]` of a photograph that was read before.
+
+    Args:
+        source: see `segmae.data.preprocess.read_image`.
+        stamp: `file_stamp` of a path before it was read; None where it is no path.
+
+    Raises:
+        ImageError: the file has changed since, or cannot be read any more.
+    """
+    if stamp is not None and file_stamp(Path(source)) not in (stamp, None):
+        raise ImageError(source, "has changed since it was segmented", "Segment it again")
+    return read_image(source).pixels

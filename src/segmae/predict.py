@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data import heic
-from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, read_image
+from segmae.data.preprocess import PIXELS_AT_ONCE, Photo
 from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
 from segmae.files import append, make_folder
 from segmae.outputs import (
@@ -44,6 +44,7 @@ from segmae.photographs import (
     has_results,
     listed,
     name_results,
+    read_again,
 )
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
@@ -299,7 +300,7 @@ def _write(
     assert photo is not None and prepared is not None
 
     def pixels() -> NDArray[np.uint8]:
-        return photo.pixels if photo.pixels.size else read_image(path).pixels
+        return photo.pixels if photo.pixels.size else read_again(path, photograph.stamp)
 
     try:
         with room.taken(photo.width * photo.height):
@@ -307,7 +308,7 @@ def _write(
                 want.keep_largest, want.fill_holes
             )
             files = write_files(folder, photograph.name, result, pixels, want)
-    except ImageError as error:  # broken beyond what the reduced decoding saw
+    except ImageError as error:  # broken beyond what the reduced decoding saw, or changed meanwhile
         return photograph.row(error=str(error))
     except MemoryError:
         return photograph.row(error=f"{path}: {TOO_LARGE}")

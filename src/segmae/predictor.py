@@ -10,12 +10,14 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from segmae.background import Room
 from segmae.checkpoint import (
@@ -36,6 +38,7 @@ from segmae.data.preprocess import Photo, content_of, image_size, normalize, pre
 from segmae.engines import Engine, create_engine
 from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
+from segmae.photographs import file_stamp
 from segmae.result import Result, find_mask
 from segmae.trust import Trust, appearance, load_trust
 from segmae.views import check_views, turn, turn_back
@@ -98,9 +101,13 @@ class Predictor:
         sources = list(source) if isinstance(source, list | tuple) else [source]
         found = []
         for one in map(content_of, sources):
+            stamp = file_stamp(Path(one)) if isinstance(one, str | os.PathLike) else None
             photo = self.read(one)
             prepared = prepare_image(photo.pixels, self.info.preprocess)
-            found.append(self.result(self.network_probability(prepared[None])[0], prepared, photo, one))
+            if isinstance(one, Image.Image | np.ndarray):
+                one = photo.pixels  # a copy: what was given may be changed or used again
+            probability = self.network_probability(prepared[None])[0]
+            found.append(replace(self.result(probability, prepared, photo, one), stamp=stamp))
         return found if isinstance(source, list | tuple) else found[0]
 
     def read(self, source: Any) -> Photo:

@@ -14,7 +14,8 @@ from scipy import ndimage
 from segmae import contour
 from segmae import measure as measuring
 from segmae import overlay as drawing
-from segmae.data.preprocess import read_image, restore, restored_strips
+from segmae.data.preprocess import restore, restored_strips
+from segmae.photographs import read_again
 from segmae.trust import entropy, mask_warnings
 
 SURROUNDINGS = 1 / 16  # of the network's grid: how far around the lesion the uncertainty is looked at
@@ -28,11 +29,12 @@ class Result:
         mask: bool `[height,width]`: True is lesion.
         network: float32 `[S,S]` in [0, 1]: the probability as the network gave it.
         threshold: the mask is where the probability exceeds it.
-        source: what was given: a path, an image or an array.
+        source: the path or the bytes that were given; of an image or an array its pixels, upright, as they were then.
         orientation: EXIF's, 1 to 8: how the stored photograph was turned to be upright.
         expected_dice: with an expert's mask, in [0, 1], see docs/trust.md; None where the model was not calibrated for this, or the
             photograph is unlike all others.
         photo_warnings: what speaks against the photograph: `dark`, `blurred`, `hair or ink`, `unlike ...`.
+        stamp: of a path: size and time of the file when it was read, by which a change is noticed.
     """
 
     mask: NDArray[np.bool_]
@@ -42,6 +44,7 @@ class Result:
     orientation: int = 1
     expected_dice: float | None = None
     photo_warnings: tuple[str, ...] = ()
+    stamp: list[int] | None = None
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
@@ -94,18 +97,20 @@ class Result:
 
         Raises:
             WrongOption: a scale that is none; it is a ConfigError and a ValueError.
+            ImageError: the photograph was given by its path, and the file has changed or is gone.
         """
-        return measuring.measure(read_image(self.source).pixels, self.mask, mm_per_pixel, self.contours)
+        return measuring.measure(read_again(self.source, self.stamp), self.mask, mm_per_pixel, self.contours)
 
     def overlay(self, style: str = "contour") -> Image.Image:
         """The photograph with the lesion's contour in cyan; the styles are `segmae.overlay.STYLES`.
 
         Raises:
             WrongOption: no such style; it is a ConfigError and a ValueError.
+            ImageError: as `measure`.
         """
         if style not in drawing.STYLES:
             raise measuring.WrongOption(f"overlay style '{style}': choose of {', '.join(drawing.STYLES)}")
-        return Image.fromarray(drawing.overlay(read_image(self.source).pixels, self.mask, style=style))
+        return Image.fromarray(drawing.overlay(read_again(self.source, self.stamp), self.mask, style=style))
 
 
 def find_mask(network: NDArray[np.float32], threshold: float, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -84,7 +84,7 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
 
 
 def content_of(source: Any) -> Any:
-    """A source of `read_image` as one that can be read again: an open file becomes its bytes, the others stay.
+    """A source of `read_image` as one that can be read again: an open file and bytes that may change become bytes, the others stay.
 
     Raises:
         ImageError: it is none.
@@ -102,7 +102,7 @@ def content_of(source: Any) -> Any:
         raise ImageError(
             found, "is no photograph", "Give a path, bytes, an open file, a PIL image or an array"
         )
-    return source
+    return bytes(source) if isinstance(source, bytearray) else source
 
 
 def read_prepared(source: str | Path, preprocess: Preprocess) -> tuple[np.ndarray, tuple[int, int]]:
