@@ -2,7 +2,7 @@
 
 >>> from segmae.client import Client
 >>> service = Client("http://127.0.0.1:8000")
->>> found = service.segment("lesion.jpg", include="measurements")
+>>> found = service.segment("lesion.jpg", include=["measurements", "mask"])
 >>> found["lesion_share"], found["polygons"], found["measurements"]["area_px"]
 >>> Path("mask.png").write_bytes(service.segment("lesion.jpg", output="mask"))
 
@@ -14,21 +14,24 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import os
 import secrets
 import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from segmae.errors import SegmaeError
+from segmae.errors import ImageError, SegmaeError
 
 TRIES = 5  # of a request that the service is too busy for
 LONGEST_WAIT = 30.0  # seconds between two tries, whatever the service asks for
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two looks at a job: the longer it takes, the rarer
+OTHER_NAME = (62, 64)  # OpenSSL's codes for a certificate of another host or address
 UNFINISHED = ("queued", "running")
 CUT_SHORT = (http.client.HTTPException, ValueError)  # what reading such an answer, or its JSON, raises
 File = str | Path | bytes
@@ -57,22 +60,39 @@ class Client:
         url: as `segmae serve` prints it.
         key: API key, where the service asks for one.
         timeout: seconds for one answer.
+        cafile: PEM file of the certificates that are trusted instead of the system's, for https: the service's own, or its issuer's.
+
+    Raises:
+        ServiceError: the address or the file cannot be used.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", key: str = "", timeout: float = 120.0) -> None:
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        key: str = "",
+        timeout: float = 120.0,
+        cafile: str | Path | None = None,
+    ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ServiceError(0, f"{url}: is no address of a service. Let it begin with http:// or https://")
         self.url, self.key, self.timeout = url.rstrip("/"), key, timeout
+        self.cafile = None if cafile is None else str(cafile)
+        _trusting(self.cafile)
 
     def segment(self, image: File, **options: Any) -> Any:
         """Segment one photograph.
 
         Args:
             image: a path, or a file's bytes.
-            options: `output`, `include`, `keep_largest`, `fill_holes`, `mm_per_pixel`, `views`, `overlay_style`.
+            options: `output`, `include`, `keep_largest`, `fill_holes`, `mm_per_pixel`, `views`, `overlay_style`. Several values are
+                a list, or text with commas; `mm_per_pixel` is a number or (width, height); None is the service's default.
 
         Returns:
             The JSON answer as a dict; for any other `output` the file's bytes.
+
+        Raises:
+            ImageError: the file cannot be read.
+            ServiceError: the service refuses it, or cannot be reached.
         """
         return self._post("/v1/segment", {"image": [image]}, options)
 
@@ -80,9 +100,10 @@ class Client:
         """Measure a mask (PNG, 0 and 255) of a photograph; options `output` and `mm_per_pixel`."""
         return self._post("/v1/measure", {"image": [image], "mask": [mask]}, options)
 
-    def submit(self, images: Iterable[File], **options: Any) -> dict[str, Any]:
-        """Hand over a batch; its status with the `id`. Options as for `segment`, and `formats`."""
-        return self._post("/v1/jobs", {"images": list(images)}, options)
+    def submit(self, images: File | Iterable[File], **options: Any) -> dict[str, Any]:
+        """Hand over a batch, of one photograph or several; its status with the `id`. Options as for `segment`, and `formats`."""
+        several = [images] if isinstance(images, str | os.PathLike | bytes) else list(images)
+        return self._post("/v1/jobs", {"images": several}, options)
 
     def job(self, job: str | dict[str, Any]) -> dict[str, Any]:
         """The status of a job, by its id or an earlier status."""
@@ -127,7 +148,7 @@ class Client:
         headers |= {"X-API-Key": self.key} if self.key else {}
         # photographs for this machine do not go round by a proxy of the network, whatever the environment names
         proxies = urllib.request.ProxyHandler({} if _is_local(self.url) else None)
-        opener = urllib.request.build_opener(proxies, _Http, _Https)
+        opener = urllib.request.build_opener(proxies, _Http(), _Https(_trusting(self.cafile)))
         tries = 0
         while True:
             tries += 1
@@ -148,10 +169,7 @@ class Client:
                     raise refusal from error
                 time.sleep(wait)
             except (OSError, *CUT_SHORT) as error:
-                reason = getattr(error, "reason", error)
-                raise ServiceError(
-                    0, f"{self.url}: no answer ({reason}). Is `segmae serve` running there?"
-                ) from error
+                raise ServiceError(0, f"{self.url}: {_no_answer(error)}") from error
 
 
 class _Heard(http.client.HTTPConnection):
@@ -175,8 +193,35 @@ class _Http(urllib.request.HTTPHandler):
 
 
 class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, trusted: ssl.SSLContext) -> None:
+        super().__init__(context=trusted)
+        self._trusted = trusted
+
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_HeardTls, request)
+        return self.do_open(_HeardTls, request, context=self._trusted)
+
+
+@lru_cache
+def _trusting(cafile: str | None) -> ssl.SSLContext:
+    """One for all requests: reading what the system trusts takes longer than a request."""
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ServiceError(
+            0, f"{cafile}: cannot be used as certificates ({reason}). Give a PEM file"
+        ) from error
+
+
+def _no_answer(error: Exception) -> str:
+    """Why there is none, and what to do."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        said = f"its certificate is not trusted ({reason.verify_message})"
+        if reason.verify_code in OTHER_NAME:
+            return f"{said}. Ask it by a name that the certificate holds"
+        return f'{said}. Where you know that it is the right one, give it: Client(url, cafile="cert.pem")'
+    return f"no answer ({reason}). Is `segmae serve` running there?"
 
 
 def _wait_s(retry_after: str) -> float:
@@ -185,19 +230,35 @@ def _wait_s(retry_after: str) -> float:
 
 
 def multipart(files: dict[str, list[File]], options: dict[str, Any]) -> tuple[bytes, str]:
-    """A body of the type multipart/form-data, and that type with its boundary."""
+    """A body of the type multipart/form-data, and that type with its boundary.
+
+    Args:
+        options: a list becomes a field for each value; what is None is left out.
+
+    Raises:
+        ImageError: a file cannot be read.
+    """
     boundary = secrets.token_hex(16)
     parts: list[bytes] = []
     for name, value in options.items():
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        parts += [_head(boundary, name), text.encode(), b"\r\n"]
+        for one in value if isinstance(value, list | tuple | set | frozenset) else [value]:
+            text = str(one).lower() if isinstance(one, bool) else str(one)
+            parts += [] if one is None else [_head(boundary, name), text.encode(), b"\r\n"]
     for name, some in files.items():
         for file in some:
             called = "image" if isinstance(file, bytes) else Path(file).name
-            data = file if isinstance(file, bytes) else Path(file).read_bytes()
-            parts += [_head(boundary, name, called), data, b"\r\n"]
+            parts += [_head(boundary, name, called), _data(file), b"\r\n"]
     parts.append(f"--{boundary}--\r\n".encode())
     return b"".join(parts), f"multipart/form-data; boundary={boundary}"
+
+
+def _data(file: File) -> bytes:
+    if isinstance(file, bytes):
+        return file
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise ImageError(file, f"cannot be read ({error.strerror})", "Check the path") from error
 
 
 def _head(boundary: str, name: str, filename: str = "") -> bytes:

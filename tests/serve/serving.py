@@ -86,12 +86,14 @@ Start = Callable[..., AbstractContextManager[Running]]  # the fixture `start`
 
 
 @contextmanager
-def started(state: Path, wait: bool = True, **options: Any) -> Iterator[Running]:
+def started(
+    state: Path, wait: bool = True, tls: tuple[Path, Path] | None = None, **options: Any
+) -> Iterator[Running]:
     """A service with these settings; stopped at the end."""
     settings = Settings(**{"state": state, "port": 0, "threads": 1, "rate": 0, **options})
     app = create_app(settings)
     listening = bound("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn_config(app, settings))
+    server = uvicorn.Server(uvicorn_config(app, settings, tls))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     service = app.state.service
     thread.start()

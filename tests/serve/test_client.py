@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import Running, drawn, encoded
+from serving import Running, Start, drawn, encoded
 
 from segmae import client as module
 from segmae.client import Client, ServiceError, multipart
+from segmae.errors import ImageError
 
 
 class Script(BaseHTTPRequestHandler):
@@ -207,6 +210,41 @@ def test_a_refusal_comes_out_of_a_worker_process_whole() -> None:
     assert (again.status, again.code, again.request_id) == (429, "rate_limit", "5d0c")
 
 
+@pytest.fixture(scope="module")
+def self_signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody signed but itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    made = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=segmae -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(["openssl", *made.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)  # fmt: skip
+    return certificate, key
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
+def test_a_certificate_that_nobody_signed_is_given_to_the_client(
+    start: Start, self_signed: tuple[Path, Path]
+) -> None:
+    certificate, _ = self_signed
+    with start(tls=self_signed) as running:
+        url = f"https://127.0.0.1:{running.port}"
+        with pytest.raises(ServiceError, match=r"not trusted \(self.signed certificate\).*cafile"):
+            Client(url).models()
+        with pytest.raises(ServiceError, match="name that the certificate holds"):
+            Client(url.replace("127.0.0.1", "localhost"), cafile=certificate).models()
+        client = pickle.loads(pickle.dumps(Client(url, cafile=certificate)))  # as for worker processes
+        assert client.segment(drawn())["width"] == 200
+        with pytest.raises(ServiceError) as refused:  # its body is larger than what a connection holds
+            client._send("POST", "/v1/nothing", bytes(12 << 20))
+        assert refused.value.status == 404
+
+
+def test_certificates_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    (tmp_path / "text.pem").write_text("no certificate")
+    for name in ("none.pem", "text.pem"):
+        with pytest.raises(ServiceError, match=rf"{name}: cannot be used.*PEM"):
+            Client("https://127.0.0.1:1", cafile=tmp_path / name)
+
+
 def test_no_service_is_said() -> None:
     with pytest.raises(ServiceError, match="begin with http"):
         Client("127.0.0.1:1")
@@ -219,6 +257,36 @@ def test_refusals_carry_code_and_request(running: Running) -> None:
         running.client.segment(b"no image")
     assert (refused.value.status, refused.value.code) == (415, "unsupported_type")
     assert len(refused.value.request_id) == 32
+
+
+def test_options_are_lists_text_or_none(running: Running) -> None:
+    client = running.client
+    found = client.segment(drawn(), include=["mask", "measurements"], views=None, mm_per_pixel=(0.1, 0.2))
+    assert found["mask"]["png"]
+    measured = found["measurements"]
+    assert measured["area_mm2"] == pytest.approx(measured["area_px"] * 0.02)
+    same = client.segment(drawn(), include="mask,measurements", output=None, mm_per_pixel=0.1)["measurements"]
+    assert same["area_mm2"] == pytest.approx(same["area_px"] * 0.01)
+    for wrong in ((0.1, 0.2, 0.3), "1,5", (0.1, "wide"), (0.1, 0.0)):  # some write a comma for the point
+        with pytest.raises(ServiceError, match=r"mm_per_pixel.*width") as refused:
+            client.segment(drawn(), mm_per_pixel=wrong)
+        assert refused.value.status == 422
+
+
+def test_one_photograph_is_a_batch_too(running: Running, tmp_path: Path) -> None:
+    path = tmp_path / "lesion.png"
+    path.write_bytes(drawn())
+    for image in (path, str(path), drawn(), iter([path])):
+        assert running.client.submit(image, formats=["mask", "csv"])["total"] == 1
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    client = Client("http://127.0.0.1:1")
+    for path in (tmp_path / "none.jpg", tmp_path):
+        for ask in (client.segment, client.submit):
+            with pytest.raises(ImageError) as error:
+                ask(path)
+            assert str(error.value).startswith(f"{path}: cannot be read (")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such names there")

@@ -132,12 +132,16 @@ JOB_EXAMPLE = {
     "status_url": "/v1/jobs/0f1e2d3c4b5a69788796a5b4c3d2e1f0", "results_url": None,
 }  # fmt: skip
 TRUTH = {"type": "string", "enum": ["true", "false"], "default": "false"}
+MM: Json = {"type": "number", "exclusiveMinimum": 0}
 MANY = {"type": "string", "description": "several with commas"}
 OPTIONS: Json = {
     "include": {**MANY, "description": f"for JSON: {', '.join(PARTS)}; several with commas", "example": "measurements"},
     "keep_largest": {**TRUTH, "description": "only the largest piece of the mask"},
     "fill_holes": {**TRUTH, "description": "a mask without holes"},
-    "mm_per_pixel": {"type": "number", "exclusiveMinimum": 0, "description": "measurements in mm too"},
+    "mm_per_pixel": {
+        "anyOf": [MM, {"type": "array", "items": MM, "minItems": 2, "maxItems": 2}],
+        "description": "measurements in mm too; twice: width and height of a pixel",
+    },
     "views": {"type": "string", "enum": ["1", "8"], "default": "1", "description": "8: the mean of eight views"},
     "overlay_style": {"type": "string", "enum": list(STYLES), "default": STYLES[0]},
 }  # fmt: skip

@@ -106,19 +106,31 @@ def options_of(form: FormData, outputs: Iterable[str] = OUTPUTS, formats: str = 
         if part not in PARTS:
             raise Problem(422, f"include: choose of {', '.join(PARTS)}")
     views = _one_of(form, "views", [str(number) for number in VIEWS])
-    scale = _text(form, "mm_per_pixel")
-    try:
-        number = float(scale) if scale else None
-    except ValueError as error:
-        raise Problem(422, "mm_per_pixel: give one positive number") from error
+    scale = _scale(form)
     try:
         want = wanted(
             _list(form, "formats", (formats,)), _text(form, "overlay_style") or "contour",
-            _truth(form, "keep_largest"), _truth(form, "fill_holes"), "measurements" in include, number,
+            _truth(form, "keep_largest"), _truth(form, "fill_holes"), "measurements" in include, scale,
         )  # fmt: skip
     except ConfigError as error:
         raise Problem(422, str(error)) from error
     return Options(output, frozenset(include), int(views), want)
+
+
+def _scale(form: FormData) -> float | tuple[float, float] | None:
+    """Millimetres of a pixel: one field, or one for its width and one for its height. No commas, which some write for a point."""
+    fields = [str(value) for value in form.getlist("mm_per_pixel") if value != ""]
+    try:
+        match [float(value) for value in fields]:
+            case []:
+                return None
+            case [side]:
+                return side
+            case [width, height]:
+                return width, height
+    except ValueError:
+        pass
+    raise Problem(422, "mm_per_pixel: give one positive number, or two fields: width and height of a pixel")
 
 
 def _text(form: FormData, name: str) -> str:
