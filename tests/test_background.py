@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segmae import background
-from segmae.background import FEW, in_processes
+from segmae.background import FEW, cpu_quota, in_processes
 from segmae.errors import DataError
 
 
@@ -56,3 +57,31 @@ def test_as_many_as_usable_and_never_more_than_windows_can_wait_for(monkeypatch:
             with pytest.raises(KeyboardInterrupt):
                 next(in_processes(square, range(FEW), wanted))
     assert started == [128, 100, 3, 61, 61, 3]
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "400000 100000\n"}, 4),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": ""}, None),
+        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "250000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_containers_limit_of_cpus_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cpus: int | None
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert cpu_quota(tmp_path) == cpus
+    monkeypatch.setattr(background, "CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert background.usable_cpus() == (cpus or 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    assert background.usable_cpus() == 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from segmae.errors import DataError
@@ -21,6 +22,7 @@ FEW = 64  # items that are not worth starting processes for
 AHEAD = 8  # items that a process may be ahead of the caller
 GUARD = "In a script of your own, calls stand below `if __name__ == '__main__':`, since Python runs it anew in every process here. "
 WINDOWS = os.name == "nt"
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def ahead(
@@ -91,5 +93,23 @@ def refuse_to_run_anew() -> None:
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPUs that this process may use, at least 1: those that it may run on, or what time it gets of them (`cpu_quota`)."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, cpu_quota(CGROUPS) or cpus)
+
+
+def cpu_quota(groups: Path) -> int | None:
+    """How many CPUs' time a container gets (Docker's `--cpus`, Kubernetes' limit), rounded up; None where all that there is.
+
+    Args:
+        groups: the folder of Linux's control groups, of version 2 (cpu.max) or 1.
+    """
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            text = " ".join((groups / name).read_text() for name in names)
+            quota, period = (int(word) for word in text.split())
+        except (OSError, ValueError):  # no such file, or the word `max`
+            continue
+        if quota > 0 and period > 0:  # -1 is no limit
+            return -(-quota // period)
+    return None

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segmae import engines
 from segmae.engines import create_engine
+from segmae.engines.onnxruntime import OnnxRuntimeEngine
 from segmae.errors import CheckpointError, ConfigError, MissingExtra
 
 
@@ -40,6 +42,20 @@ def test_auto_takes_onnxruntime_where_it_can_and_torch_otherwise(small_model: Pa
 def test_threads_do_not_change_the_outcome(small_model: Path, images: np.ndarray) -> None:
     one, two = (create_engine(small_model, threads=count)(images) for count in (1, 2))
     assert np.abs(one - two).max() < 1e-5
+
+
+def test_no_more_threads_are_started_than_there_are_cpus(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 threads on two CPUs spin for each other."""
+    started = []
+    monkeypatch.setattr(OnnxRuntimeEngine, "__init__", lambda self, path, threads: started.append(threads))
+    monkeypatch.setattr(engines, "usable_cpus", lambda: 3)
+    for quota in (None, 3):
+        monkeypatch.setattr(engines, "cpu_quota", lambda groups, quota=quota: quota)
+        for threads in (None, 1, 3, 64):
+            create_engine(small_model, threads=threads)
+    assert started == [None, 1, 3, 3, 3, 1, 3, 3], "left out, the engine chooses where no quota binds it"
 
 
 @pytest.mark.parametrize("threads", [0, -1])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from segmae.background import CGROUPS, cpu_quota, usable_cpus
 from segmae.checkpoint import ONNX, OPENVINO, WEIGHTS, resolve
 from segmae.errors import CheckpointError, ConfigError, MissingExtra
 
@@ -40,7 +42,8 @@ def create_engine(
         engine: `openvino` (CPU, needs the extra 'openvino' and model.xml or model.onnx), `onnxruntime` (CPU, needs
             model.onnx), `torch` (needs the extra 'train'), or `auto`: torch where a GPU is asked for, else the first of
             openvino with a model.xml, onnxruntime with a model.onnx, and torch that is installed and has its file.
-        threads: CPU threads; default: the engine's own choice, one per core.
+        threads: CPU threads, of which never more are started than there are usable CPUs (`segmae.background.usable_cpus`); default: the
+            engine's own choice, one per core, or in a container with a limit of CPUs so many.
         device: `cpu`, `cuda`, `cuda:1` ...; default: for torch a GPU where there is one.
 
     Raises:
@@ -54,6 +57,7 @@ def create_engine(
         raise ConfigError(f"device '{device}': choose cpu, cuda, or cuda:1 for the second GPU")
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads}: give 1 or more, or leave it out for one per core")
+    threads = _bounded(threads)
     path = resolve(model)
     on_gpu = device not in (None, "auto") and not str(device).startswith("cpu")
     if engine == "auto":
@@ -70,6 +74,13 @@ def create_engine(
     from segmae.engines.openvino import OpenVINOEngine
 
     return OpenVINOEngine(file, threads)
+
+
+def _bounded(threads: int | None) -> int | None:
+    """Threads that would only wait for each other's CPU are not started: engines spin meanwhile, 10 to 50 times as long."""
+    if threads is None and cpu_quota(CGROUPS) is None:
+        return None
+    return min(threads or sys.maxsize, usable_cpus())
 
 
 def exported(model: Path, engine: str) -> Path:
