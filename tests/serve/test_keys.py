@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from serving import Start, drawn
 
 from segmae.client import Client, ServiceError
-from segmae.errors import ConfigError
+from segmae.errors import ConfigError, OutputError
 from segmae.serve.keys import Rate, find_key, new_key, read_keys
 from segmae.serve.run import serve
 from segmae.serve.settings import Settings
@@ -88,6 +89,26 @@ def test_it_listens_beyond_this_machine_only_with_keys_or_when_told(tmp_path: Pa
     assert not settings.is_local
     with pytest.raises(ConfigError, match="--new-key"):
         serve(settings)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="users have no such names and rights there")
+def test_where_keys_and_jobs_can_be_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(ConfigError, match="--state"):
+        Settings()
+    (tmp_path / "file").write_text("")
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed)  # as for anyone but root
+    for folder in (tmp_path / "file", closed):
+        with pytest.raises(OutputError, match=rf"{folder}: .*--state"):
+            new_key(folder)
+        with pytest.raises(OutputError, match=rf"{folder}: .*--state"):
+            serve(Settings(state=folder, port=0))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from segmae.errors import ConfigError
-from segmae.files import make_folder, write_json
+from segmae.files import write_json
+from segmae.serve.settings import make_state
 
 PREFIX = "segmae_"
 FILE = "keys.json"
@@ -34,10 +35,14 @@ class Key:
 
 
 def new_key(folder: Path, note: str = "") -> str:
-    """Make a key and add its hash to `keys.json` of the folder; the key itself is returned and kept nowhere."""
+    """Make a key and add its hash to `keys.json` of the folder; the key itself is returned and kept nowhere.
+
+    Raises:
+        OutputError: the folder cannot be made, or not be written into.
+    """
     key = PREFIX + secrets.token_urlsafe(32)
     made = Key(secrets.token_hex(4), _hash(key), datetime.now(UTC).isoformat(timespec="seconds"), note)
-    make_folder(folder)
+    make_state(folder)
     keys = [*read_keys(folder), made]
     write_json(folder / FILE, [vars(one) for one in keys])
     (folder / FILE).chmod(0o600)

@@ -22,7 +22,7 @@ from segmae.serve.guard import line, log_error
 from segmae.serve.jobs import Jobs
 from segmae.serve.metrics import Metrics
 from segmae.serve.problems import Gone, Problem
-from segmae.serve.settings import Settings
+from segmae.serve.settings import Settings, make_state
 from segmae.serve.uploads import VIEWS, read_form
 from segmae.serve.work import Worker
 
@@ -37,7 +37,7 @@ class Service:
 
     Raises:
         InUse: another server uses the folder.
-        OutputError: the folder cannot be made.
+        OutputError: the folder cannot be made, or not be written into.
 
     Attributes:
         worker, jobs: None until the model is loaded.
@@ -48,6 +48,7 @@ class Service:
         self.settings, self.metrics = settings, metrics
         self._held = ExitStack()
         try:
+            make_state(settings.state)
             self._held.enter_context(locked(settings.state / "serve.lock"))
         except InUse as error:
             raise InUse(f"{error}. Or give this server a folder of its own with --state") from error

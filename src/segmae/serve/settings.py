@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segmae.background import usable_cpus
+from segmae.errors import ConfigError, OutputError
+from segmae.files import make_folder
 from segmae.predictor import DEFAULT_MODEL
 
 MB = 1 << 20
@@ -15,9 +17,30 @@ LOCAL_NAMES = ("localhost",)
 
 
 def state_folder() -> Path:
-    """Where keys and jobs lie unless told otherwise: `segmae/serve` in XDG_STATE_HOME, by default ~/.local/state."""
+    """Where keys and jobs lie unless told otherwise: `segmae/serve` in XDG_STATE_HOME, by default ~/.local/state.
+
+    Raises:
+        ConfigError: the user has no home.
+    """
     home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "segmae" / "serve"
+    try:
+        return (Path(home) if home else Path.home() / ".local" / "state") / "segmae" / "serve"
+    except RuntimeError as error:
+        raise ConfigError("this user has no home for keys and jobs. Name a folder with --state") from error
+
+
+def make_state(folder: Path) -> None:
+    """Make the folder of keys and jobs where it is not there yet.
+
+    Raises:
+        OutputError: it cannot be made, or not be written into.
+    """
+    try:
+        make_folder(folder)
+    except OutputError as error:
+        raise OutputError(f"{error} with --state") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: cannot be written into by this user. Choose another with --state")
 
 
 @dataclass(frozen=True)
