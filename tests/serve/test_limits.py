@@ -58,6 +58,15 @@ def test_what_is_no_image_is_told_from_what_is_broken(running: Running, data: by
     assert ("file is empty" in answer.json["error"]["message"]) == (not data)
 
 
+def test_health_answers_to_head_as_balancers_ask(running: Running) -> None:
+    for path in ("/health", "/ready"):
+        answer = running.ask("HEAD", path)
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.headers["content-length"] == str(len(running.ask("GET", path).body))
+    assert running.ask("POST", "/health").headers["allow"] == "GET"
+    assert "head" not in running.ask("GET", "/openapi.json").json["paths"]["/health"]
+
+
 def test_errors_have_one_form_and_the_id_of_their_request(running: Running) -> None:
     answer = running.ask("GET", "/v1/nothing")
     error = answer.json["error"]
@@ -280,6 +289,16 @@ def test_pages_from_elsewhere_and_other_names_of_the_host_are_refused(running: R
     for host in ("evil.example", f"evil.example:{running.port}", "[broken"):
         assert running.ask("GET", "/health", Host=host).status in (400, 403), host
     assert running.ask("GET", "/health", Host=f"localhost:{running.port}").status == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "0:0:0:0:0:0:0:1"])
+def test_it_answers_by_the_address_that_it_was_given(start: Start, host: str) -> None:
+    named = f"[{host}]" if ":" in host else host
+    with start(host=host, wait=False) as running:
+        for good in (named, f"{named}:{running.port}", "localhost"):
+            assert running.ask("GET", "/health", Host=good).status == 200, good
+        for bad in ("127.0.0.3", "evil.example"):
+            assert running.ask("GET", "/health", Host=bad).status == 403, bad
 
 
 def test_logs_hold_nothing_of_what_was_sent(running: Running, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip

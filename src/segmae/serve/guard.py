@@ -162,8 +162,9 @@ class Guard:
             place = host if origin is None else urlsplit(origin).netloc
         except ValueError as error:
             raise Problem(400, "the header Host or Origin is malformed") from error
-        if self.settings.is_local and name not in LOCAL_HOSTS:
-            raise Problem(403, "the service answers to 127.0.0.1 and localhost only")
+        names = dict.fromkeys((self.settings.host.lower(), *LOCAL_HOSTS))
+        if self.settings.is_local and name not in names:
+            raise Problem(403, f"the service answers by these names only: {', '.join(names)}")
         if place != host:
             raise Problem(403, "the service does not answer to pages from elsewhere")
 

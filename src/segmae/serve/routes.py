@@ -29,10 +29,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
     settings = service.settings
     _add_page(app, load_page())
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", **openapi.HEALTH)
     async def health() -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", **openapi.READY)
     async def ready() -> JSONResponse:
         service.ready()
