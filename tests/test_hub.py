@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -287,9 +288,11 @@ def test_an_export_for_openvino_alone_is_not_published(small_model: Path, tmp_pa
     assert not (tmp_path / "hub").exists()
 
 
-def test_the_command_line_publishes_and_fetches(
-    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["segmae", *words])
         with pytest.raises(SystemExit) as ended:
@@ -297,6 +300,23 @@ def test_the_command_line_publishes_and_fetches(
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
+    return run
+
+
+@pytest.mark.skipif(os.name == "nt", reason="users without a name are of Unix")
+def test_a_user_without_a_home_is_told_which_variable_to_set(
+    hub: Hub, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under a number of which /etc/passwd knows nothing."""
+    for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
+    code, out, err = run("fetch", ID)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: no place for the cache") and "Set XDG_CACHE_HOME to a folder" in err
+
+
+def test_the_command_line_publishes_and_fetches(hub: Hub, run: Run, tmp_path: Path) -> None:
     code, out, _ = run("fetch", ID)
     assert (code, out.strip()) == (0, str(from_pretrained(ID, offline=True)))
     code, out, err = run("publish", out.strip(), str(tmp_path / "again"))

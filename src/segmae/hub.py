@@ -79,7 +79,7 @@ def from_pretrained(
 
     Raises:
         CheckpointError: no such model, one that this package cannot use, or files that are not what the host lists.
-        ConfigError: an endpoint or a revision that is none.
+        ConfigError: an endpoint or a revision that is none, or no place for the cache.
         Unreachable: the host does not answer; the same call goes on where this one stopped.
     """
     try:

@@ -25,7 +25,7 @@ from segmae.background import in_processes, refuse_to_run_anew
 from segmae.config import Preprocess, config_to_dict
 from segmae.data.catalog import Case
 from segmae.data.preprocess import read_mask, read_prepared, resize_mask
-from segmae.errors import DataError, ImageError
+from segmae.errors import ConfigError, DataError, ImageError
 from segmae.files import read_json, replace, write_json
 
 Progress = Callable[[int, int], None]
@@ -169,9 +169,18 @@ def _prepare_store(
 
 
 def default_folder() -> Path:
-    """The user's cache folder for segmae."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    return Path(base) / "segmae"
+    """The user's cache folder for segmae.
+
+    Raises:
+        ConfigError: no variable names one, and the user has no home folder, as in containers that run under a free number.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    try:
+        return Path(base or Path.home() / ".cache") / "segmae"
+    except RuntimeError as error:
+        raise ConfigError(
+            "no place for the cache: this user has no home folder. Set XDG_CACHE_HOME to a folder that it may write"
+        ) from error
 
 
 def _key(cases: Sequence[Case], preprocess: Preprocess) -> str:
