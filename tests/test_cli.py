@@ -231,6 +231,33 @@ main()
     assert (done.returncode, done.stderr) == (130, "stopped\n")
 
 
+@pytest.mark.parametrize("length", [10, 1_000_000], ids=["at the end", "while it prints"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_output_that_nobody_reads_or_that_has_no_room(length: int) -> None:
+    code = f"""
+import sys, typer
+from segmae.data import catalog
+def find_data(root):
+    print("x" * {length})
+    raise typer.Exit(1)  # as where some inputs failed
+catalog.find_data = find_data
+sys.argv = ["segmae", "data", "prepare", "somewhere"]
+from segmae.cli import main
+main()
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nobody, Path("/dev/full").open("wb") as full:
+        closed, no_room = (
+            subprocess.run([sys.executable, "-c", code], stdout=place, stderr=subprocess.PIPE, text=True)
+            for place in (nobody, full)
+        )
+    assert (closed.returncode, closed.stderr) == (141, "")
+    assert no_room.returncode == 2
+    assert no_room.stderr.startswith("error: standard output: cannot be written (No space left on device)")
+    assert no_room.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_a_training_run_which_then_resumes(lesions: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")

@@ -1,12 +1,16 @@
 """The command line: which commands there are, and how an error reaches the user.
 
 Exit codes: 0 all well; 1 some inputs failed; 2 wrong usage, or nothing could be done; 75 training was
-ended by a scheduler (SIGTERM) and is saved, so start it again; 130 stopped by Ctrl-C.
+ended by a scheduler (SIGTERM) and is saved, so start it again; 130 stopped by Ctrl-C; 141 whoever read the output has
+gone, as `| head` does, in which a shell counts SIGPIPE.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import Annotated, Any
 
@@ -22,7 +26,7 @@ from segmae.commands.show import one_line
 from segmae.commands.study import study
 from segmae.commands.testing import calibrate, compare, evaluate
 from segmae.commands.training import export, finetune, models, pretrain, train
-from segmae.errors import SegmaeError
+from segmae.errors import OutputError, SegmaeError
 
 
 class Verbs(TyperGroup):
@@ -30,10 +34,14 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                if sys.stdout:  # absent where Windows has no console
+                    sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise typer.Exit(141) from error
         except (SegmaeError, OSError) as error:
-            if isinstance(error, BrokenPipeError):
-                raise
             remedy = (
                 ""
                 if isinstance(error, SegmaeError)
@@ -44,6 +52,36 @@ class Verbs(TyperGroup):
         except KeyboardInterrupt as error:
             print("stopped", file=sys.stderr)
             raise typer.Exit(130) from error
+
+
+class Output(TextIOWrapper):
+    """Standard output that says what is wrong with itself: Python's own errors of it name nothing.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+        OutputError: it cannot be written.
+    """
+
+    def write(self, text: str) -> int:
+        with self._told():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._told():
+            super().flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            with suppress(OSError):  # what is left goes nowhere, and Python does not try again when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise OutputError(
+                f"standard output: cannot be written ({error.strerror}). Free some space, or send it to another place"
+            ) from error
 
 
 app = typer.Typer(
@@ -81,6 +119,9 @@ def main() -> None:
     """Entry point of `segmae` and `python -m segmae`."""
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot show ends nothing
+    if type(sys.stdout) is TextIOWrapper:
+        out = sys.stdout
+        sys.stdout = Output(out.buffer, out.encoding, out.errors, line_buffering=out.line_buffering)
     app()
 
 
