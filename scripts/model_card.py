@@ -100,7 +100,7 @@ def training(config: dict[str, Any]) -> str:
         ("started from", ", ".join(f"{key}: {value}" for key, value in runs[0].get("starts", {}).items()) or "random weights"),
         ("data", f"{data['images']} images: train part of `{data['split']}` (sha256 {data['sha256'][:12]}); "
                  "its val part chose the epoch; its test part was never seen"),
-        ("task", steps),
+        ("task", f"{steps}; {part_trained(config)}"),
         ("settings", "[run_config.json](results/default_model/run_config.json), every epoch: [training.jsonl](results/default_model/training.jsonl)"
                      + ("; of the run before: [start-run_config.json](results/default_model/start-run_config.json), "
                         "[start-training.jsonl](results/default_model/start-training.jsonl)" if len(runs) > 1 else "")),
@@ -114,15 +114,29 @@ def training(config: dict[str, Any]) -> str:
     )
 
 
+def part_trained(config: dict[str, Any]) -> str:
+    whole = config["options"].get("decoder", ...) is not None
+    return "SegMAE with its MAE branch" if whole else "SegMAE's encoder and upsampler alone, without the MAE branch and stage 1 of the paper"
+
+
 def _parameters(architecture: str) -> float:
     from segmae.models.table import TABLE
 
     return next(entry.parameters for entry in TABLE if entry.name == architecture) / 1e6
 
 
+def copies() -> str:
+    """What the copies of training images among the test images do to the first figure."""
+    figure = read_json(RESULTS.parent / "copies" / "summary.json")["figures"]["default_model/isic2018-fold1-test"]
+    return (
+        f"{figure['left_out']} of ISIC2018's test images have a recoloured or shifted copy, under another id, among the training images; without them Dice is "
+        f"{figure['dice_without']:.3f} ([leaks](docs/data.md#leaks))."
+    )
+
+
 def figures(evaluations: dict[str, dict[str, Any]]) -> str:
     lines = ["## Figures", "", "On images that it was not trained on, at the photographs' own size (the copies here have a short side of 256 px). 95 % bootstrap "
-             "intervals over images; one seed, so that the choice of the seed is not in them.", ""]  # fmt: skip
+             "intervals over images; one seed, so that the choice of the seed is not in them. " + copies(), ""]  # fmt: skip
     header = ["| measure |", "| --- |"]
     once = {name: evaluations[name] for name in SETS}
     for name, summary in once.items():

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from segmae.study.ledger import Ledger
 from segmae.study.page import Table
 from segmae.study.printed import faults, printed
 from segmae.study.report import build_page, write_all_reports, write_report
-from segmae.study.tables import SeedSpread, load_evidence
+from segmae.study.tables import SeedSpread, corrected, load_evidence
 
 # Per row, dataset and seed: true positives, false positives and false negatives of each image, of 64 pixels.
 Pixels = list[tuple[int, int, int]]
@@ -32,8 +33,7 @@ def write_cell(
     row: str,
     data: str,
     seed: int,
-    images: dict[str, tuple[int, int, int]],
-    mean: float = 1.0,
+    images: Mapping[str, tuple[float, float, float]],
     expected: int = 0,
     **parts: Any,
 ) -> None:
@@ -45,10 +45,14 @@ def write_cell(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
     summary = {
-        "data": {"evaluated": len(images), "expected": expected or len(images), "split_sha256": data},
+        "data": {
+            "name": "drawn",
+            "evaluated": len(images),
+            "expected": expected or len(images),
+            "split_sha256": data,
+        },
         "warnings": [],
         "network_size": 8,
-        "per_image_mean": {"dice@8": {"mean": mean}},
     }
     outcome = {
         "digest": name, "training": {"seconds": 120.0, "tflop": 1.0, "epochs": 3, "best_epoch": 3}, "stage1": {"seconds": 60.0, "tflop": 0.5},
@@ -144,28 +148,71 @@ def write_seeds(results: Path, apart: float, label: str = "small, for a CPU") ->
     write_plan(folder, {"x": "", "y": ""}, {"drawn": "drawn"}, [0, 1, 2], scale_label=label)
     means = {("x", 0): 0.8, ("y", 0): 0.6, ("x", 1): 0.7 + apart, ("y", 1): 0.5, ("x", 2): 0.8, ("y", 2): 0.6}
     for (row, seed), mean in means.items():
-        write_cell(folder, row, "drawn", seed, {"i1": (10, 0, 0)}, mean)
+        write_cell(folder, row, "drawn", seed, {"i1": (mean, 0, 2 - 2 * mean)})  # its Dice is this mean
 
 
 def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -> None:
     evidence = load_evidence(Ledger("three", three_rows))
-    assert evidence.seed_spread is None
+    assert evidence.measured_spread is None
     text = build_page(evidence).markdown("three")
     assert "B beats A, on drawn: **not decided: other seeds may change as much**." in text
-    assert "It was not measured at this scale" in text
+    assert "is not in it): drawn: not measured." in text
     for label, apart, spread in (("another", 0.03, None), ("small, for a CPU", 0.03, 0.03 / 6**0.5)):
         write_seeds(three_rows, apart, label)
-        found = load_evidence(Ledger("three", three_rows)).seed_spread
+        found = load_evidence(Ledger("three", three_rows)).measured_spread
         assert (found and found.deviation) == (spread and pytest.approx(spread))
     assert found is not None and found.freedom == 2
     assert found.least(4) == pytest.approx(4.3027 * 2**0.5 * found.deviation / 2, rel=1e-4)
-    assert found.p(found.least(4), 4) == pytest.approx(0.05) and found.source == "drawn-net on drawn"
+    assert (
+        found.p(found.least(4), 4) == pytest.approx(0.05)
+        and found.source == "the study `seeds`, drawn-net on drawn"
+    )
     (place,) = load_evidence(Ledger("three", three_rows)).places
-    assert place.compare([("b", "a")])[0].verdict == "worse"
+    assert corrected(place.compare([("b", "a")]))[0].verdict == "worse"
     write_seeds(three_rows, 0.5)
     (place,) = load_evidence(Ledger("three", three_rows)).places
-    assert place.compare([("b", "a")])[0].verdict == "few seeds"
-    assert place.compare([("c", "a")])[0].verdict == "not shown"
+    assert corrected(place.compare([("b", "a")]))[0].verdict == "few seeds"
+    assert corrected(place.compare([("c", "a")]))[0].verdict == "not shown"
+
+
+def test_what_seeds_do_on_another_dataset_says_nothing_here(three_rows: Path) -> None:
+    write_seeds(three_rows, 0.001)
+    evidence = load_evidence(Ledger("three", three_rows))
+    (place,) = evidence.places
+    (found,) = corrected(replace(place, dataset="another").compare([("b", "a")]))
+    assert (found.p_runs, found.adjusted_runs, found.verdict) == (None, None, "few seeds")
+
+
+def test_the_rows_own_seeds_count_before_those_of_another_study(tmp_path: Path) -> None:
+    """Three rows and two seeds, whose means lie .02 to either side of what rows and seeds add up to in two of them."""
+    folder, means = tmp_path / "study", {"a": (0.5, 0.6), "b": (0.54, 0.6), "c": (0.5, 0.64)}
+    write_plan(folder, dict.fromkeys(means, ""), {"drawn": "drawn"}, [0, 1])
+    for row, dice in means.items():
+        for seed, mean in enumerate(dice):
+            write_cell(folder, row, "drawn", seed, {f"i{i}": (mean, 0, 2 - 2 * mean) for i in range(5)})
+    write_seeds(tmp_path, 0.5)
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    spread = place.seed_spread
+    assert spread is not None and spread.source == "3 rows and 2 seeds of this study" and spread.freedom == 2
+    left = np.array([[0, 0.02, -0.02], [0, -0.02, 0.02]])  # of the table, without the means of rows and seeds
+    assert spread.deviation == pytest.approx(np.sqrt((left**2).sum() / 2))
+    (found,) = place.compare([("b", "a")])
+    assert found.p_runs == pytest.approx(2 * stats.t.sf(0.02 / spread.deviation, 2))
+
+
+def test_claims_are_corrected_for_all_datasets_of_a_study(tmp_path: Path) -> None:
+    folder, random = tmp_path / "study", np.random.default_rng(0)
+    claims = [{"text": "A wins", "row": "a", "than": ["b"]}]
+    write_plan(folder, {"a": "", "b": ""}, {"one": "one", "two": "two"}, [0], claims=claims)
+    for data in ("one", "two"):
+        write_cell(folder, "a", data, 0, seen(random, 10))
+        write_cell(folder, "b", data, 0, seen(random, 10))
+    evidence = load_evidence(Ledger("study", tmp_path))
+    p = [place.compare([("a", "b")])[0].p for place in evidence.places]
+    page = build_page(evidence).markdown("study")
+    assert sorted(p) != sorted(statistics.holm(p))
+    for value in statistics.holm(p):
+        assert f"| {value:.3f} | – |" in page
 
 
 @pytest.mark.parametrize(("third", "verdict"), [(8, "better"), (0, "few seeds")])
@@ -180,13 +227,14 @@ def test_without_a_measure_of_seeds_the_runs_themselves_are_one(
         write_cell(folder, "a", "drawn", seed, few)
         write_cell(folder, "b", "drawn", seed, dict.fromkeys(few, (10, 0, 0)))
     (place,) = load_evidence(Ledger("study", tmp_path)).places
-    (found,) = place.compare([("b", "a")])
+    (found,) = corrected(place.compare([("b", "a")]))
     assert found.verdict == verdict and found.runs == 3
     apart = 1 - np.array([2 * n / (10 + n) for n in (6, 7, third or 10)])
     assert found.p_runs == pytest.approx(stats.ttest_1samp(apart, 0).pvalue)
     only = replace(place.figures["a"], runs=dict(list(place.figures["a"].runs.items())[:2]))
     assert (
-        replace(place, figures={**place.figures, "a": only}).compare([("b", "a")])[0].verdict == "few seeds"
+        corrected(replace(place, figures={**place.figures, "a": only}).compare([("b", "a")]))[0].verdict
+        == "few seeds"
     )
 
 
@@ -197,16 +245,16 @@ def test_folds_share_training_images_and_count_for_less_than_seeds(tmp_path: Pat
         write_cell(folder, "a", f"fold{n}", 0, {f"i{n}{i}": (n, 0, 10 - n) for i in range(20)})
         write_cell(folder, "b", f"fold{n}", 0, {f"i{n}{i}": (10, 0, 0) for i in range(20)})
     (place,) = load_evidence(Ledger("study", tmp_path)).places
-    (compared,) = place.compare([("b", "a")])
+    (compared,) = corrected(place.compare([("b", "a")]))
     apart = 1 - np.array([2 * n / (10 + n) for n in found])
     t = apart.mean() / (apart.std(ddof=1) * (1 / 3 + 1 / 2) ** 0.5)
     assert compared.p_runs == pytest.approx(2 * stats.t.sf(t, 2))
     # seeds that hardly scatter elsewhere do not make these folds agree, and seeds that scatter widely undo what the folds agree on
     for spread, p in (
-        (SeedSpread(1e-6, 8, ""), compared.p_runs),
-        (SeedSpread(1.0, 8, ""), 2 * stats.t.sf(apart.mean() / (2 / 3) ** 0.5, 8)),
+        (SeedSpread(1e-6, 8, "", "drawn"), compared.p_runs),
+        (SeedSpread(1.0, 8, "", "drawn"), 2 * stats.t.sf(apart.mean() / (2 / 3) ** 0.5, 8)),
     ):
-        (again,) = replace(place, seed_spread=spread).compare([("b", "a")])
+        (again,) = corrected(replace(place, measured_spread=spread).compare([("b", "a")]))
         assert again.p_runs == pytest.approx(p)
 
 
@@ -224,10 +272,12 @@ def test_chance_between_seeds_is_corrected_for_the_number_of_comparisons(tmp_pat
         )
     (place,) = load_evidence(Ledger("study", tmp_path)).places
     apart = 1 - 16 / 18
-    place = replace(place, seed_spread=SeedSpread(apart / 2**0.5 / 2.5, 20, ""))  # t is 2.5, p .021
-    (alone,) = place.compare([("a", "b")])
+    place = replace(
+        place, measured_spread=SeedSpread(apart / 2**0.5 / 2.5, 20, "", "drawn")
+    )  # t is 2.5, p .021
+    (alone,) = corrected(place.compare([("a", "b")]))
     assert alone.verdict == "better" and alone.p_runs == pytest.approx(2 * stats.t.sf(2.5, 20))
-    together = place.compare([("a", row) for row in "bcdef"])
+    together = corrected(place.compare([("a", row) for row in "bcdef"]))
     assert {c.verdict for c in together} == {"few seeds"}
     assert {round(c.adjusted_runs, 6) for c in together} == {round(5 * alone.p_runs, 6)}
 
@@ -238,7 +288,7 @@ def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> No
     dice = {
         row: np.array(list(figures.values("dice@network").values())) for row, figures in place.figures.items()
     }
-    compared = {c.row: c for c in place.compare([("b", "a"), ("c", "a"), ("d", "a")])}
+    compared = {c.row: c for c in corrected(place.compare([("b", "a"), ("c", "a"), ("d", "a")]))}
     assert compared.keys() == {"b", "c"}
     difference = dice["b"] - dice["a"]
     assert (
@@ -266,7 +316,7 @@ def test_rows_are_compared_by_the_runs_that_both_have(tmp_path: Path) -> None:
     for row, seed, images in (("a", 0, first), ("a", 1, second), ("b", 0, first), ("c", 1, second)):
         write_cell(tmp_path / "study", row, "drawn", seed, images)
     (place,) = load_evidence(Ledger("study", tmp_path)).places
-    compared = place.compare([("b", "a"), ("c", "a"), ("c", "b")])
+    compared = corrected(place.compare([("b", "a"), ("c", "a"), ("c", "b")]))
     assert [(c.row, c.than, c.difference.value) for c in compared] == [("b", "a", 0), ("c", "a", 0)]
     assert place.figures["a"].mean("dice@network").value > place.figures["b"].mean("dice@network").value
     with pytest.raises(ValueError, match="a run in common"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from segmae.study.page import Block, Bullets, Heading, Page, Paragraph, Picture,
 from segmae.study.printed import SOURCE, Printed, printed
 from segmae.study.tables import (
     RESAMPLES,
-    SEEDS,
     Comparison,
     Evidence,
     Figures,
     Interval,
     Place,
     common,
+    corrected,
     load_evidence,
 )
 
@@ -43,7 +44,7 @@ HOW = (
     "**±**: standard deviation of the cells' means (seeds and folds). An interval covers the choice of test images; how much "
     "another seed would change is seen from ± alone, and not at all where a row has one cell.",
     "**paired tests**: Wilcoxon's signed-rank test of per-image Dice on the same images, corrected by Holm for the "
-    "comparisons made together: all claims of the study on a dataset, or all rows of a table. At network size, or at original size where "
+    "comparisons made together, which are those of one table. At network size, or at original size where "
     "the two networks' sizes differ. **not shown** is said where the mean's interval includes 0 or p is not below .05, so also where "
     "most images gain and the mean does not. **critical difference**: Nemenyi's, at 5 %.",
     "**network size**: mask and prediction at the network's input size, as in the paper. **original size**: at the "
@@ -89,8 +90,8 @@ def write_all_reports(results: Path = RESULTS, out: Path = OUT) -> tuple[list[Pa
     page = Page("Do the claims hold?")
     page.add(Paragraph(
         "Every claim of every study in `results/`, as far as its cells are finished; `segmae study report` writes this page and the "
-        "reports, where the differences stand, with their intervals and tests. One seed, unless a report says more. Tests are corrected for the "
-        "comparisons of one study on one dataset and test, not for all lines of this page together. Rows of a study share images and epochs, not operations: stage 1 and hybrid "
+        "reports, where the differences stand, with their intervals and tests. One seed, unless a report says more. Tests are corrected for all "
+        "claims of one study, not for all lines of this page together. Rows of a study share images and epochs, not operations: stage 1 and hybrid "
         "training compute more (the reports' costs), and no learning rate was tuned for a row."
     ))  # fmt: skip
     for study in studies:
@@ -144,7 +145,7 @@ def _claims(evidence: Evidence) -> list[Block]:
     if rows := [row for _, rows in found for row in rows]:
         caption = (
             "Difference of mean Dice on the same images; a claim holds if the whole interval is above 0 and both p are below .05: that over "
-            "images and that over seeds, each corrected by Holm over these comparisons on one dataset and test"
+            "images and that over seeds, each corrected by Holm over the comparisons of this table"
         )
         columns = ("comparison", "on", "difference", "p (Holm)", "p, seeds (Holm)", "printed difference", "verdict")  # fmt: skip
         blocks.append(_table(evidence.plan, caption, columns, rows))
@@ -155,8 +156,10 @@ def _claim_lines(evidence: Evidence) -> list[tuple[str, list[list[str]]]]:
     """For each claim and place a sentence, and the table's rows of the comparisons behind it."""
     plan, lines = evidence.plan, []
     pairs = dict.fromkeys((claim["row"], than) for claim in plan["claims"] for than in claim["than"])
+    measured = [(place, place.compare(list(pairs))) for place in evidence.places]
+    together = iter(corrected([c for _, some in measured for c in some]))
     compared = [
-        (place, {(c.row, c.than): c for c in place.compare(list(pairs))}) for place in evidence.places
+        (place, {(c.row, c.than): c for c in islice(together, len(some))}) for place, some in measured
     ]
     for claim in plan["claims"]:
         for place, every in compared:
@@ -267,7 +270,7 @@ def _original(plan: Plan, figures: Sequence[Figures]) -> Table:
 
 def _tests(plan: Plan, place: Place) -> list[Block]:
     reference = plan["reference"]
-    compared = place.compare([(row, reference) for row in plan["rows"] if row != reference])
+    compared = corrected(place.compare([(row, reference) for row in plan["rows"] if row != reference]))
     if not compared:
         return []
     rows = [
@@ -343,17 +346,25 @@ def _sources(evidence: Evidence) -> list[str]:
 def _about_seeds(evidence: Evidence) -> str:
     text = (
         "**few seeds**: rows differ by chance too, whatever their images say, because other seeds would give other figures; **p, seeds** is "
-        "that of Student's t against this chance, corrected by Holm like the other."
+        f"that of Student's t against this chance, corrected by Holm like the other, and {NONE} where the chance was not measured. How far another seed "
+        "moves one row against another (standard deviation; how far it moves all rows alike is not in it)"
     )
-    own = "the rows' own seeds or folds, three at least (of folds corrected for the training images that they share)"
-    spread = evidence.seed_spread
-    if spread is None:
-        return f"{text} It was not measured at this scale (study `{SEEDS}`), and is taken from {own}; with fewer p is 1."
-    return (
-        f"{text} At this scale a seed moves a row against others by {spread.deviation:.4f} (standard deviation; how far it moves all rows alike is "
-        f"not in it; study `{SEEDS}`, {spread.source}), and one difference of rows of one cell counts from {spread.least(1):.3f} on, of n cells from that "
-        f"over the root of n. Of folds it is also taken from {own}, and the larger p counts."
+    spreads = {place.label: place.seed_spread for place in evidence.places}
+    each = [
+        f"{label}: " + (
+            f"{2**0.5 * s.deviation:.4f}, by {s.source} ({s.freedom} degrees of freedom); one difference of rows of one cell counts from "
+            f"{s.least(1):.3f} on, of n cells from that over the root of n" if s else "not measured"
+        )
+        for label, s in spreads.items()
+    ]  # fmt: skip
+    folds = any(
+        len({data for data, _ in f.runs}) > 1 for place in evidence.places for f in place.figures.values()
     )
+    more = (
+        " Of folds it is taken from how much they differ, three at least, corrected for the training images that they share; where seeds were measured "
+        "too, the larger p counts."
+    )
+    return f"{text}: {'; '.join(each)}.{more if folds else ''}"
 
 
 def _about_printed(plan: Plan) -> list[str]:
@@ -411,5 +422,7 @@ def _spread(figures: Figures) -> str:
     return NONE if figures.spread is None else f"{figures.spread:.3f}"
 
 
-def _p(value: float) -> str:
+def _p(value: float | None) -> str:
+    if value is None:
+        return NONE
     return "< .001" if value < 0.001 else f"{value:.3f}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,8 @@ from segmae.views import by_views, views_suffix
 RESAMPLES = 2000
 ALPHA = 0.05
 SEEDS = "seeds"  # the study that measures how far a seed alone moves a figure
-FEWEST_SEEDS = 3  # from fewer no deviation is taken
+FEWEST_FOLDS = 3  # from fewer no deviation is taken
+FEWEST_FREEDOM = 2  # degrees: from fewer none is taken of seeds
 COUNTED = ("tp", "fp", "fn", "tn")
 SIZES = ("network", "original")
 FloatArray = NDArray[np.float64]
@@ -92,11 +93,32 @@ class Figures:
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """How far another seed moves a row's mean Dice: the standard deviation, the degrees of freedom that it was measured with, and on what."""
+    """How far another seed moves a row's mean Dice against the other rows'.
+
+    Attributes:
+        deviation: standard deviation of one row; that of a difference of two is larger by the root of 2.
+        freedom: degrees of freedom that it was measured with.
+        source: on what.
+        dataset: that was tested on.
+    """
 
     deviation: float
     freedom: int
     source: str
+    dataset: str
+
+    @classmethod
+    def of(cls, table: FloatArray, source: str, dataset: str) -> SeedSpread | None:
+        """From mean Dice [seeds, rows]: what is left without the means of rows and of seeds; None from too few.
+
+        The means of seeds are no part of it, since rows of one seed share the images that it draws.
+        """
+        seeds, rows = table.shape
+        freedom = (seeds - 1) * (rows - 1)
+        if freedom < FEWEST_FREEDOM:
+            return None
+        left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+        return cls(float(np.sqrt((left**2).sum() / freedom)), freedom, source, dataset)
 
     def p(self, difference: float, cells: int) -> float:
         """Of a difference of two rows of so many cells each, by Student's t."""
@@ -116,8 +138,8 @@ class Comparison:
     Attributes:
         runs: folds and seeds that both rows have; others are left out.
         p: of Wilcoxon's test over the images.
-        p_runs: because other seeds would have given other figures, see `Place.p_of_runs`.
-        adjusted, adjusted_runs: both by Holm, for the comparisons made together.
+        p_runs: because other seeds would have given other figures, see `Place.p_of_runs`; None where that was not measured.
+        adjusted, adjusted_runs: both by Holm, for the comparisons made together, see `corrected`.
     """
 
     row: str
@@ -126,16 +148,16 @@ class Comparison:
     images: int
     difference: Interval
     p: float
-    p_runs: float
+    p_runs: float | None
     adjusted: float
-    adjusted_runs: float
+    adjusted_runs: float | None
 
     @property
     def verdict(self) -> str:
         """`not shown` unless the interval leaves out 0 and adjusted p is below .05; then `few seeds`, `better` or `worse`."""
         if self.adjusted >= ALPHA or self.difference.low <= 0 <= self.difference.high:
             return "not shown"
-        if self.adjusted_runs >= ALPHA:
+        if self.adjusted_runs is None or self.adjusted_runs >= ALPHA:
             return "few seeds"
         return "better" if self.difference.value > 0 else "worse"
 
@@ -149,17 +171,44 @@ class Place:
     label: str
     printed: str  # the paper's name of the dataset
     figures: Mapping[str, Figures]
+    dataset: str = ""  # that was tested on
     covered: str = ""  # how many of the split's images were there, where not all
     warnings: tuple[str, ...] = ()
-    seed_spread: SeedSpread | None = None  # see `Evidence`
+    measured_spread: SeedSpread | None = None  # see `Evidence.measured_spread`
+
+    @cached_property
+    def seed_spread(self) -> SeedSpread | None:
+        """How far another seed moves a row here: by the rows' own seeds or, where they are too few, by the study `seeds` on the same dataset."""
+        return self._own_spread() or (
+            self.measured_spread
+            if self.measured_spread and self.measured_spread.dataset == self.dataset
+            else None
+        )
+
+    def _own_spread(self) -> SeedSpread | None:
+        """Of the rows and seeds that make the largest whole table; folds are no seeds."""
+        runs = {row: frozenset(each.runs) for row, each in self.figures.items()}
+        if any(_are_folds(list(each)) for each in runs.values()):
+            return None
+        tables = [
+            ([row for row in runs if runs[row] >= shared], sorted(shared)) for shared in set(runs.values())
+        ]
+        rows, shared = max(tables, key=lambda table: (len(table[0]) - 1) * (len(table[1]) - 1))
+        measure = _measure([self.figures[row] for row in rows])
+        means = [
+            [np.mean(list(self.figures[row].runs[run][measure].values())) for row in rows] for run in shared
+        ]
+        return SeedSpread.of(
+            np.array(means), f"{len(rows)} rows and {len(shared)} seeds of this study", self.dataset
+        )
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
-        """The pairs (row, than) of which both have figures of the same runs, adjusted for their number.
+        """The pairs (row, than) of which both have figures of the same runs, not yet corrected for their number.
 
         Dice is that at network size, and at original size where the two networks' sizes differ: at network size they
         would be compared with two different masks.
         """
-        measured = []
+        compared = []
         for row, than in pairs:
             if row in self.figures and than in self.figures:
                 both = self.figures[row], self.figures[than]
@@ -171,23 +220,19 @@ class Place:
                 )
                 p = statistics.wilcoxon(one, two)
                 p_runs = self.p_of_runs(*both, runs, interval.value)
-                measured.append((row, than, len(runs), len(one), interval, p, p_runs))
-        if not measured:
-            return []
-        adjusted = zip(statistics.holm([p for *_, p, _ in measured]), statistics.holm([p for *_, p in measured]), strict=True)  # fmt: skip
-        return [Comparison(*each, *both) for each, both in zip(measured, adjusted, strict=True)]
+                compared.append(Comparison(row, than, len(runs), len(one), interval, p, p_runs, p, p_runs))
+        return compared
 
-    def p_of_runs(self, one: Figures, two: Figures, runs: Sequence[Run], difference: float) -> float:
-        """p of a difference against chance between seeds, by Student's t.
+    def p_of_runs(self, one: Figures, two: Figures, runs: Sequence[Run], difference: float) -> float | None:
+        """p of a difference against chance between seeds, by Student's t; None where that chance was not measured.
 
-        By the study `seeds` at this scale or, where that was not run, by the rows' own runs. Of folds both are asked and the larger p
-        counts: their networks need not scatter as those of `seeds` do. 1 where there is no measure of it.
+        By `seed_spread`; of folds also by how much the difference differs between them, and the larger p counts.
         """
         found = [self.seed_spread.p(difference, len(runs))] if self.seed_spread else []
-        if not found or _are_folds(runs):
-            own = p_between_runs(one, two, runs, difference)
-            found += [] if own is None else [own]
-        return max(found, default=1.0)
+        if _are_folds(runs):
+            between = p_between_folds(one, two, runs, difference)
+            found += [] if between is None else [between]
+        return max(found, default=None)
 
     def ranks(self) -> tuple[dict[str, float], float, int]:
         """Mean rank of each row by per-image Dice (1 the best; of which size: as `compare`), critical difference, images.
@@ -222,12 +267,8 @@ class Evidence:
     outdated: list[str] = field(default_factory=list)
 
     @cached_property
-    def seed_spread(self) -> SeedSpread | None:
-        """How far another seed moves a row's mean Dice at this scale; None where it was not measured.
-
-        From the study `seeds` at a scale of the same label: what is left of its table of rows and seeds without the means of
-        rows and of seeds. The latter are no part of it, since rows of one seed share the images that it draws.
-        """
+    def measured_spread(self) -> SeedSpread | None:
+        """What the study `seeds` at a scale of the same label measured; None where it was not run."""
         results = self.ledger.folder.parent
         ledgers = [Ledger(path.parent.name, results) for path in sorted(results.glob(f"{SEEDS}*/{PLAN}"))]
         label = self.plan["scale_label"]
@@ -235,22 +276,12 @@ class Evidence:
         if same is None:
             return None
         measured = load_evidence(same)
-        means: dict[int, list[float]] = defaultdict(list)
-        for cell in measured.plan["cells"]:
-            if cell["id"] in measured.outcomes:
-                test = measured.outcomes[cell["id"]]["tests"][cell["tests"][0]]
-                figure = test["per_image_mean"][f"dice@{test['network_size']}"]
-                means[cell["seed"]].append(figure["mean"])
-        rows = len(measured.plan["rows"])
-        table = np.array([some for some in means.values() if len(some) == rows])
-        if rows < 2 or len(table) < FEWEST_SEEDS:
+        if not measured.places:
             return None
-        left = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-        freedom = (len(table) - 1) * (rows - 1)
+        found = measured.places[0].seed_spread
         networks = sorted({o["settings"]["model"]["name"] for o in measured.outcomes.values()})
-        datasets = dict.fromkeys(entry["label"] for entry in measured.plan["data"].values())
-        source = f"{', '.join(networks)} on {', '.join(datasets)}"
-        return SeedSpread(float(np.sqrt((left**2).sum() / freedom)), freedom, source)
+        source = f"the study `{SEEDS}`, {', '.join(networks)} on {measured.places[0].label}"
+        return found and replace(found, source=source)
 
     @cached_property
     def places(self) -> list[Place]:
@@ -285,8 +316,9 @@ class Evidence:
             fewest[data["split_sha256"]] = min(seen, fewest.get(data["split_sha256"], seen))
         evaluated, expected = map(sum, zip(*fewest.values(), strict=True))
         warnings = tuple(dict.fromkeys(warning for s in summaries for warning in s["warnings"]))
-        return Place(group, test, label, entries[0]["printed"], figures,
-                     f"{evaluated} of {expected}" if evaluated < expected else "", warnings, self.seed_spread)  # fmt: skip
+        return Place(group, test, label, entries[0]["printed"], figures, summaries[0]["data"]["name"],
+                     f"{evaluated} of {expected}" if evaluated < expected else "", warnings,
+                     None if self.plan["name"].startswith(SEEDS) else self.measured_spread)  # fmt: skip
 
     def _figures(self, row: str, test: str, cells: Sequence[Mapping[str, Any]], expected: int) -> Figures:
         runs: dict[Run, Values] = {}
@@ -345,21 +377,30 @@ def load_evidence(ledger: Ledger) -> Evidence:
     return found
 
 
-def p_between_runs(one: Figures, two: Figures, runs: Sequence[Run], difference: float) -> float | None:
-    """p of a mean difference by how much it differs between runs, by Student's t; None for fewer than three.
+def corrected(compared: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons that are made together, their p corrected by Holm for their number."""
+    images = statistics.holm([c.p for c in compared])
+    runs = statistics.holm([1.0 if c.p_runs is None else c.p_runs for c in compared])
+    return [
+        replace(c, adjusted=p, adjusted_runs=None if c.p_runs is None else q)
+        for c, p, q in zip(compared, images, runs, strict=True)
+    ]
 
-    Runs are seeds or, where there are several datasets, the folds of one, each by the mean over its seeds. Folds share their training
-    images, for which the variance of the mean of k of them is 1/k + 1/(k-1) of that between them, not 1/k (Nadeau and Bengio 2003).
+
+def p_between_folds(one: Figures, two: Figures, runs: Sequence[Run], difference: float) -> float | None:
+    """p of a mean difference by how much it differs between folds, each by the mean over its seeds; None for fewer than three.
+
+    By Student's t. Folds share their training images, for which the variance of the mean of k of them is 1/k + 1/(k-1) of that between
+    them, not 1/k (Nadeau and Bengio 2003).
     """
-    apart: dict[str | int, list[float]] = defaultdict(list)
-    folds = _are_folds(runs)
+    apart: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         (first, second), _ = common([one, two], [run])
-        apart[run[0] if folds else run[1]].append(float((first - second).mean()))
+        apart[run[0]].append(float((first - second).mean()))
     means, k = [np.mean(values) for values in apart.values()], len(apart)
-    if k < FEWEST_SEEDS:
+    if k < FEWEST_FOLDS:
         return None
-    share = 1 / k + (1 / (k - 1) if folds else 0)
+    share = 1 / k + 1 / (k - 1)
     return _student(difference, float(np.std(means, ddof=1)) * share**0.5, k - 1)
 
 
@@ -376,6 +417,10 @@ def _student(difference: float, error: float, freedom: int) -> float:
     return float(2 * stats.t.sf(abs(difference) / error, freedom))
 
 
+def _measure(figures: Sequence[Figures]) -> str:
+    return "dice@network" if len({each.pixels for each in figures}) == 1 else "dice@original"
+
+
 def common(
     figures: Sequence[Figures], among: Iterable[Run] | None = None
 ) -> tuple[list[FloatArray], list[Run]]:
@@ -386,7 +431,7 @@ def common(
     Args:
         among: look at these runs only.
     """
-    measure = "dice@network" if len({each.pixels for each in figures}) == 1 else "dice@original"
+    measure = _measure(figures)
     among = figures[0].runs if among is None else among
     runs = [run for run in among if all(run in each.runs for each in figures)]
     values = [each.values(measure, runs) for each in figures]
