@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import segmae
 from links import link
 from segmae import photographs as photographs_module
 from segmae import predict
@@ -283,6 +284,18 @@ def test_resume_skips_what_is_done_and_redoes_what_changed(by_darkness: Path, tm
     assert after[first.rows[2]["mask"]] == before[first.rows[2]["mask"]]
     (by_darkness / "model.onnx").write_bytes(b"other weights")
     assert predict_files([folder], out, by_darkness, resume=True).skipped == 0
+
+
+def test_rows_name_the_version_that_made_them(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        half_dark(64, 64).save(tmp_path / f"{name}.png")
+    predict_files(tmp_path / "a.png", tmp_path / "out", by_darkness)
+    monkeypatch.setattr(predict, "__version__", "99.0")
+    done = predict_files([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out", by_darkness, resume=True)
+    assert done.skipped == 1 and done.rows == rows_of(tmp_path / "out")
+    assert [row["segmae"] for row in done.rows] == [segmae.__version__, "99.0"]
 
 
 def test_a_broken_photograph_is_tried_again_on_resume(by_darkness: Path, tmp_path: Path) -> None:

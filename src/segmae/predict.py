@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segmae import __version__
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data import heic
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo
@@ -326,7 +327,7 @@ def merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: st
     """
     if "error" in row:
         return row
-    row["weights"] = digest
+    row |= {"weights": digest, "segmae": __version__}
     same = is_current(before, digest, row["stamp"]) and all(
         before.get(key) == row[key] for key in ("keep_largest", "fill_holes")
     )
