@@ -116,7 +116,11 @@ def training(config: dict[str, Any]) -> str:
 
 def part_trained(config: dict[str, Any]) -> str:
     whole = config["options"].get("decoder", ...) is not None
-    return "SegMAE with its MAE branch" if whole else "SegMAE's encoder and upsampler alone, without the MAE branch and stage 1 of the paper"
+    return (
+        "SegMAE with its MAE branch"
+        if whole
+        else "SegMAE's encoder and upsampler alone, without the MAE branch and stage 1 of the paper"
+    )
 
 
 def _parameters(architecture: str) -> float:
@@ -127,7 +131,9 @@ def _parameters(architecture: str) -> float:
 
 def copies() -> str:
     """What the copies of training images among the test images do to the first figure."""
-    figure = read_json(RESULTS.parent / "copies" / "summary.json")["figures"]["default_model/isic2018-fold1-test"]
+    figure = read_json(RESULTS.parent / "copies" / "summary.json")["figures"][
+        "default_model/isic2018-fold1-test"
+    ]
     return (
         f"{figure['left_out']} of ISIC2018's test images have a recoloured or shifted copy, under another id, among the training images; without them Dice is "
         f"{figure['dice_without']:.3f} ([leaks](docs/data.md#leaks))."
