@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 pytest.importorskip("torch")
@@ -55,6 +57,18 @@ def test_a_new_folder_is_a_model_of_its_own_at_any_size(
     for batch in (images, images[:1, :, :64]):
         wanted = torch(batch)
         assert np.abs(engine(batch) - wanted).max() < 0.03 * max(1, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_file_alone_says_how_photographs_are_prepared(
+    small_model: Path, tmp_path: Path, precision: str
+) -> None:
+    path = export_model(small_model, "onnx", precision, tmp_path / "alone.onnx").path
+    notes = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    config = json.loads((small_model / "config.json").read_text())
+    expected = {**config["preprocess"], "threshold": config["threshold"]}
+    assert {name: json.loads(notes[f"segmae.{name}"]) for name in expected} == expected
+    assert notes["segmae.precision"] == precision
 
 
 def test_a_dot_in_a_folders_name_makes_it_no_file(small_model: Path, tmp_path: Path) -> None:

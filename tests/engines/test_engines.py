@@ -7,11 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segmae import engines
+from segmae.checkpoint import ASSETS
+from segmae.data.phantom import draw_lesion
+from segmae.data.preprocess import EXIF_ORIENTATION, read_mask
 from segmae.engines import create_engine
 from segmae.engines.onnxruntime import OnnxRuntimeEngine
 from segmae.errors import CheckpointError, ConfigError, MissingExtra
+from segmae.predictor import load
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -93,3 +100,20 @@ def test_a_damaged_onnx_file_is_named(small_model: Path, tmp_path: Path) -> None
     (folder / "model.onnx").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=r"model\.onnx: is damaged"):
         create_engine(folder)
+
+
+def test_the_page_tells_how_to_use_an_exported_file_without_segmae(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    code = page.partition("## Without segmae")[2].partition("```python\n")[2].partition("```")[0]
+    assert "import segmae" not in code and "from segmae" not in code
+    shutil.copytree(ASSETS / "segmae-tiny", tmp_path / "small")
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    Image.fromarray(draw_lesion(7, (300, 220))[0]).save(tmp_path / "lesion.jpg", exif=exif)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/speed.md", "exec"), {})
+    found = read_mask("lesion_mask.png", (220, 300)).astype(bool)
+    mask = load("small")("lesion.jpg").mask
+    assert 0.02 < mask.mean() < 0.9 and (found == mask).mean() > 0.9999

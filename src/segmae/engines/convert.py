@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from segmae.checkpoint import ASSETS, CALIBRATION, CONFIG, ONNX, OPENVINO, load_model, refuse_stage_1, resolve
@@ -78,7 +78,8 @@ def export_model(
     with tempfile.TemporaryDirectory() as folder:
         tell(f"exporting {info.architecture} ({precision})")
         size, stored = info.preprocess.size, "bf16" if precision == "bf16" else "fp32"
-        file, dice = export_onnx(network, Path(folder) / ONNX, size, stored, free_size=True), None
+        notes = {**asdict(info.preprocess), "threshold": info.threshold}
+        file, dice = export_onnx(network, Path(folder) / ONNX, size, stored, True, notes), None
         if to == "openvino":
             file = to_openvino(file, precision)
         if precision == "int8":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,12 @@ PRECISION = "segmae.precision"  # the file's own note of it
 
 
 def export_onnx(
-    model: Any, path: str | Path, size: int, precision: str = "fp32", free_size: bool = False
+    model: Any,
+    path: str | Path,
+    size: int,
+    precision: str = "fp32",
+    free_size: bool = False,
+    notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a network as one ONNX file: `image` float32 `[B,3,size,size]` to `logits` float32 `[B,1,size,size]`.
 
@@ -31,6 +38,7 @@ def export_onnx(
         size: side of the network's input in pixels; the batch is free.
         precision: `fp16` and `bf16` store weights in half the space and cast them back at load: float32 arithmetic.
         free_size: leave height and width open too, as multiples of 16, where the exporter can follow the network.
+        notes: what else the file's metadata is to say, as `segmae.NAME` in JSON.
 
     Raises:
         CheckpointError: onnxruntime does not reproduce the network's logits within `TOLERANCES` of the largest.
@@ -46,6 +54,8 @@ def export_onnx(
         _store_half(onnx, graph, precision)
     _forget_origin(graph)
     graph.metadata_props.add(key=PRECISION, value=precision)
+    for name, value in (notes or {}).items():
+        graph.metadata_props.add(key=f"segmae.{name}", value=json.dumps(value))
     onnx.checker.check_model(graph)
     data = graph.SerializeToString()
     for height, width in sizes:
