@@ -929,8 +929,34 @@ def test_names_are_made_safe_and_the_original_is_kept(by_darkness: Path, tmp_pat
     assert (by_file["CON"], by_file["aux"], by_file["nul.v2"]) == ("_CON", "_aux", "_nul.v2")
     assert by_file["a<b>:c|d?*e"] == "a_b__c_d__e" and by_file["dot."] == "dot"
     assert len(by_file["x" * 240]) == 200
-    assert os.fsencode(os.fsdecode(raw)) in {os.fsencode(row["file"]) for row in rows_of(tmp_path / "out")}
+    shown = next(row for row in rows_of(tmp_path / "out") if "file_bytes" in row)
+    assert shown["file"] == f"{folder}/bad\\udcff.png" and bytes.fromhex(shown["file_bytes"]) == raw
     assert predict_files([folder], tmp_path / "out", by_darkness, formats=EVERY, resume=True).skipped == 11
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_files_that_name_what_is_no_unicode_are_valid_unicode(by_darkness: Path, tmp_path: Path) -> None:
+    """One lone surrogate, and orjson, pandas and polars refuse the whole file."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = [b"bad\xff.png", "Größe 😀.png".encode(), b"broken \xe9.png"]
+    for name in names[:2]:
+        with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+            half_dark(64, 64).save(file, "PNG")
+    with open(os.fsencode(folder) + b"/" + names[2], "wb") as file:
+        file.write(b"no image")
+    sources = [*sorted(folder.iterdir()), folder / "\ud800.png"]
+    done = predict_files(sources, tmp_path / "out", by_darkness, formats=EVERY)
+    before = contents(done.folder)
+    for name in ("results.jsonl", "coco.json", "labelstudio.json"):
+        for line in before[name].decode().splitlines():
+            assert not re.search(r"(?<!\\)\\u[dD]", line)
+    assert {row["name"]: row["file"] for row in done.rows} == {
+        "bad_": os.fsdecode(os.fsencode(folder) + b"/bad\xff.png"), "Größe 😀": str(folder / "Größe 😀.png")
+    }  # fmt: skip
+    again = predict_files(sources, tmp_path / "out", by_darkness, formats=EVERY, resume=True)
+    assert (again.skipped, len(again.failures)) == (2, 2) and again.rows == done.rows
+    assert contents(again.folder)["results.jsonl"] == before["results.jsonl"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="all names are safe there")

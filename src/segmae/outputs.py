@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -47,6 +48,7 @@ NEEDS = {  # the formats of a whole folder, and the files of each photograph tha
 }
 FORMATS = (*FILES, *NEEDS)
 STRIP = 4_000_000  # pixels of a mask that are written at once
+LONE = re.compile("[\ud800-\udfff]")  # bytes of a file's name that are no UTF-8, as Python has them
 CSV_COLUMNS = (
     "name", "file", "error", "width", "height", "orientation", "lesion_share", "expected_dice", "uncertainty",
     "warnings", "threshold", "views", "keep_largest", "fill_holes", "mask", "weights", *Measurements().to_dict(),
@@ -371,18 +373,20 @@ def _cell(value: Any) -> Any:
 
 
 def json_line(value: Any) -> str:
-    """On one line; in ASCII where a file's name is no valid Unicode."""
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return text
+    """On one line and valid Unicode: what of a file's name is none is shown as `\\udcff`, as in tables. Many readers refuse such characters."""
+    return LONE.sub(lambda lone: f"\\\\u{ord(lone[0]):x}", json.dumps(value, ensure_ascii=False))
 
 
 def json_lines(rows: Iterable[Row]) -> str:
-    """One `json_line` for each."""
-    return "".join(json_line(row) + "\n" for row in rows)
+    """The lines of results.jsonl: a `json_line` for each row, with `file_bytes`, in hexadecimal, where `file` only shows the file's name."""
+    return "".join(json_line(row | _file_bytes(row.get("file", ""))) + "\n" for row in rows)
+
+
+def _file_bytes(name: str) -> Row:
+    if LONE.search(name):
+        with suppress(UnicodeEncodeError):  # a name that no file can have
+            return {"file_bytes": os.fsencode(name).hex()}
+    return {}
 
 
 def write_rows(folder: Path, rows: Sequence[Row] = (), gone: Collection[str] = ()) -> dict[str, Row]:

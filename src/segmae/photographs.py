@@ -189,9 +189,12 @@ def earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
         for line in lines:
             try:
                 row = json.loads(line)
-                rows[row["name"]] = {**row, "file": str(row["file"])}
+                name, file = row["name"], str(row["file"])
+                if raw := row.pop("file_bytes", None):
+                    file = os.fsdecode(bytes.fromhex(raw))
+                rows[name] = {**row, "file": file}
             except (
-                json.JSONDecodeError,
+                ValueError,
                 KeyError,
                 TypeError,
             ):  # half a line of a killed call, or another program's file
