@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import random
 import re
@@ -34,7 +35,7 @@ from segmae.config import Preprocess
 from segmae.data.pages import count_pages
 from segmae.data.phantom import draw_lesion
 from segmae.data.preprocess import image_size, read_image, read_mask
-from segmae.data.quiet import silence_libtiff
+from segmae.data.quiet import quiet, silence_libtiff
 from segmae.errors import ImageError, OutputError
 from segmae.predict import predict_files
 from segmae.predictor import Predictor
@@ -716,3 +717,25 @@ def test_filters_of_warnings_are_as_before_when_many_threads_read() -> None:
     assert list(warnings.filters) == before
     with pytest.warns(UserWarning, match="others are heard"):
         warnings.warn("others are heard", UserWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["of the process", "of a thread's own block"])
+def test_filters_and_levels_that_an_application_sets_while_a_photograph_is_read_stay(inside: bool) -> None:
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    with warnings.catch_warnings():
+        before = list(warnings.filters)
+        block = warnings.catch_warnings()
+        with quiet():
+            if not inside:
+                block.__enter__()  # as another thread does, which is still in it when the photograph is read
+            warnings.filterwarnings("error", "set meanwhile")
+            logger.setLevel(logging.INFO)
+        assert len(warnings.filters) == len(before) + 1
+        with pytest.raises(UserWarning):
+            warnings.warn("set meanwhile", UserWarning, stacklevel=1)
+        assert logger.level == logging.INFO
+        if not inside:
+            block.__exit__()
+            assert list(warnings.filters) == before
+    logger.setLevel(level)

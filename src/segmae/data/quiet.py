@@ -11,28 +11,32 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import PIL
 
 _lock = threading.Lock()
 _users = 0
-_unquiet = ExitStack()
+_take_back = ExitStack()
+SILENT = logging.CRITICAL + 1
+FILTER = r"PIL\.(?#segmae)"  # of modules' names; the comment tells it from a filter that the application set
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Neither warnings nor log lines of Pillow meanwhile, in all threads.
 
-    Filters of warnings belong to the process: the first thread that comes sets them, the last that goes takes them back.
+    Filters of warnings and levels of logs belong to the process: the first thread that comes sets ours, the last that goes takes them
+    back. What the application sets meanwhile stays; `warnings.catch_warnings` would undo it.
     """
     global _users
-    logger = logging.getLogger("PIL")
     with _lock:
         if not _users:
-            _unquiet.callback(logger.setLevel, logger.level)
-            _unquiet.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            logger.setLevel(logging.CRITICAL + 1)
+            warnings.filterwarnings("ignore", module=FILTER)
+            _take_back.callback(_remove_filter, warnings.filters)
+            logger = logging.getLogger("PIL")
+            _take_back.callback(_restore_level, logger, logger.level)
+            logger.setLevel(SILENT)
         _users += 1
     try:
         yield
@@ -40,7 +44,19 @@ def quiet() -> Iterator[None]:
         with _lock:
             _users -= 1
             if not _users:
-                _unquiet.close()
+                _take_back.close()
+
+
+def _remove_filter(then: Any) -> None:
+    """Out of the list of filters as it was, and of the one that another thread's `catch_warnings` may have put in its place."""
+    for filters in (then, warnings.filters):
+        for one in [one for one in filters if getattr(one[3], "pattern", None) == FILTER]:
+            filters.remove(one)  # type: ignore[attr-defined]
+
+
+def _restore_level(logger: logging.Logger, level: int) -> None:
+    if logger.level == SILENT:
+        logger.setLevel(level)
 
 
 @cache
