@@ -51,7 +51,7 @@ def _remove_filter(then: Any) -> None:
     """Out of the list of filters as it was, and of the one that another thread's `catch_warnings` may have put in its place."""
     for filters in (then, warnings.filters):
         for one in [one for one in filters if getattr(one[3], "pattern", None) == FILTER]:
-            filters.remove(one)  # type: ignore[attr-defined]
+            filters.remove(one)  # type: ignore[union-attr]
 
 
 def _restore_level(logger: logging.Logger, level: int) -> None:
