@@ -759,7 +759,7 @@ def test_options_of_a_result_raise_what_those_of_files_do(predictor: Predictor) 
 
 @pytest.mark.parametrize("model", [None, [], 5, [None]])
 def test_what_is_no_model_is_told(model: Any) -> None:
-    with pytest.raises(ConfigError, match="name a model or a folder, or a list of them"):
+    with pytest.raises(ConfigError, match="Name a model or a folder, or a list of them"):
         load(model)
 
 

@@ -185,7 +185,9 @@ def load(
     threads = None if threads is None else int(threads)
     named: list[str | Path] = list(model) if isinstance(model, Iterable) and not isinstance(model, str) else [model]  # fmt: skip
     if not named or not all(isinstance(one, str | os.PathLike) for one in named):
-        raise ConfigError(f"model={model!r}: name a model or a folder, or a list of them")
+        raise ConfigError(
+            f"model={model!r}: no model is named so. Name a model or a folder, or a list of them"
+        )
     singles = [single for one in named for single in members(one)]
     for single in singles:
         if singles.count(single) > 1:
