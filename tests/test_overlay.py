@@ -88,6 +88,7 @@ def test_styles_tint_the_lesion_or_keep_the_photograph_beside_it() -> None:
 def test_width_grows_with_the_photograph() -> None:
     assert line_width(np.zeros((100, 100, 3), np.uint8)) == 1.5
     assert line_width(np.zeros((2000, 3000, 3), np.uint8)) == pytest.approx(18)
+    assert line_width(np.zeros((30000, 1000, 3), np.uint8)) == pytest.approx(24), "no wider than the lesion"
 
 
 def test_mask_of_another_size_is_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from segmae.outputs import (
     wanted,
     write_csv,
 )
-from segmae.photographs import find_photographs, refuse_nameless, safe_name
+from segmae.photographs import Sources, find_photographs, listed, refuse_nameless, safe_name
 from segmae.predict import Progress
 
 OF_COLOURS = tuple(name for name in Measurements().to_dict() if "colour" in name or "pigment" in name)
@@ -62,7 +62,7 @@ class _With:
 
 
 def measure_masks(
-    masks: Sequence[str | Path],
+    masks: Sources,
     out: str | Path | None = None,
     *,
     photos: str | Path | None = None,
@@ -91,6 +91,7 @@ def measure_masks(
         ConfigError: an option that cannot be used.
         DataError: no photographs in `photos`, or a table that cannot be used.
     """
+    masks = listed(masks)
     refuse_nameless(masks)
     want = wanted(["csv"], "contour", keep_largest, fill_holes, True, mm_per_pixel)
     if mm_per_pixel is not None and mm_table is not None:

@@ -95,8 +95,9 @@ def _with_contours(
 
 
 def line_width(pixels: Pixels) -> float:
-    """Width in pixels that looks the same on every size: .6 % of the longer side, at least 1.5."""
-    return max(1.5, 0.006 * max(pixels.shape[:2]))
+    """Width in pixels that looks the same on every size: .6 % of the longer side, at most 2.4 % of the shorter, at least 1.5."""
+    shorter, longer = sorted(pixels.shape[:2])
+    return max(1.5, min(0.006 * longer, 0.024 * shorter))
 
 
 def draw_contour(

@@ -34,7 +34,7 @@ from segmae.outputs import (
     write_files,
     write_rows,
 )
-from segmae.photographs import FILES, RESULTS, earlier_rows, file_stamp
+from segmae.photographs import FILES, RESULTS, Sources, earlier_rows, file_stamp, listed
 from segmae.predict import Predictions, Progress, merged
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
@@ -160,7 +160,7 @@ class DicomPredictions(Predictions):
 
 
 def predict_dicom(
-    sources: Sequence[str | Path],
+    sources: Sources,
     out: str | Path,
     model: Models = DEFAULT_MODEL,
     *,
@@ -202,7 +202,7 @@ def predict_dicom(
         MissingExtra: pydicom or highdicom is not installed.
     """
     want = wanted(formats, overlay_style, keep_largest, fill_holes, measure, mm_per_pixel)
-    study = walk(sources)
+    study = walk(listed(sources))
     if not study.objects:
         reasons = "; ".join(f"{path} {reason}" for path, reason in study.passed_over[-3:])
         raise DataError(f"no DICOM photograph to segment ({reasons}). Name DICOM files or a study's folder")

@@ -27,6 +27,7 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 
+from segmae import __version__
 from segmae.data.preprocess import read_image
 from segmae.errors import CheckpointError, OutputError
 from segmae.files import atomic_path, atomic_write, make_folder
@@ -232,7 +233,7 @@ class Jobs:
         return dict(
             width=prepared.photo.width, height=prepared.photo.height, orientation=prepared.photo.orientation,
             **({"frames": prepared.frames} if prepared.frames > 1 else {}),
-            **summary_row(result, views, want), **files, weights=worker.predictors[views].digest,
+            **summary_row(result, views, want), **files, weights=worker.predictors[views].digest, segmae=__version__,
         )  # fmt: skip
 
     def _finish(self, id: str) -> None:
