@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from segmae.engines.export import export_onnx
 from segmae.models.dinov2 import DIM, FrozenDINOv2, dinov2_conv, dinov2_linear
 from segmae.models.vit import VisionTransformer
 
@@ -39,6 +43,20 @@ def test_the_image_is_resized_to_the_next_multiples_of_14() -> None:
     for height, width in ((56, 70), (57, 64)):
         assert model(torch.randn(1, 3, height, width)).shape == (1, 1, height, width)
     assert [tuple(x.shape[2:]) for x in seen] == [(56, 70), (70, 70)]
+
+
+@pytest.mark.parametrize("build", [dinov2_linear, pytest.param(dinov2_conv, marks=pytest.mark.slow)])
+def test_an_export_of_free_size_resizes_likewise(build: type[FrozenDINOv2], tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, told = shallow(build()), list[str]()
+    file = export_onnx(model, tmp_path / "model.onnx", 64, free_size=True, tell=told.append)
+    assert told == []
+    session = onnxruntime.InferenceSession(file)
+    for height, width in ((64, 64), (112, 48)):
+        image = torch.randn(1, 3, height, width)
+        (logits,) = session.run(None, {"image": image.numpy()})
+        assert np.abs(logits - model(image).detach().numpy()).max() < 1e-4
 
 
 def test_each_logit_lies_over_its_patch() -> None:

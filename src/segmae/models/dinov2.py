@@ -39,7 +39,8 @@ class FrozenDINOv2(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Normalised image `[B,3,H,W]`, resized inside to the next multiples of 14, to logits `[B,1,H,W]`."""
         size = image.shape[2:]
-        grid = (-(-size[0] // PATCH), -(-size[1] // PATCH))
+        # not -(-side // PATCH): ONNX's division of integers truncates
+        grid = tuple((side + PATCH - 1) // PATCH for side in size)
         side = (grid[0] * PATCH, grid[1] * PATCH)
         if side != tuple(size):
             image = F.interpolate(image, size=side, mode="bilinear", align_corners=False)
