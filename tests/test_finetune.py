@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from segmae import cli
-from segmae.checkpoint import read_info, resolve
+from segmae.checkpoint import ModelInfo, read_info, resolve, save_pretrained
+from segmae.config import Preprocess
 from segmae.data.catalog import Case
 from segmae.data.phantom import write_dataset
 from segmae.data.splits import group_leaks
@@ -202,6 +203,32 @@ def test_a_model_without_weights_to_train_is_told_and_those_beside_an_onnx_file_
     shutil.copyfile(small_model / "model.safetensors", bare / "model.safetensors")
     config = make_config(data, tmp_path / "run", bare / "model.onnx", 1, [])
     assert load_start(create_model(config.model.name, **config.model.options), resolve(config.model.start))
+
+
+def test_a_model_of_stage_1_only_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    options = {"depth": 1, "decoder": None}
+    info = ModelInfo("segmae-tiny", options, Preprocess(size=64), provenance={"task": "pretrain"})
+    stage1 = save_pretrained(tmp_path / "stage1", create_model("segmae-tiny", **options), info)
+    data = write_dataset(tmp_path / "lesions", 6, size=(96, 72))
+    with pytest.raises(CheckpointError, match=r"by stage 1 only.*Train stage 2 with model\.start="):
+        finetune(data, tmp_path / "run", model=stage1, settings=settings(tmp_path), dry_run=True)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_network_in_a_file_that_is_not_trusted_is_refused_before_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEGMAE_TRUST_CODE", raising=False)
+    code = tmp_path / "toy.py"
+    code.write_text("from torch import nn\ndef Toy():\n    return nn.Conv2d(3, 1, 3, padding='same')\n")
+    name = f"{code}:Toy"
+    toy = save_pretrained(tmp_path / "toy", create_model(name), ModelInfo(name, {}, Preprocess(size=64)))
+    code.write_text(code.read_text() + "raise RuntimeError('was run')\n")
+    data = write_dataset(tmp_path / "lesions", 6, size=(96, 72))
+    with pytest.raises(CheckpointError, match=r"toy\.py.* set SEGMAE_TRUST_CODE="):
+        finetune(data, tmp_path / "run", model=toy, settings=settings(tmp_path), dry_run=True)
+    monkeypatch.setenv("SEGMAE_TRUST_CODE", str(code))
+    assert make_config(data, tmp_path / "run", toy, 1, []).model.name == name
 
 
 def test_what_follows_from_the_model_cannot_be_set(small_model: Path, tmp_path: Path) -> None:

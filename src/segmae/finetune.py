@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from segmae.calibrate import FEW as CALIBRATION_NEEDS
 from segmae.calibrate import calibrate
-from segmae.checkpoint import ONNX, WEIGHTS, epochs_done, load_model, read_info, resolve
+from segmae.checkpoint import (
+    ONNX,
+    WEIGHTS,
+    ModelInfo,
+    epochs_done,
+    load_model,
+    read_info,
+    refuse_stage_1,
+    resolve,
+)
 from segmae.config import Config, config_to_dict, load_config
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.dataset import prepare
@@ -33,6 +42,8 @@ from segmae.data.splits import (
 from segmae.errors import CheckpointError, ConfigError, DataError, MissingExtra, require
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import write_json
+from segmae.models import code_file
+from segmae.ownfiles import is_trusted
 from segmae.paired import difference, read_evaluation
 from segmae.predict import Progress
 from segmae.predictor import DEFAULT_MODEL
@@ -119,7 +130,7 @@ def finetune(
 
     Raises:
         DataError: no masks, too few images, or none that the model has not met.
-        CheckpointError: the model has no model.safetensors.
+        CheckpointError: the model has no model.safetensors, is of stage 1 only, or its network is a file that is not trusted.
         ConfigError: a setting that this call makes itself, or a run that was started otherwise.
         MissingExtra: training needs the extra `train`.
     """
@@ -204,12 +215,7 @@ def make_config(
                 else f"It follows from {source}: leave it out"
             )
             raise ConfigError(f"{text}: finetune makes this setting itself. {remedy}")
-    info, place = read_info(model), resolve(model)
-    if place.is_dir() and not (place / WEIGHTS).is_file():
-        raise CheckpointError(
-            f"{place}: has {ONNX} alone, which predicts but cannot be trained further. Put the model's {WEIGHTS} beside it, or name a "
-            "model that has one"
-        )
+    info = _trainable(model)
     recipe = DEFAULTS | {
         "name": folder.name,
         "output": str(folder.parent),
@@ -219,6 +225,27 @@ def make_config(
         "preprocess": config_to_dict(info.preprocess),
     }
     return load_config(recipe, settings)
+
+
+def _trainable(model: str | Path) -> ModelInfo:
+    """What the model to start from is.
+
+    Raises:
+        CheckpointError: it could not be trained further, evaluated or exported: said before anything is trained.
+    """
+    info, place = read_info(model), resolve(model)
+    if place.is_dir() and not (place / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{place}: has {ONNX} alone, which predicts but cannot be trained further. Put the model's {WEIGHTS} beside it, or name a "
+            "model that has one"
+        )
+    refuse_stage_1(place)
+    code = code_file(info.architecture)
+    if code is not None and not is_trusted(code):
+        raise CheckpointError(
+            f"{place}: finetune loads it, which runs the code of {code}. If you trust that file, set SEGMAE_TRUST_CODE={code}"
+        )
+    return info
 
 
 def _usable_cases(
