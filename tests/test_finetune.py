@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,9 @@ import pytest
 from segmae import cli
 from segmae.checkpoint import ModelInfo, read_info, resolve, save_pretrained
 from segmae.config import Preprocess
-from segmae.data.catalog import Case
+from segmae.data.catalog import Case, open_dataset
 from segmae.data.phantom import write_dataset
-from segmae.data.splits import group_leaks
+from segmae.data.splits import group_leaks, make_split, save_split
 from segmae.errors import CheckpointError, ConfigError, DataError
 from segmae.finetune import Finetuned, before_and_after, divide, finetune, make_config
 from segmae.models import create_model
@@ -231,6 +232,23 @@ def test_a_network_in_a_file_that_is_not_trusted_is_refused_before_it_is_run(
     assert make_config(data, tmp_path / "run", toy, 1, []).model.name == name
 
 
+def test_a_model_that_is_trained_otherwise_is_refused_with_the_command_that_works(tmp_path: Path) -> None:
+    options = {"widths": [4, 4, 4, 4, 4]}
+    info = ModelInfo("dagan", options, Preprocess(size=32, gray_world=True), provenance={"train_ids": ["z"]})
+    start = save_pretrained(tmp_path / "start", create_model("dagan", **options), info)
+    data = write_dataset(tmp_path / "lesions", 6, size=(96, 72))
+    with pytest.raises(CheckpointError, match="dagan is trained by task=adversarial") as refused:
+        finetune(data, tmp_path / "run", model=start, settings=settings(tmp_path), dry_run=True)
+    command = str(refused.value).split("`")[1].replace("FOLDER", str(data))
+    split = save_split(make_split(open_dataset(data).cases, (0.7, 0.3, 0.0)), tmp_path / "split.csv")
+    arguments = shlex.split(command.replace("SPLIT.csv", str(split)))[1:]
+    with pytest.raises(SystemExit) as stopped:
+        cli.app([*arguments, *settings(tmp_path), "epochs=1", f"output={tmp_path}"])
+    assert not stopped.value.code
+    trained = read_info(tmp_path / "mine")
+    assert trained.architecture == "dagan" and trained.preprocess == info.preprocess
+
+
 def test_what_follows_from_the_model_cannot_be_set(small_model: Path, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "lesions", 2, size=(96, 72))
     with pytest.raises(ConfigError, match=r"preprocess\.size=96"):
@@ -243,5 +261,7 @@ def test_what_follows_from_the_model_cannot_be_set(small_model: Path, tmp_path: 
     ):
         with pytest.raises(ConfigError, match=f"{text}: .*Give {remedy} instead"):
             finetune(data, tmp_path / "run", model=small_model, settings=[text])
+    with pytest.raises(ConfigError, match=r"task=hybrid: .*always supervised.*use `segmae train`"):
+        finetune(data, tmp_path / "run", model=small_model, settings=["task=hybrid"])
     with pytest.raises(DataError):
         finetune(data, tmp_path / "run", model=small_model, settings=settings(tmp_path))

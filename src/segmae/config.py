@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -252,6 +253,16 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
     values: dict[str, Any] = plain(dataclasses.asdict(config))
     return values
+
+
+def preprocess_settings(wanted: Preprocess, base: Preprocess) -> list[str]:
+    """The overrides `preprocess.KEY=VALUE` that turn `base` into `wanted`."""
+    there = config_to_dict(base)
+    return [
+        f"preprocess.{key}={json.dumps(value, separators=(',', ':'))}"
+        for key, value in config_to_dict(wanted).items()
+        if value != there[key]
+    ]
 
 
 def config_keys(group: Any = None, prefix: str = "") -> list[str]:

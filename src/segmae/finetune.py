@@ -5,6 +5,7 @@ plan -> estimate -> train.run -> export -> calibrate -> evaluate before and afte
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from segmae.checkpoint import (
     refuse_stage_1,
     resolve,
 )
-from segmae.config import Config, config_to_dict, load_config
+from segmae.config import Config, Preprocess, config_to_dict, load_config, preprocess_settings
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.dataset import prepare
 from segmae.data.splits import (
@@ -42,7 +43,7 @@ from segmae.data.splits import (
 from segmae.errors import CheckpointError, ConfigError, DataError, MissingExtra, require
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import write_json
-from segmae.models import code_file
+from segmae.models import code_file, create_model
 from segmae.ownfiles import is_trusted
 from segmae.paired import difference, read_evaluation
 from segmae.predict import Progress
@@ -66,15 +67,15 @@ DEFAULTS: dict[str, Any] = {
     "augmentation": {"rotation": 90.0, "scale": [0.8, 1.25], "brightness": 0.25, "contrast": 0.25, "saturation": 0.25,
                      "hue": 0.03},
 }  # fmt: skip
-OWNED = {  # settings that the call makes itself, and from what
-    "name": "--out",
-    "output": "--out",
-    "epochs": "--epochs",
-    "data.root": "--data",
-    "data.split": "the data",
-    "task": "the model",
-    "model.": "--model",
-    "preprocess.": "the model",
+OWNED = {  # settings that the call makes itself, and what to do instead
+    "name": "Give --out instead",
+    "output": "Give --out instead",
+    "epochs": "Give --epochs instead",
+    "data.root": "Give --data instead",
+    "data.split": "It follows from the data: leave it out",
+    "task": f"It is always {DEFAULTS['task']}: leave it out, or use `segmae train`",
+    "model.": "Give --model instead",
+    "preprocess.": "It follows from the model: leave it out",
 }
 
 
@@ -130,7 +131,8 @@ def finetune(
 
     Raises:
         DataError: no masks, too few images, or none that the model has not met.
-        CheckpointError: the model has no model.safetensors, is of stage 1 only, or its network is a file that is not trusted.
+        CheckpointError: the model has no model.safetensors, is of stage 1 only, is trained in another way, or its
+            network is a file that is not trusted.
         ConfigError: a setting that this call makes itself, or a run that was started otherwise.
         MissingExtra: training needs the extra `train`.
     """
@@ -207,13 +209,8 @@ def make_config(
     data: str | Path, folder: Path, model: str | Path, epochs: int, settings: Sequence[str]
 ) -> Config:
     """The run's settings: the model's own network and preprocessing, `DEFAULTS`, and what the user set."""
-    for text, (setting, source) in product(settings, OWNED.items()):
+    for text, (setting, remedy) in product(settings, OWNED.items()):
         if text.startswith(setting):
-            remedy = (
-                f"Give {source} instead"
-                if source.startswith("--")
-                else f"It follows from {source}: leave it out"
-            )
             raise ConfigError(f"{text}: finetune makes this setting itself. {remedy}")
     info = _trainable(model)
     recipe = DEFAULTS | {
@@ -231,7 +228,7 @@ def _trainable(model: str | Path) -> ModelInfo:
     """What the model to start from is.
 
     Raises:
-        CheckpointError: it could not be trained further, evaluated or exported: said before anything is trained.
+        CheckpointError: it could not be trained further, evaluated or exported, or only by `segmae train`: said before anything is trained.
     """
     info, place = read_info(model), resolve(model)
     if place.is_dir() and not (place / WEIGHTS).is_file():
@@ -244,6 +241,17 @@ def _trainable(model: str | Path) -> ModelInfo:
     if code is not None and not is_trusted(code):
         raise CheckpointError(
             f"{place}: finetune loads it, which runs the code of {code}. If you trust that file, set SEGMAE_TRUST_CODE={code}"
+        )
+    needed = getattr(create_model(info.architecture, **info.options), "task", DEFAULTS["task"])
+    if needed != DEFAULTS["task"]:
+        options = {name: value for name, value in info.options.items() if name != "classes"}  # are counted
+        own = ["model.options=" + json.dumps(options)] if options else []
+        own += preprocess_settings(info.preprocess, Preprocess())
+        more = "".join(f" '{setting}'" for setting in own)
+        raise CheckpointError(
+            f"{place}: {info.architecture} is trained by task={needed}, and finetune trains by task={DEFAULTS['task']} alone. Train it further "
+            f"with `segmae train task={needed} model.name={info.architecture} model.start={model}{more} data.root=FOLDER "
+            "data.split=SPLIT.csv name=mine`; `segmae data splits make` writes the split"
         )
     return info
 
