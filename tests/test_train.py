@@ -36,7 +36,7 @@ from segmae.optimizer import build_optimizer, learning_rate  # noqa: E402
 from segmae.runstate import State  # noqa: E402
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped  # noqa: E402
 from segmae.tasks import Batch, create_task, freeze_for  # noqa: E402
-from segmae.train import run, train_step, update_average  # noqa: E402
+from segmae.train import other_preprocessing, run, train_step, update_average  # noqa: E402
 from segmae.trainset import epoch_batches, load_batch, make_resident, refuse_seen_images  # noqa: E402
 
 SMALL = ["model.name=segmae-tiny", "model.options.depth=1", "model.options.decoder=[32,1,2]", "preprocess.size=64",
@@ -434,9 +434,25 @@ def test_a_start_that_saw_the_images_judged_on_is_refused(data: Path, tmp_path: 
             )
         )
     messages: list[str] = []
-    run(config_for(data, tmp_path, "name=ok", "epochs=1", f"model.start={first}"),
+    run(config_for(data, tmp_path, "name=ok", "epochs=1", f"model.start={first}", "preprocess.gray_world=true"),
         lambda event: messages.append(str(event.get("text", ""))))  # fmt: skip
     assert any(text.startswith("start ") for text in messages)
+    assert any(text.endswith("To go on as it did, set preprocess.gray_world=false") for text in messages)
+
+
+def test_a_start_that_saw_its_images_otherwise_is_told_of(data: Path) -> None:
+    config = load_config(
+        None, ["preprocess.size=32", "preprocess.mean=[0,0,0]", "preprocess.gray_world=true"]
+    )
+    text = other_preprocessing(Preprocess(size=64), config.preprocess)
+    theirs = "preprocess.gray_world=false preprocess.mean=[0.485,0.456,0.406]"
+    assert (
+        f"was trained with {theirs}, and this run has preprocess.gray_world=true preprocess.mean=[0.0,0.0,0.0]"
+        in text
+    )
+    taken = load_config(None, ["preprocess.size=32", *text.split(", set ")[1].split()])
+    assert taken.preprocess == Preprocess(size=32)
+    assert not other_preprocessing(Preprocess(size=64), taken.preprocess)
 
 
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(data: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import nn
 
 from segmae import devices, metrics
 from segmae.checkpoint import read_info, resolve
-from segmae.config import Config
+from segmae.config import Config, Preprocess, preprocess_settings
 from segmae.data.augment import Augment
 from segmae.data.catalog import Case
 from segmae.data.dataset import Cache
@@ -169,9 +170,12 @@ def load_weights(
     provenance = None
     if config.model.start:
         folder = resolve(config.model.start)
-        provenance = read_info(folder).provenance
+        info = read_info(folder)
+        provenance = info.provenance
         refuse_seen_images(provenance, split, config, f"model.start={config.model.start}", cases, tell)
         tell({"kind": "message", "text": f"start {folder}: {load_start(model, folder)}"})
+        if text := other_preprocessing(info.preprocess, config.preprocess):
+            tell({"kind": "message", "text": f"start {folder}: {text}"})
     files = {"CNN": config.model.cnn, "ViT": config.model.vit, "encoder": config.model.encoder}
     for (part, file), load in zip(files.items(), (load_cnn, load_vit, load_encoder), strict=True):
         if file:
@@ -181,6 +185,20 @@ def load_weights(
         takes = ", ".join(f"{file} for {part}" for part, file in public.items())
         tell({"kind": "message", "text": f"random start; model.encoder=FILE would take {takes}"})
     return provenance
+
+
+def other_preprocessing(start: Preprocess, mine: Preprocess) -> str:
+    """Where a start saw its images otherwise than this run shows them, and how to go on as it did; "" if nowhere.
+
+    Another size is no matter: what a start has learned is often used at one.
+    """
+    start = replace(start, size=mine.size)
+    before, now = (" ".join(preprocess_settings(*pair)) for pair in ((start, mine), (mine, start)))
+    return (
+        f"was trained with {before}, and this run has {now}. To go on as it did, set {before}"
+        if before
+        else ""
+    )
 
 
 def fit(
