@@ -381,6 +381,7 @@ class TestDiagnosesInTraining:
         folder = run(config_for(data, tmp_path), lambda event: messages.append(str(event.get("text", ""))))
         said = [text for text in messages if text.startswith("no class labels in ")]
         assert len(said) == 1 and said[0].endswith("Chain is not trained")
+        assert "in lesions: " in said[0]
         assert {name.split(".")[0] for name in weights(folder / "last")} == {"segment"}
 
     def test_a_classifier_too_small_or_without_diagnoses_is_refused(

@@ -302,6 +302,9 @@ def test_training_learns_and_saves_a_model_that_loads(data: Path, tmp_path: Path
     model, info = load_model(folder)
     assert info.preprocess.size == 64
     assert info.provenance["trained_on"]["images"] == 12
+    assert (
+        info.provenance["trained_on"]["dataset"] == "lesions"
+    )  # the folder's name, which the split does not say
     parts = load_split(data / "split.csv").parts
     assert met_ids(info.provenance) == (set(parts["train"]), set(parts["val"]))
     assert info.provenance["val_ids"] == list(parts["val"])

@@ -184,11 +184,13 @@ def forget_later_records(path: Path, state: State) -> None:
         atomic_write(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def describe_data(config: Config, split: Split, cache: Cache, rows: dict[str, np.ndarray]) -> dict[str, Any]:
+def describe_data(
+    config: Config, split: Split, dataset: str, cache: Cache, rows: dict[str, np.ndarray]
+) -> dict[str, Any]:
     """What a model's config.json says about where it comes from."""
     return {
         "task": config.task,
-        "trained_on": {"dataset": split.dataset, "split": split.name, "sha256": split.sha256,
+        "trained_on": {"dataset": dataset, "split": split.name, "sha256": split.sha256,
                        "parts": ["train", "val"], "images": len(rows["train"]), "cache_sha256": cache.digest},
         **{f"{part}_ids": [cache.ids[row] for row in rows[part]] for part in ("train", "val")},
         "seed": config.seed,

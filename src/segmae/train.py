@@ -50,6 +50,7 @@ from segmae.trainset import (
     epoch_batches,
     load_batch,
     make_resident,
+    name_of,
     prepare_cases,
     refuse_seen_images,
     soft_targets,
@@ -111,7 +112,7 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
     folder = config.folder
     split, dataset, parts = choose_cases(config)
     classes = sorted({case.label for case in parts["train"] if case.label})
-    config = count_classes(config, classes, split.dataset, tell)
+    config = count_classes(config, classes, name_of(split, dataset), tell)
 
     torch.manual_seed(config.seed)
     model = create_model(config.model.name, **config.model.options)
@@ -150,7 +151,7 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
             forget_later_records(folder / "metrics.jsonl", state)
 
         provenance = {
-            **describe_data(config, split, cache, rows),
+            **describe_data(config, split, name_of(split, dataset), cache, rows),
             "classes": classes,
             "started_from": started_from,
             **({"teachers": teachers} if teachers else {}),

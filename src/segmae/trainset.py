@@ -65,6 +65,12 @@ def choose_cases(config: Config) -> tuple[Split, Dataset, dict[str, tuple[Case, 
     return split, dataset, cases
 
 
+def name_of(split: Split, dataset: Dataset) -> str:
+    """The dataset's name, which a split of one's own does not say; of a folder of one's own that folder's."""
+    own = dataset.root.resolve().name if dataset.name == "folder" else dataset.name
+    return split.dataset or own
+
+
 def prepare_cases(
     config: Config, dataset: Dataset, parts: dict[str, tuple[Case, ...]], tell: Listener
 ) -> tuple[Cache, dict[str, np.ndarray]]:
