@@ -107,6 +107,26 @@ class TestSupervised:
         with pytest.raises(ConfigError, match="its forward takes no `extras`"):
             create_task("supervised", ONLY_BCE.losses, ONLY_BCE.reconstruction, Plain())
 
+    @pytest.mark.parametrize(
+        ("head", "output", "said"),
+        [
+            ("deep", torch.zeros(2, 1, 32, 32), r"the head 'deep' .* is \[2, 1, 32, 32\], not logits \[2, 1, 64, 64\]"),
+            ("rim", torch.zeros(2, 1, 32, 32), r"the head 'rim' .* is \[2, 1, 32, 32\], not logits \[2, 1, 64, 64\]"),
+            ("deep", None, r"the head 'deep' .* is a NoneType"),
+            ("kind", torch.zeros(2, 2), r"the head 'kind' .* is \[2, 2\], .* 3 diagnoses\..* argument `classes`"),
+            ("kind", torch.zeros(2, 3, 1), r"the head 'kind' .* is \[2, 3, 1\], not class logits \[2,K\]"),
+        ],
+    )  # fmt: skip
+    def test_a_head_of_another_shape_is_named(self, head: str, output: object, said: str) -> None:
+        class Wrong(Heads):
+            def forward(self, image: Tensor, extras: bool = False) -> Any:
+                return {**super().forward(image, extras=True), head: output}  # type: ignore[dict-item]
+
+        batch = batch_of([2, 1])
+        batch.classes = 3
+        with pytest.raises(ConfigError, match=said):
+            self.task(Wrong(), batch, "segment")
+
     def test_where_no_label_is_known_the_head_adds_nothing(self) -> None:
         output = self.task(Heads(), batch_of(), "segment")
         assert output["loss"].item() == pytest.approx(1.4 * LN2)
@@ -359,7 +379,11 @@ class TestDiagnosesInTraining:
         seen: dict[str, int] = {}
 
         def remember(batch: Batch) -> None:
-            assert batch.labels.dtype == torch.int64 and batch.labels.shape == (len(batch.ids),)
+            assert (
+                batch.classes == 2
+                and batch.labels.dtype == torch.int64
+                and batch.labels.shape == (len(batch.ids),)
+            )
             seen.update(zip(batch.ids, batch.labels.tolist(), strict=True))
 
         monkeypatch.setattr(Batch, "__post_init__", remember)

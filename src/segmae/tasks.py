@@ -40,13 +40,14 @@ OWN_WAY = ("adversarial", "chained")  # only for models that name them in their 
 class Batch:
     """image: normalised `[B,3,H,W]`; mask: `[B,1,H,W]` in {0, 1}; ids: one per image; labels: class indices `[B]`
     int64, -1 where unknown, which is also the default; visible: indices `[B,V]` of the patches that stay visible where
-    these are rebuilt; default: chosen by the task."""
+    these are rebuilt; default: chosen by the task; classes: how many diagnoses labels may name, 0 if that is not known."""
 
     image: Tensor
     mask: Tensor
     ids: Sequence[str]
     labels: Tensor = None  # type: ignore[assignment]
     visible: Tensor | None = None
+    classes: int = 0
 
     def __post_init__(self) -> None:
         if self.labels is None:
@@ -83,12 +84,13 @@ class Supervised:
         logits = outputs["logits"]
         loss, parts = segmentation_loss(logits, batch.mask, self.losses)
         for name, (target, weight) in extra_losses.items():
-            extra = self.extra_loss(outputs[name], batch, target)
+            extra = self.extra_loss(name, outputs[name], batch, target)
             loss, parts[name] = loss + weight * extra, extra.detach()
         return {"loss": loss, "parts": parts, "logits": logits.detach().float()}
 
-    def extra_loss(self, output: Tensor, batch: Batch, target: str) -> Tensor:
+    def extra_loss(self, name: str, output: Tensor, batch: Batch, target: str) -> Tensor:
         """The loss of an extra head against a target: `mask`, `edge` or `label`."""
+        check_head(name, output, batch, target)
         if target == "label":
             return label_loss(output, batch.labels)
         if target == "edge":
@@ -196,6 +198,8 @@ class Chained:
         with held(*(network.get_submodule(name) for name in earlier), as_at_test=True):
             output = model(batch.image, phase=phase)
         target, weight = self.targets[phase]
+        if phase != "segment":
+            check_head(phase, output, batch, target)
         if target == "label":
             return {"loss": weight * label_loss(output, batch.labels)}
         loss, parts = segmentation_loss(output, batch.mask, self.losses)
@@ -330,18 +334,40 @@ def switched_off(things: Sequence[Any], name: str) -> Iterator[None]:
             setattr(thing, name, value)
 
 
+def check_logits(what: str, output: object, mask: Tensor) -> None:
+    """Raises ConfigError: no logits of the masks' shape `[B,1,H,W]`, as may be in a model of one's own."""
+    if _shape(output) != list(mask.shape):
+        raise ConfigError(
+            f"{what} is {_shape(output)}, not logits {list(mask.shape)}: its forward takes images [B,3,H,W] and "
+            "returns one logit for each pixel, [B,1,H,W]; upsample or crop its output to the image's size"
+        )
+
+
+def check_head(name: str, output: object, batch: Batch, target: str) -> None:
+    """Raises ConfigError: the output of an extra head cannot be compared with its target."""
+    what = f"the head '{name}' (extra_losses: {target})"
+    if target != "label":
+        return check_logits(what, output, batch.mask)
+    shape, images = _shape(output), len(batch.ids)
+    if not isinstance(shape, list) or len(shape) != 2 or shape[0] != images or shape[1] < batch.classes:
+        count = f"{batch.classes} diagnoses" if batch.classes else "as many diagnoses as there are"
+        raise ConfigError(
+            f"{what} is {shape}, not class logits [{images},K] for {count}. Give the network an argument `classes`, which is set "
+            "to the number of diagnoses, and make K as many"
+        )
+
+
+def _shape(output: object) -> list[int] | str:
+    return list(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+
+
 def segmentation_loss(logits: Tensor, mask: Tensor, c: Losses) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 11 with the weights of `c`, and its three values for the log.
 
     Raises:
         ConfigError: the logits are not of the masks' shape `[B,1,H,W]`, as they may be in a model of one's own.
     """
-    if not isinstance(logits, Tensor) or logits.shape != mask.shape:
-        found = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ConfigError(
-            f"the model's output is {found}, not logits {list(mask.shape)}: its forward takes images [B,3,H,W] and "
-            "returns one logit for each pixel, [B,1,H,W]; upsample or crop its output to the image's size"
-        )
+    check_logits("the model's output", logits, mask)
     bce = bce_loss(logits, mask)
     dice = dice_loss(logits, mask, c.literal_eq10)
     patch = patch_wise_loss(logits, mask, c.beta, c.detach_weights, c.literal_eq8)

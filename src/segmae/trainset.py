@@ -224,7 +224,13 @@ def load_batch(
     labels = torch.tensor(
         [classes.index(name) if name in classes else UNKNOWN for name in names], dtype=torch.int64
     )
-    return Batch(image, mask, [cache.ids[row] for row in rows], labels.to(device, non_blocking=True))
+    return Batch(
+        image,
+        mask,
+        [cache.ids[row] for row in rows],
+        labels.to(device, non_blocking=True),
+        classes=len(classes),
+    )
 
 
 def _rows_of(values: Any, rows: np.ndarray, device: torch.device) -> torch.Tensor:
