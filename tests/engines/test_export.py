@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 from segmae.checkpoint import ModelInfo, load_model, save_pretrained  # noqa: E402
 from segmae.config import Preprocess  # noqa: E402
 from segmae.engines import create_engine  # noqa: E402
-from segmae.engines.export import TOLERANCES, _forget_origin, _verify  # noqa: E402
+from segmae.engines.export import TOLERANCES, _forget_origin, _verify, export_onnx  # noqa: E402
 from segmae.errors import CheckpointError  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 
@@ -69,3 +69,58 @@ def test_a_model_that_differs_from_its_network_is_refused(small_model: Path) -> 
             np.zeros((2, 3, 64, 64), np.float32),
             TOLERANCES["fp32"],
         )
+
+
+class Pointwise(torch.nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(3, 1, 1)
+
+
+class OneSize(Pointwise):
+    free_size = False
+
+
+class RoundedUp(Pointwise):
+    """Resizes to multiples of 14 by a division that ONNX rounds the other way."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        sides = [-(-side // 14) * 14 for side in image.shape[2:]]
+        resized = torch.nn.functional.interpolate(super().forward(image), sides, mode="bilinear")
+        return torch.nn.functional.interpolate(resized, image.shape[2:], mode="bilinear")
+
+
+class Unrolled(Pointwise):
+    """As many steps as there are rows of patches, so the exporter cannot leave their number open."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        for _ in range(image.shape[2] // 16):
+            image = image + 1
+        return super().forward(image)
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (Pointwise, None),
+        (OneSize, "OneSize is exported at one size only"),
+        (RoundedUp, "differs from the network"),
+        (Unrolled, "at other sizes the export fails"),
+    ],
+)
+def test_sides_are_free_where_the_network_allows_it_and_else_the_user_is_told(
+    build: type[Pointwise], reason: str | None, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    network, told = build(), list[str]()
+    file = export_onnx(network, tmp_path / "model.onnx", 32, free_size=True, tell=told.append)
+    session = onnxruntime.InferenceSession(file)
+    sides = session.get_inputs()[0].shape[2:]
+    if reason is None:
+        assert told == [] and all(isinstance(side, str) for side in sides)
+    else:
+        assert sides == [32, 32] and len(told) == 1
+        assert told[0].startswith("height and width are fixed at 32: ") and reason in told[0]
+    image = torch.randn(1, 3, 32, 32 if reason else 64)
+    (logits,) = session.run(None, {"image": image.numpy()})
+    np.testing.assert_allclose(logits, network(image).detach().numpy(), atol=1e-5)

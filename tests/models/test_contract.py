@@ -208,3 +208,22 @@ class TestContract:
         for image in (images(2, 64, 64), images(1, 64, 64)):
             (logits,) = session.run(None, {"image": np.asarray(image)})
             assert difference(torch.from_numpy(logits), segment(network, image)) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["segmae-tiny", "unet", "ege-unet", "swin-unet"])
+def test_onnx_of_free_size_gives_the_same_logits_where_the_network_allows_it(
+    name: str, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network, told = build(name, **SHALLOW.get(name, {})).requires_grad_(False), list[str]()
+    file = export_onnx(network, tmp_path / "model.onnx", 64, free_size=True, tell=told.append)
+    fixed = name == "swin-unet"
+    assert told == (
+        ["height and width are fixed at 64: SwinUNet is exported at one size only"] if fixed else []
+    )
+    session = onnxruntime.InferenceSession(file)
+    for image in (images(1, 64, 64), *([] if fixed else [images(2, 48, 112)])):
+        (logits,) = session.run(None, {"image": np.asarray(image)})
+        assert difference(torch.from_numpy(logits), segment(network, image)) < 1e-4

@@ -79,7 +79,7 @@ def export_model(
         tell(f"exporting {info.architecture} ({precision})")
         size, stored = info.preprocess.size, "bf16" if precision == "bf16" else "fp32"
         notes = {**asdict(info.preprocess), "threshold": info.threshold}
-        file, dice = export_onnx(network, Path(folder) / ONNX, size, stored, True, notes), None
+        file, dice = export_onnx(network, Path(folder) / ONNX, size, stored, True, notes, tell), None
         if to == "openvino":
             file = to_openvino(file, precision)
         if precision == "int8":

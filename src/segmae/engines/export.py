@@ -8,7 +8,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def export_onnx(
     precision: str = "fp32",
     free_size: bool = False,
     notes: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write a network as one ONNX file: `image` float32 `[B,3,size,size]` to `logits` float32 `[B,1,size,size]`.
 
@@ -37,8 +38,10 @@ def export_onnx(
         model: the network; it is put into eval mode, float32 and onto the CPU. Its norms are folded, see `segmae.models.folding.fold`.
         size: side of the network's input in pixels; the batch is free.
         precision: `fp16` and `bf16` store weights in half the space and cast them back at load: float32 arithmetic.
-        free_size: leave height and width open too, as multiples of 16, where the exporter can follow the network.
+        free_size: leave height and width open too, as multiples of 16, unless the network's class says `free_size = False` or the file
+            would not be equal to the network at other sizes.
         notes: what else the file's metadata is to say, as `segmae.NAME` in JSON.
+        tell: called with a line that says so where `free_size` was asked for and both are fixed.
 
     Raises:
         CheckpointError: onnxruntime does not reproduce the network's logits within `TOLERANCES` of the largest.
@@ -49,19 +52,33 @@ def export_onnx(
     from segmae.models.folding import fold
 
     model = model.eval().float().cpu()
-    graph, sizes = _traced(fold(model), size, free_size)
-    if precision != "fp32":
-        _store_half(onnx, graph, precision)
-    _forget_origin(graph)
-    graph.metadata_props.add(key=PRECISION, value=precision)
-    for name, value in (notes or {}).items():
-        graph.metadata_props.add(key=f"segmae.{name}", value=json.dumps(value))
-    onnx.checker.check_model(graph)
-    data = graph.SerializeToString()
-    for height, width in sizes:
-        images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-        _verify(model, data, images.numpy(), TOLERANCES[precision])
-    atomic_write(path, data)
+    folded = fold(model)
+
+    def written(free: bool) -> bytes:
+        graph, sizes = _traced(folded, size, free)
+        if precision != "fp32":
+            _store_half(onnx, graph, precision)
+        _forget_origin(graph)
+        graph.metadata_props.add(key=PRECISION, value=precision)
+        for name, value in (notes or {}).items():
+            graph.metadata_props.add(key=f"segmae.{name}", value=json.dumps(value))
+        onnx.checker.check_model(graph)
+        data: bytes = graph.SerializeToString()
+        for height, width in sizes:
+            images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+            _verify(model, data, images.numpy(), TOLERANCES[precision])
+        return data
+
+    data = None
+    if free_size and not getattr(model, "free_size", True):
+        tell(f"height and width are fixed at {size}: {type(model).__name__} is exported at one size only")
+    elif free_size:
+        try:
+            data = written(free=True)
+        except Exception as error:  # whatever it is: what stands in the way of one size too is raised there
+            reason = str(error) if isinstance(error, CheckpointError) else type(error).__name__
+            tell(f"height and width are fixed at {size}: at other sizes the export fails ({reason})")
+    atomic_write(path, data or written(free=False))
     return Path(path)
 
 
@@ -69,17 +86,13 @@ def _traced(model: Any, size: int, free_size: bool) -> tuple[Any, list[tuple[int
     """The ONNX graph of a network, and input sizes to try it at."""
     import torch
 
+    if not free_size:
+        return _trace(model, (size, size), {}), [(size, size)]
     dim = torch.export.Dim
-    if free_size:
-        sides = {2: PATCH * dim("rows", max=MAX_PATCHES), 3: PATCH * dim("columns", max=MAX_PATCHES)}
-        try:  # an example that is not square, and of which no side is the usual one
-            return _trace(model, (size + PATCH, size + 3 * PATCH), sides), [
-                (size, size),
-                (size + PATCH, size),
-            ]
-        except torch.onnx.errors.OnnxExporterError:  # the network does different things at different sizes
-            pass
-    return _trace(model, (size, size), {}), [(size, size)]
+    sides = {2: PATCH * dim("rows", max=MAX_PATCHES), 3: PATCH * dim("columns", max=MAX_PATCHES)}
+    # an example that is not square, and of which no side is the usual one
+    graph = _trace(model, (size + PATCH, size + 3 * PATCH), sides)
+    return graph, [(size, size), (size + PATCH, size)]
 
 
 def _trace(model: Any, size: tuple[int, int], free: dict[int, Any]) -> Any:

@@ -188,6 +188,8 @@ class SwinUNet(nn.Module):
         drop_path: of the encoder's last block; it grows from 0 at the first, and the decoder has the same rates.
     """
 
+    # of an export: windows of unknown number keep the exporter busy for more than nine minutes
+    free_size: ClassVar[bool] = False
     public_weights: ClassVar[dict[str, str]] = {
         "encoder": "timm swin_tiny_patch4_window7_224",
         "decoder": "timm swin_tiny_patch4_window7_224",

@@ -192,6 +192,8 @@ class VMUNet(nn.Module):
         drop_path: of the deepest blocks; it grows from 0 at the outermost.
     """
 
+    # of an export: scans of unknown length take the exporter some fourteen times as long
+    free_size: ClassVar[bool] = False
     public_weights: ClassVar[dict[str, str]] = {
         "encoder": "VMamba-S of 2024-01 (MzeroMiko/VMamba vssmsmall, its first two blocks a stage)"
     }
