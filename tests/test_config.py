@@ -49,6 +49,7 @@ def test_a_task_that_learns_from_the_segmentation_loss_needs_some_of_it() -> Non
     for task in ("hybrid", "supervised"):
         with pytest.raises(ConfigError, match=rf"task={task} learns from them\. Set at least one"):
             load_config(None, [f"task={task}", *none])
+        load_config(None, [f"task={task}", *none, "losses.own={loss.py:mine: 1}"])
     for task in ("pretrain", "adversarial", "chained"):  # the last two have losses of their own
         load_config(None, [f"task={task}", *none])
 
@@ -62,6 +63,10 @@ def test_a_task_that_learns_from_the_segmentation_loss_needs_some_of_it() -> Non
         ("preprocess.mean=[0,0]", r"'preprocess\.mean' .*it takes 3 numbers"),
         ("distillation.teachers=a", r"'distillation\.teachers' .*it takes a list"),
         ("model.options=[1]", r"'model\.options' .*it takes a mapping, for example model\.options\.NAME=1"),
+        ("losses.own=[1]", r"'losses\.own' .*for example losses\.own=\{FILE\.py:NAME: 1\}"),
+        ("losses.own={loss.py:mine: much}", r"'losses\.own\S*' has a wrong value"),
+        ("losses.own.loss.py:mine=1", r"'losses\.own\S*' .*for example losses\.own=\{FILE\.py:NAME: 1\}"),
+        ("losses.own={loss.py:mine: -1}", r"losses\.own: loss\.py:mine has the weight -1\.0: must be"),
         ("name=", r"'name' .*it is empty\. Write a value, or leave it out"),
         ("name=''", r"^name: is empty"),
         ("model.name.x=3", r"'model\.name' has a wrong value"),

@@ -80,6 +80,7 @@ class Losses:
     detach_weights: bool = True  # no gradient through the patch weights
     literal_eq8: bool = False  # divide the patch-wise loss once more by the number of patches
     literal_eq10: bool = False  # the second factor 2 of the printed Dice loss: range [-1, 1]
+    own: dict[str, float] = field(default_factory=dict)  # weights of losses of one's own, by FILE.py:NAME
 
 
 @dataclass(frozen=True)
@@ -325,7 +326,8 @@ def _takes(key: str, value: Any) -> str:
             else "it takes a list, for example [a,b]"
         )
     if isinstance(default, dict):
-        return f"it takes a mapping, for example {key}.NAME=1"
+        example = "={FILE.py:NAME: 1}" if key == "losses.own" else ".NAME=1"
+        return f"it takes a mapping, for example {key}{example}"
     return "it is empty. Write a value, or leave it out" if value is None else ""
 
 
@@ -400,7 +402,15 @@ def _check(config: Config) -> Config:
             f"augmentation.scale=[{low},{high}]: the first is the smaller. Write [{high},{low}]"
         )
     losses = config.losses
-    if config.task in ("hybrid", "supervised") and losses.bce == losses.dice == losses.patch == 0:
+    for name, weight in losses.own.items():
+        if not isinstance(weight, int | float):  # losses.own.FILE.py:NAME=1, whose points part it
+            raise ConfigError(f"setting 'losses.own' has a wrong value: {_takes('losses.own', weight)}")
+        if not 0 <= weight < math.inf:
+            raise ConfigError(
+                f"losses.own: {name} has the weight {weight}: must be a finite number, at least 0"
+            )
+    weights = (losses.bce, losses.dice, losses.patch, *losses.own.values())
+    if config.task in ("hybrid", "supervised") and not any(weights):
         raise ConfigError(f"losses.bce, losses.dice and losses.patch are 0: task={config.task} learns from them. "
                           "Set at least one of them above 0")  # fmt: skip
     check_size(config.preprocess.size)

@@ -1,36 +1,54 @@
-"""Files of one's own that decide what a run computes: the code of its network, and the list of its split."""
+"""Files of one's own that decide what a run computes: the code of its network and its losses, and the list of its split."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from segmae.config import Config
 from segmae.data.splits import Split, load_split
 from segmae.errors import ConfigError
 from segmae.files import sha256
-from segmae.models import code_file
+from segmae.models import code_file, model_function
 
 
 def own_files(config: Config) -> dict[str, str]:
     """SHA-256 of each, by the setting that names it; {} where all names are the package's, whose content never changes.
 
     Raises:
-        ConfigError: the network's file is not here. What it imports is not looked at.
+        ConfigError: the file of the network or a loss is not here. What it imports is not looked at.
         DataError: the split cannot be read.
     """
     found = {}
-    if (code := code_file(config.model.name)) is not None:
-        if not code.is_file():
-            name = config.model.name
-            raise ConfigError(
-                f"model '{name}': {code} is no file here. Give its path from the current folder"
-            )
-        found["model.name"] = sha256(code)
+    names = {"model.name": config.model.name, **{f"losses.own.{name}": name for name in config.losses.own}}
+    for setting, name in names.items():
+        if (code := code_file(name)) is not None:
+            if not code.is_file():
+                kind = "model" if setting == "model.name" else "losses.own"
+                raise ConfigError(
+                    f"{kind} '{name}': {code} is no file here. Give its path from the current folder"
+                )
+            found[setting] = sha256(code)
     if config.data.split and not (split := read_split(config.data.split)).dataset:
         found["data.split"] = split.sha256  # of the list, whatever its line endings
     return found
+
+
+def own_loss(name: str) -> Callable[..., Any]:
+    """The function of `losses.own` in a Python file of one's own (which is run).
+
+    Raises:
+        ConfigError: no `FILE.py:NAME`, no such file or function, or a mistake in the file.
+    """
+    if code_file(name) is None:
+        raise ConfigError(f"losses.own: '{name}' names no Python file. Write losses.own={{FILE.py:NAME: 1}}")
+    try:
+        return model_function(name)
+    except ConfigError as error:
+        raise ConfigError(f"losses.own: {str(error).removeprefix('model ')}") from error
 
 
 def is_trusted(code: Path) -> bool:

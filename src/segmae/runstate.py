@@ -56,6 +56,8 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
     mine = {key: value for key, value in config_to_dict(config).items() if key not in WITHOUT_EFFECT}
     mine["data"] = {**mine["data"], "root": "", "cache": "", "sha256": cache.digest}
     del mine["data"]["resident"]
+    if not config.losses.own:  # fingerprints of earlier versions have none
+        del mine["losses"]["own"]
     own = own_files(config)
     if config.resume == "never" and path.exists():
         raise ConfigError(
@@ -71,7 +73,11 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
     before = _fingerprint(path)
     was = before.pop("own_files", {})  # fingerprints of earlier versions have none
     names = {"model.name": config.model.name, "data.split": config.data.split}
-    edited = [f"{key}={names[key]}: the file was edited" for key in own if was.get(key, own[key]) != own[key]]
+    edited = [
+        f"{key}={names[key]}: the file was edited" if key in names else f"{key}: the file was edited"
+        for key in own
+        if was.get(key, own[key]) != own[key]
+    ]
     changed = [*edited, *sorted(_differences(before, mine))]
     if before["data"]["sha256"] != cache.digest and (folder / "cases.json").exists():
         changed = [changes(read_json(folder / "cases.json"), checksums(cache)), *changed]

@@ -31,8 +31,10 @@ from segmae.losses import (
 )
 from segmae.models.hiding import choose_visible
 from segmae.models.segmae import PATCH, patchify
+from segmae.ownfiles import own_loss
 
 EXTRA_TARGETS = ("mask", "edge", "label")  # what an extra head may be compared with
+LOGGED = ("bce", "dice_loss", "patch_loss")  # the values of eq. 11 in the log
 OWN_WAY = ("adversarial", "chained")  # only for models that name them in their attribute `task`
 
 
@@ -64,7 +66,7 @@ class Supervised:
     phases: tuple[str, ...] = ("segment",)
 
     def __init__(self, losses: Losses) -> None:
-        self.losses = losses
+        self.mask_loss = MaskLoss(losses)
 
     def __call__(self, model: Callable[..., Any], batch: Batch, phase: str) -> dict[str, Any]:
         network = unwrapped(model)
@@ -82,7 +84,7 @@ class Supervised:
                     "each name of extra_losses"
                 )
         logits = outputs["logits"]
-        loss, parts = segmentation_loss(logits, batch.mask, self.losses)
+        loss, parts = self.mask_loss(logits, batch.mask)
         for name, (target, weight) in extra_losses.items():
             extra = self.extra_loss(name, outputs[name], batch, target)
             loss, parts[name] = loss + weight * extra, extra.detach()
@@ -95,7 +97,7 @@ class Supervised:
             return label_loss(output, batch.labels)
         if target == "edge":
             return bce_loss(output, edge_target(batch.mask))
-        return segmentation_loss(output, batch.mask, self.losses)[0]
+        return self.mask_loss(output, batch.mask)[0]
 
 
 class Pretrain:
@@ -154,7 +156,7 @@ class Adversarial:
     phases: tuple[str, ...] = ("segment", "discriminate")
 
     def __init__(self, losses: Losses) -> None:
-        self.losses = losses
+        self.mask_loss = MaskLoss(losses)
 
     def __call__(self, model: Callable[..., Any], batch: Batch, phase: str) -> dict[str, Any]:
         network = unwrapped(model)
@@ -164,7 +166,7 @@ class Adversarial:
             real, fake = model(batch.image, judge=batch.mask), model(batch.image, judge=drawn)
             return {"loss": judged(real, 1.0) + judged(fake, 0.0)}
         logits = model(batch.image)
-        loss, parts = segmentation_loss(logits, batch.mask, self.losses)
+        loss, parts = self.mask_loss(logits, batch.mask)
         with held(network.discriminators):
             adversarial = judged(model(batch.image, judge=logits.float().sigmoid()), 1.0)
         loss, parts["adversarial"] = loss + network.adversarial_weight * adversarial, adversarial.detach()
@@ -185,7 +187,7 @@ class Chained:
     """
 
     def __init__(self, losses: Losses, model: nn.Module) -> None:
-        self.losses = losses
+        self.mask_loss = MaskLoss(losses)
         self.targets: dict[str, tuple[str, float]] = {
             **getattr(model, "extra_losses", {}),
             "segment": ("mask", 1.0),
@@ -202,7 +204,7 @@ class Chained:
             check_head(phase, output, batch, target)
         if target == "label":
             return {"loss": weight * label_loss(output, batch.labels)}
-        loss, parts = segmentation_loss(output, batch.mask, self.losses)
+        loss, parts = self.mask_loss(output, batch.mask)
         for name, share in network.mask_losses.items():
             more = MASK_LOSSES[name](output, batch.mask)
             loss, parts[name] = loss + share * more, more.detach()
@@ -361,6 +363,37 @@ def _shape(output: object) -> list[int] | str:
     return list(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
 
 
+class MaskLoss:
+    """Eq. 11 and the losses of one's own, `losses.own`, each of which adds weight * loss(logits, mask).
+
+    Raises:
+        ConfigError: a loss of one's own is not there, or has a name that another one is logged by.
+    """
+
+    def __init__(self, losses: Losses) -> None:
+        self.losses = losses
+        self.own: dict[str, tuple[Callable[..., Any], float]] = {}
+        for text, weight in losses.own.items():
+            name = text.rpartition(":")[2]
+            if name in self.own or name in LOGGED:
+                raise ConfigError(
+                    f"losses.own: {text}: another loss is logged as '{name}'. Give the function another name"
+                )
+            self.own[name] = own_loss(text), weight
+
+    def __call__(self, logits: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, parts = segmentation_loss(logits, mask, self.losses)
+        for name, (function, weight) in self.own.items():
+            own = function(logits.float(), mask.float())
+            if _shape(own) != []:
+                raise ConfigError(
+                    f"losses.own: {name} returns {_shape(own)}, not one number. It takes logits and mask [B,1,H,W] and returns a tensor of one "
+                    "number: end it in .mean()"
+                )
+            loss, parts[name] = loss + weight * own, own.detach()
+        return loss, parts
+
+
 def segmentation_loss(logits: Tensor, mask: Tensor, c: Losses) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 11 with the weights of `c`, and its three values for the log.
 
@@ -372,7 +405,7 @@ def segmentation_loss(logits: Tensor, mask: Tensor, c: Losses) -> tuple[Tensor, 
     dice = dice_loss(logits, mask, c.literal_eq10)
     patch = patch_wise_loss(logits, mask, c.beta, c.detach_weights, c.literal_eq8)
     loss = c.bce * bce + c.dice * dice + c.patch * patch
-    return loss, {"bce": bce.detach(), "dice_loss": dice.detach(), "patch_loss": patch.detach()}
+    return loss, dict(zip(LOGGED, (bce.detach(), dice.detach(), patch.detach()), strict=True))
 
 
 def judged(judgements: dict[str, Tensor], verdict: float) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,46 @@ def test_the_pages_network_trains_is_saved_and_loads_only_where_trusted(
     assert info.architecture == "toy.py:Toy"
     assert model.get_parameter("body.0.weight").shape[0] == 8
     assert model(torch.zeros(1, 3, 40, 56)).shape == (1, 1, 40, 56)
+
+
+def test_the_pages_loss_is_trained_with_and_logged(toy: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8").partition("## Add a loss")[2]
+    code, command = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "sh"))
+    assert code and command
+    Path("loss.py").write_text(code[1], encoding="utf-8")
+    folder = write_dataset("lesions", 10)
+    save_split(make_split(open_dataset(folder).cases, ratios=(0.6, 0.2, 0.2)), "split.csv")
+    mine = ["data.root=lesions", "data.split=split.csv", "data.cache=cache", "device=cpu", "threads=1", "batch_size=2",
+            "epochs=1", "preprocess.size=32", "model.name=toy.py:Toy", "tensorboard=true"]  # fmt: skip
+    config = load_config(None, [*shlex.split(command[1])[2:], *mine])
+    assert config.losses.own == {"loss.py:tversky": 0.5}
+    trained = run(config)
+    (record,) = (json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
+    assert 0 < record["train_tversky"] < 1
+    whole = 1.2 * record["train_bce"] + 0.8 * record["train_patch_loss"] + 0.5 * record["train_tversky"]
+    assert record["train_segment"] == pytest.approx(whole, rel=1e-4)
+    assert load_config(trained / "config.json").losses == config.losses
+    Path("loss.py").write_text(code[1] + "# another\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"losses\.own\.loss\.py:tversky: the file was edited"):
+        run(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none.py:f", r"losses\.own: 'none\.py:f': none\.py is no file here"),
+        ("loss.py:g", r"losses\.own: 'loss\.py:g': loss\.py has no class or function 'g'"),
+        ("dice", r"losses\.own: 'dice' names no Python file"),
+        ("loss.py:bce", r"losses\.own: loss\.py:bce: another loss is logged as 'bce'"),
+        ("loss.py:f", r"losses\.own: f returns \[2, 1, 4, 4\], not one number"),
+    ],
+)
+def test_what_is_wrong_with_a_loss_is_said(toy: Path, name: str, said: str) -> None:
+    Path("loss.py").write_text("def f(logits, mask):\n    return logits - mask\nbce = f\n", encoding="utf-8")
+    batch = Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4), ("one", "two"))
+    with pytest.raises(ConfigError, match=said):
+        task = create_task("supervised", Losses(own={name: 1.0}), Reconstruction())
+        task(Constant(torch.zeros(2, 1, 4, 4)), batch, "segment")
 
 
 def test_what_is_wrong_with_a_name_is_said(toy: Path) -> None:
