@@ -102,6 +102,18 @@ def images(batch: int, height: int, width: int) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(batch))
 
 
+def gradients_of_own_task(model: nn.Module, precision: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Of one step of every phase, on two images; under autocast to `precision`, as training does it."""
+    image = images(2, 64, 64)
+    batch = Batch(image, (image[:, :1] > 0).float(), ("one", "two"), torch.zeros(2, dtype=torch.int64))
+    task = create_task(getattr(model, "task", "supervised"), Losses(), Reconstruction(), model)
+    for phase in task.phases:
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            loss = task(model, batch, phase)["loss"]
+        loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
 def segment(model: nn.Module, image: Tensor) -> Tensor:
     with torch.inference_mode():
         return model(image)
@@ -180,18 +192,18 @@ class TestContract:
             assert outputs[name].shape[1:] == (1, 40, 72) if target != "label" else outputs[name].ndim == 2
 
     def test_every_parameter_gets_a_gradient_from_the_models_own_task(self, model: nn.Module) -> None:
-        image = images(2, 64, 64)
-        batch = Batch(image, (image[:, :1] > 0).float(), ("one", "two"), torch.zeros(2, dtype=torch.int64))
-        task = create_task(getattr(model, "task", "supervised"), Losses(), Reconstruction(), model)
         model.train()
         try:
-            for phase in task.phases:
-                task(model, batch, phase)["loss"].backward()
-            gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+            gradients = gradients_of_own_task(model)
         finally:
             model.zero_grad(set_to_none=True)
             model.eval()
         assert [name for name, gradient in gradients.items() if gradient is None] == []
+        assert [name for name, gradient in gradients.items() if not gradient.isfinite().all()] == []
+
+    def test_gradients_in_bfloat16_are_finite(self, entry: Entry) -> None:
+        model = build(entry.name, **SHALLOW.get(entry.name, {})).train()
+        gradients = gradients_of_own_task(model, torch.bfloat16)
         assert [name for name, gradient in gradients.items() if not gradient.isfinite().all()] == []
 
     def test_a_saved_model_gives_the_same_bits(self, saved: tuple[nn.Module, Path]) -> None:

@@ -65,3 +65,18 @@ def test_bridges_see_the_coarser_map_the_skip_and_the_raw_mask_of_their_stage() 
         assert torch.equal(high, source)  # t6, then what the bridge before it gave
         assert mask.shape[2:] == (64 // stride, 96 // stride)
         torch.testing.assert_close(found[name], nn.UpsamplingBilinear2d(size=(64, 96))(mask))
+
+
+def test_bf16_gradients_of_the_bridges_are_those_of_float32() -> None:
+    torch.manual_seed(0)
+    bridge = GAB(64, 64)
+    high, low, mask = torch.randn(2, 64, 28, 28), torch.randn(2, 64, 56, 56), torch.randn(2, 1, 56, 56)
+    gradients = []
+    for half in (False, True):
+        bridge.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = bridge(high, low, mask)
+        logits.float().square().mean().backward()
+        gradients.append([group[1].weight.grad for group in bridge.groups])
+    for whole, half in zip(*gradients, strict=True):
+        assert (half - whole).norm() < 0.05 * whole.norm()
