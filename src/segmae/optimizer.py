@@ -22,7 +22,8 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     depth = len(getattr(getattr(model, "encoder", None), "blocks", ()))
     if c.layer_decay != 1 and not depth:
         raise ConfigError(
-            f"optimizer.layer_decay={c.layer_decay}: {config.model.name} has no ViT blocks to count. Set it to 1"
+            f"optimizer.layer_decay={c.layer_decay}: {config.model.name} has no ViT blocks in `encoder.blocks`, "
+            "and no others are counted. Set it to 1"
         )
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

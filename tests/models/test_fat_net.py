@@ -8,7 +8,10 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
+from segmae.config import load_config  # noqa: E402
+from segmae.errors import ConfigError  # noqa: E402
 from segmae.models.fat_net import FAM, DeiT, FATNet  # noqa: E402
+from segmae.optimizer import build_optimizer  # noqa: E402
 
 
 def test_feature_adaptation_worked_by_hand() -> None:
@@ -62,3 +65,9 @@ def test_skips_of_strides_2_4_8_are_adapted_6_4_2_times_and_added_to_what_comes_
             assert adapt.times == times and skip.shape[2:] == (32 // stride, 48 // stride)
             joined = model.up[level](seen[f"up{level}"]) + adapt(skip)
             torch.testing.assert_close(seen[f"up{level + 1}" if level < 2 else "head"], joined)
+
+
+def test_layer_decay_says_that_its_transformers_blocks_are_not_counted() -> None:
+    config = load_config(None, ["optimizer.layer_decay=0.5", "model.name=fat-net", "model.options={}"])
+    with pytest.raises(ConfigError, match=r"fat-net has no ViT blocks in `encoder\.blocks`, and no others"):
+        build_optimizer(FATNet(depth=1), config)
