@@ -68,11 +68,12 @@ def load_encoder(model: nn.Module, path: str | Path) -> LoadReport:
 def load_vit(model: nn.Module, path: str | Path) -> LoadReport:
     """Load a pretrained ViT into the network's own, with its CNN stage and MAE decoder where both have them.
 
-    Reads timm's, DINOv2's and Hugging Face's names (`.safetensors`, `.pth`), MAE's `.pth` with or without its decoder,
-    and Google's `.npz` (ViT and R50+ViT). The position table is interpolated to the network's grid (bicubic), without
-    the class token's slot where the network has no class token; a patch kernel of another size is resized
-    (`weight_shapes.resize_kernel`). LayerScale factors are folded into the weights when the network has none, and set to 1
-    when only the network has them: the blocks compute what they computed where they were trained.
+    Reads timm's and DINOv2's names and Hugging Face's of an encoder (`.safetensors`, `.pth`; the decoder of its ViTMAE files
+    is left out), MAE's `.pth` with or without its decoder, and Google's `.npz` (ViT and R50+ViT). The position table is
+    interpolated to the network's grid (bicubic), without the class token's slot where the network has no class token; a
+    patch kernel of another size is resized (`weight_shapes.resize_kernel`). LayerScale factors are folded into the weights
+    when the network has none, and set to 1 when only the network has them: the blocks compute what they computed where
+    they were trained.
 
     Raises:
         CheckpointError: the network has no plain ViT, not a readable file of weights, or nothing in it fits.
