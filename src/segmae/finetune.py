@@ -251,7 +251,7 @@ def _trainable(model: str | Path) -> ModelInfo:
         raise CheckpointError(
             f"{place}: {info.architecture} is trained by task={needed}, and finetune trains by task={DEFAULTS['task']} alone. Train it further "
             f"with `segmae train task={needed} model.name={info.architecture} model.start={model}{more} data.root=FOLDER "
-            "data.split=SPLIT.csv name=mine`; `segmae data splits make` writes the split"
+            "data.split=SPLIT.csv name=mine optimizer.name=adamw optimizer.lr=7e-5`; `segmae data splits make` writes the split"
         )
     return info
 
