@@ -27,7 +27,7 @@ the probability to the photograph's size, `result` holds it, `outputs` writes it
 recipe, `data` reads cases, `models` builds the network, `tasks` says what a step optimises, `train` loops and saves, `evaluate` measures, `study`
 does this for grids of runs.
 
-The core (all of this without training) needs no torch; `engines.torch`, `models`, `losses`, `tasks` and `train` do, and nobody imports them
+The core (all of this without training) needs no torch; `engines.torch`, `models`, `losses`, `mask_loss`, `tasks` and `train` do, and nobody imports them
 before they are needed. Defaults live in `config` or in the signature of the one function behind a command.
 
 | row | room | what it does |

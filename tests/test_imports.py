@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"data", "models", "losses", "metrics", "statistics", "overlay", "contour", "views"}),
     frozenset({"measure", "photographs", "trust", "paired", "ownfiles", "provenance"}),
-    frozenset({"result", "exchange", "gallery"}),
+    frozenset({"result", "exchange", "gallery", "mask_loss"}),
     frozenset({"outputs"}),
     frozenset({"tasks", "checkpoint"}),
     frozenset({"engines", "runlog"}),
@@ -47,7 +47,15 @@ EXCEPTIONS = {("checkpoint", "engines")}  # save_pretrained(onnx=True) exports, 
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 # These may import torch and what the extra `train` or `export` brings when they are imported themselves.
-TORCH_FILES = {"losses.py", "tasks.py", "runlog.py", "train.py", "engines/torch.py", "engines/export.py"}
+TORCH_FILES = {
+    "losses.py",
+    "mask_loss.py",
+    "tasks.py",
+    "runlog.py",
+    "train.py",
+    "engines/torch.py",
+    "engines/export.py",
+}
 TORCH_FILES |= {"devices.py", "optimizer.py", "runstate.py", "stopping.py", "trainset.py"}
 TORCH_FILES |= {"data/augment.py", "study/runner.py", "study/cost.py"}
 EXTRAS = {"torch", "torchvision", "kornia", "lightning_fabric", "safetensors", "omegaconf", "tensorboardX"}

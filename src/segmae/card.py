@@ -20,6 +20,7 @@ from segmae.checkpoint import (
     resolve,
     weights_digests,
 )
+from segmae.data.splits import list_splits, load_split
 from segmae.errors import CheckpointError, ConfigError, reason
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, write_json
 from segmae.models import code_file
@@ -127,12 +128,15 @@ def sentence(summary: Mapping[str, Any]) -> str:
 def hub_card(info: ModelInfo, name: str, licence: str, summaries: Sequence[Mapping[str, Any]]) -> str:
     """A model's README.md with the header that Hugging Face reads; its values are JSON, which is YAML too."""
     data = info.provenance.get("trained_on") or {}
+    public = {load_split(split).dataset for split in list_splits()}
     header: dict[str, Any] = {
         "license": licence,
         "library_name": "segmae",
         "pipeline_tag": "image-segmentation",
         "tags": ["dermoscopy", "skin-lesion", "medical-imaging", "segmae"],
-        **({"datasets": [str(data["dataset"])]} if data.get("dataset") else {}),
+        **(
+            {"datasets": [data["dataset"]]} if data.get("dataset") in public else {}
+        ),  # a folder of one's own can be looked up by nobody
     }
     if summaries:
         header["model-index"] = [{"name": name, "results": [_indexed(summary) for summary in summaries]}]

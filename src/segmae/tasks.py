@@ -23,18 +23,15 @@ from segmae.losses import (
     MASK_LOSSES,
     UNKNOWN,
     bce_loss,
-    dice_loss,
     edge_target,
     label_loss,
-    patch_wise_loss,
     reconstruction_loss,
 )
+from segmae.mask_loss import MaskLoss, check_logits, shape_of
 from segmae.models.hiding import choose_visible
 from segmae.models.segmae import PATCH, patchify
-from segmae.ownfiles import own_loss
 
 EXTRA_TARGETS = ("mask", "edge", "label")  # what an extra head may be compared with
-LOGGED = ("bce", "dice_loss", "patch_loss")  # the values of eq. 11 in the log
 OWN_WAY = ("adversarial", "chained")  # only for models that name them in their attribute `task`
 
 
@@ -336,76 +333,18 @@ def switched_off(things: Sequence[Any], name: str) -> Iterator[None]:
             setattr(thing, name, value)
 
 
-def check_logits(what: str, output: object, mask: Tensor) -> None:
-    """Raises ConfigError: no logits of the masks' shape `[B,1,H,W]`, as may be in a model of one's own."""
-    if _shape(output) != list(mask.shape):
-        raise ConfigError(
-            f"{what} is {_shape(output)}, not logits {list(mask.shape)}: its forward takes images [B,3,H,W] and "
-            "returns one logit for each pixel, [B,1,H,W]; upsample or crop its output to the image's size"
-        )
-
-
 def check_head(name: str, output: object, batch: Batch, target: str) -> None:
     """Raises ConfigError: the output of an extra head cannot be compared with its target."""
     what = f"the head '{name}' (extra_losses: {target})"
     if target != "label":
         return check_logits(what, output, batch.mask)
-    shape, images = _shape(output), len(batch.ids)
+    shape, images = shape_of(output), len(batch.ids)
     if not isinstance(shape, list) or len(shape) != 2 or shape[0] != images or shape[1] < batch.classes:
         count = f"{batch.classes} diagnoses" if batch.classes else "as many diagnoses as there are"
         raise ConfigError(
             f"{what} is {shape}, not class logits [{images},K] for {count}. Give the network an argument `classes`, which is set "
             "to the number of diagnoses, and make K as many"
         )
-
-
-def _shape(output: object) -> list[int] | str:
-    return list(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-
-
-class MaskLoss:
-    """Eq. 11 and the losses of one's own, `losses.own`, each of which adds weight * loss(logits, mask).
-
-    Raises:
-        ConfigError: a loss of one's own is not there, or has a name that another one is logged by.
-    """
-
-    def __init__(self, losses: Losses) -> None:
-        self.losses = losses
-        self.own: dict[str, tuple[Callable[..., Any], float]] = {}
-        for text, weight in losses.own.items():
-            name = text.rpartition(":")[2]
-            if name in self.own or name in LOGGED:
-                raise ConfigError(
-                    f"losses.own: {text}: another loss is logged as '{name}'. Give the function another name"
-                )
-            self.own[name] = own_loss(text), weight
-
-    def __call__(self, logits: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, parts = segmentation_loss(logits, mask, self.losses)
-        for name, (function, weight) in self.own.items():
-            own = function(logits.float(), mask.float())
-            if _shape(own) != []:
-                raise ConfigError(
-                    f"losses.own: {name} returns {_shape(own)}, not one number. It takes logits and mask [B,1,H,W] and returns a tensor of one "
-                    "number: end it in .mean()"
-                )
-            loss, parts[name] = loss + weight * own, own.detach()
-        return loss, parts
-
-
-def segmentation_loss(logits: Tensor, mask: Tensor, c: Losses) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 11 with the weights of `c`, and its three values for the log.
-
-    Raises:
-        ConfigError: the logits are not of the masks' shape `[B,1,H,W]`, as they may be in a model of one's own.
-    """
-    check_logits("the model's output", logits, mask)
-    bce = bce_loss(logits, mask)
-    dice = dice_loss(logits, mask, c.literal_eq10)
-    patch = patch_wise_loss(logits, mask, c.beta, c.detach_weights, c.literal_eq8)
-    loss = c.bce * bce + c.dice * dice + c.patch * patch
-    return loss, dict(zip(LOGGED, (bce.detach(), dice.detach(), patch.detach()), strict=True))
 
 
 def judged(judgements: dict[str, Tensor], verdict: float) -> Tensor:

@@ -200,6 +200,10 @@ def test_a_digest_tells_settings_apart_and_ignores_where_a_run_lies() -> None:
         replace(config, name="other", output="elsewhere", device="cuda", threads=3)
     )
     assert digest(config) != digest(replace(config, seed=1))
+    weights = [
+        digest(load_config(None, [f"losses.own={{{__file__}:some: {weight}}}"])) for weight in (0.5, 1)
+    ]
+    assert len({digest(load_config(None, [])), *weights}) == 3
     assert digest(load_config(None, ["model.options.depth=1"])) != digest(
         load_config(None, ["model.options.depth=2"])
     )

@@ -330,7 +330,7 @@ def digest(config: Config) -> str:
     def changes(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, item in value.items():
-            if isinstance(item, dict) and key != "options":
+            if isinstance(item, dict) and key not in ("options", "own"):
                 found |= {key: inner} if (inner := changes(item, default[key])) else {}
             elif item != default[key]:
                 found[key] = item
