@@ -190,9 +190,8 @@ class Place:
         runs = {row: frozenset(each.runs) for row, each in self.figures.items()}
         if any(_are_folds(list(each)) for each in runs.values()):
             return None
-        tables = [
-            ([row for row in runs if runs[row] >= shared], sorted(shared)) for shared in set(runs.values())
-        ]
+        every = sorted(map(sorted, set(runs.values())))
+        tables = [([row for row in runs if runs[row].issuperset(shared)], shared) for shared in every]
         rows, shared = max(tables, key=lambda table: (len(table[0]) - 1) * (len(table[1]) - 1))
         measure = _measure([self.figures[row] for row in rows])
         means = [
