@@ -498,3 +498,10 @@ def test_the_demo_takes_a_photograph_whose_name_has_spaces(run: Run, lesions: Pa
     assert code == 0, err
     assert (tmp_path / "demo" / f"{safe_name(name)}_mask.png").exists()
     assert safe_name(name) in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+
+
+def test_output_that_is_not_to_be_buffered_is_not() -> None:
+    """As containers ask for it: what was printed is there though the process is killed."""
+    code = "import os, segmae.cli; segmae.cli.app = lambda: (print('there'), os._exit(0)); segmae.cli.main()"
+    done = subprocess.run([sys.executable, "-u", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "there\n"

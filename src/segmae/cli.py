@@ -121,7 +121,13 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot show ends nothing
     if type(sys.stdout) is TextIOWrapper:
         out = sys.stdout
-        sys.stdout = Output(out.buffer, out.encoding, out.errors, line_buffering=out.line_buffering)
+        sys.stdout = Output(
+            out.buffer,
+            out.encoding,
+            out.errors,
+            line_buffering=out.line_buffering,
+            write_through=out.write_through,
+        )
     app()
 
 

@@ -412,7 +412,7 @@ def _check(config: Config) -> Config:
     weights = (losses.bce, losses.dice, losses.patch, *losses.own.values())
     if config.task in ("hybrid", "supervised") and not any(weights):
         raise ConfigError(f"losses.bce, losses.dice and losses.patch are 0: task={config.task} learns from them. "
-                          "Set at least one of them above 0")  # fmt: skip
+                          "Set at least one of them, or a weight in losses.own, above 0")  # fmt: skip
     check_size(config.preprocess.size)
     if not config.name:
         raise ConfigError("name: is empty. Give the run's folder inside output a name")

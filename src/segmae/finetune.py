@@ -6,6 +6,7 @@ plan -> estimate -> train.run -> export -> calibrate -> evaluate before and afte
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -247,11 +248,11 @@ def _trainable(model: str | Path) -> ModelInfo:
         options = {name: value for name, value in info.options.items() if name != "classes"}  # are counted
         own = ["model.options=" + json.dumps(options)] if options else []
         own += preprocess_settings(info.preprocess, Preprocess())
-        more = "".join(f" '{setting}'" for setting in own)
+        settings = [f"task={needed}", f"model.name={info.architecture}", f"model.start={model}", *own]
+        rate = f"optimizer.name=adamw optimizer.lr={DEFAULTS['optimizer']['lr']:g}"
         raise CheckpointError(
             f"{place}: {info.architecture} is trained by task={needed}, and finetune trains by task={DEFAULTS['task']} alone. Train it further "
-            f"with `segmae train task={needed} model.name={info.architecture} model.start={model}{more} data.root=FOLDER "
-            "data.split=SPLIT.csv name=mine optimizer.name=adamw optimizer.lr=7e-5`; `segmae data splits make` writes the split"
+            f"with `segmae train {shlex.join(settings)} data.root=FOLDER data.split=SPLIT.csv name=mine {rate}`; `segmae data splits make` writes the split"
         )
     return info
 

@@ -19,15 +19,15 @@ class MaskLoss:
     """Eq. 11 and the losses of one's own, `losses.own`, each of which adds weight * loss(logits, mask).
 
     Raises:
-        ConfigError: a loss of one's own is not there, or has a name that another one is logged by.
+        ConfigError: a loss of one's own is not there, or has the name of another one.
     """
 
     def __init__(self, losses: Losses) -> None:
         self.losses = losses
         self.own: dict[str, tuple[Callable[..., Any], float]] = {}
         for text, weight in losses.own.items():
-            name = text.rpartition(":")[2]
-            if name in self.own or name in LOGGED:
+            name = "own_" + text.rpartition(":")[2]
+            if name in self.own:
                 raise ConfigError(
                     f"losses.own: {text}: another loss is logged as '{name}'. Give the function another name"
                 )
@@ -39,7 +39,7 @@ class MaskLoss:
             own = function(logits.float(), mask.float())
             if shape_of(own) != []:
                 raise ConfigError(
-                    f"losses.own: {name} returns {shape_of(own)}, not one number. It takes logits and mask [B,1,H,W] and returns a tensor of one "
+                    f"losses.own: {name.removeprefix('own_')} returns {shape_of(own)}, not one number. It takes logits and mask [B,1,H,W] and returns a tensor of one "
                     "number: end it in .mean()"
                 )
             loss, parts[name] = loss + weight * own, own.detach()

@@ -72,6 +72,13 @@ def test_other_lesions_and_the_mirrored_one_are_not_the_same(lesions: list[Image
     )
 
 
+def test_the_frame_of_one_dermatoscope_makes_no_lesions_the_same() -> None:
+    y, x = np.mgrid[-1:1:120j, -1:1:160j]
+    disc = ((1.5 * x**2 + y**2) < 0.8)[..., None]
+    framed = [Image.fromarray(np.uint8(draw_lesion(seed, (160, 120))[0] * disc)) for seed in range(60)]
+    assert [pair[:2] for pair in compared(*framed, recompressed(framed[3]))] == [(3, 60)]
+
+
 def test_a_picture_of_one_shade_has_nothing_to_compare() -> None:
     flat = np.full((40, 50, 3), 180, np.uint8)
     assert thumbnail(flat) is None

@@ -78,8 +78,8 @@ def test_the_pages_loss_is_trained_with_and_logged(toy: Path) -> None:
     assert config.losses.own == {"loss.py:tversky": 0.5}
     trained = run(config)
     (record,) = (json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
-    assert 0 < record["train_tversky"] < 1
-    whole = 1.2 * record["train_bce"] + 0.8 * record["train_patch_loss"] + 0.5 * record["train_tversky"]
+    assert 0 < record["train_own_tversky"] < 1
+    whole = 1.2 * record["train_bce"] + 0.8 * record["train_patch_loss"] + 0.5 * record["train_own_tversky"]
     assert record["train_segment"] == pytest.approx(whole, rel=1e-4)
     assert load_config(trained / "config.json").losses == config.losses
     Path("loss.py").write_text(code[1] + "# another\n", encoding="utf-8")
@@ -93,16 +93,22 @@ def test_the_pages_loss_is_trained_with_and_logged(toy: Path) -> None:
         ("none.py:f", r"losses\.own: 'none\.py:f': none\.py is no file here"),
         ("loss.py:g", r"losses\.own: 'loss\.py:g': loss\.py has no class or function 'g'"),
         ("dice", r"losses\.own: 'dice' names no Python file"),
-        ("loss.py:bce", r"losses\.own: loss\.py:bce: another loss is logged as 'bce'"),
         ("loss.py:f", r"losses\.own: f returns \[2, 1, 4, 4\], not one number"),
     ],
 )
 def test_what_is_wrong_with_a_loss_is_said(toy: Path, name: str, said: str) -> None:
-    Path("loss.py").write_text("def f(logits, mask):\n    return logits - mask\nbce = f\n", encoding="utf-8")
+    Path("loss.py").write_text("def f(logits, mask):\n    return logits - mask\n", encoding="utf-8")
     batch = Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4), ("one", "two"))
     with pytest.raises(ConfigError, match=said):
         task = create_task("supervised", Losses(own={name: 1.0}), Reconstruction())
         task(Constant(torch.zeros(2, 1, 4, 4)), batch, "segment")
+
+
+def test_two_losses_of_one_name_are_refused(toy: Path) -> None:
+    for name in ("one.py", "two.py"):
+        Path(name).write_text("def f(logits, mask):\n    return (logits - mask).mean()\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"losses\.own: two\.py:f: another loss is logged as 'own_f'"):
+        create_task("supervised", Losses(own={"one.py:f": 1.0, "two.py:f": 1.0}), Reconstruction())
 
 
 def test_what_is_wrong_with_a_name_is_said(toy: Path) -> None:

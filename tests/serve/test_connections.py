@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import socket
 import sys
+from contextlib import ExitStack
 
 import pytest
 from serving import PATIENCE, Running, Start
@@ -93,3 +95,14 @@ def test_what_asyncio_says_is_one_line_of_json_and_not_repeated(
         {**first, "left_out": 1},
         {"event": "server", "level": "error", "message": "Exception in callback"},
     ]
+
+
+def test_connections_that_are_kept_after_an_answer_make_room_too(start: Start) -> None:
+    with start(connections=5) as running, ExitStack() as held:
+        for _ in range(8):
+            kept = http.client.HTTPConnection("127.0.0.1", running.port, timeout=PATIENCE)
+            held.callback(kept.close)
+            kept.request("GET", "/health")
+            answer = kept.getresponse()
+            assert answer.status == 200
+            answer.read()

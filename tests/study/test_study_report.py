@@ -216,9 +216,7 @@ def test_claims_are_corrected_for_all_datasets_of_a_study(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("third", "verdict"), [(8, "better"), (0, "few seeds")])
-def test_without_a_measure_of_seeds_the_runs_themselves_are_one(
-    tmp_path: Path, third: int, verdict: str
-) -> None:
+def test_the_rows_own_seeds_are_a_measure_of_chance(tmp_path: Path, third: int, verdict: str) -> None:
     """`b` finds all of every image, `a` 6 to 8 of 10 pixels; 0 more in the third seed makes their difference uncertain."""
     folder = tmp_path / "study"
     write_plan(folder, {"a": "", "b": ""}, {"drawn": "drawn"}, [0, 1, 2])

@@ -3,12 +3,14 @@
 Pictures are compared by their fine structure: what lies between two blurs, over its own local strength, so that neither colour nor
 brightness counts. One is laid over the other, moved, turned and scaled a little, and the two are correlated. On the public sets all pairs
 from .78 on that were looked at show one lesion, nearly all of them one photograph; the highest of two lesions is .77. Two thirds of these
-pairs are recoloured, and a perceptual hash of 256 bits that knows every unchanged copy misses them.
+pairs are recoloured, and a perceptual hash of 256 bits that knows every unchanged copy misses them. What most pictures share, as the frame of one
+dermatoscope, is taken out first.
 """
 
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,14 @@ ALIKE = 0.35  # correlation of half the size, not moved, below which a pair is n
 NEAR = 0.4  # correlation after moving alone, below which a pair is neither turned nor scaled
 TURNS = [pose for pose in product((-8, -4, 0, 4, 8), (0.94, 1, 1.06)) if pose != (0, 1)]  # degrees, scale
 FLAT = 1.5  # grey levels: standard deviation below which a picture shows nothing to compare
-BLOCK = 2048  # pictures at a time: 100 MB for 12 000
+BLOCK = 2048  # pictures at a time
+NEIGHBOURS = 20  # pictures that each one is compared with closely, at most: those that look most like it
+MANY = 50  # pictures from which on there is something that most share
+
+# Detail of some pixels to three times as many, over its strength within so many around, with so many grey levels of noise.
+Detail = tuple[float, float, float]
+FINE: Detail = (1, 4, 0.5)  # of thumbnails
+COARSE: Detail = (0.75, 4.5, 1)  # of half their size
 
 Pictures = NDArray[np.float32]  # [N,s,s]
 Pair = tuple[int, int, float]
@@ -48,7 +57,8 @@ def near_pairs(thumbnails: NDArray[np.uint8]) -> list[Pair]:
     if not likely:
         return []
     first, second = np.array(likely).T
-    spectra, place = _spectra_of(thumbnails, np.union1d(first, second))
+    shared = _shared(thumbnails, FINE)
+    spectra, place = _spectra_of(thumbnails, np.union1d(first, second), shared)
     found = np.empty(len(likely), np.float32)
     for start in range(0, len(likely), BLOCK):
         block = slice(start, start + BLOCK)
@@ -56,7 +66,7 @@ def near_pairs(thumbnails: NDArray[np.uint8]) -> list[Pair]:
     turned = (found >= NEAR) & (found < SAME)
     for later in np.unique(second[turned]):
         mine = np.flatnonzero(turned & (second == later))
-        poses = _spectra(_turned(_structure(thumbnails[later][None].astype(np.float32), 1, 4, 0.5)[0]))
+        poses = _spectra(_turned(_structure(thumbnails[later][None], FINE)[0] - shared))
         for index in mine:
             found[index] = max(found[index], _highest(spectra[place[first[index]]][None], poses).max())
     pairs = [
@@ -70,21 +80,35 @@ def near_pairs(thumbnails: NDArray[np.uint8]) -> list[Pair]:
 def _alike(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
     """Pairs (row, later row) that are worth a closer look."""
     count, half, edge = len(thumbnails), SIDE // 2, 3
+    small = thumbnails.reshape(-1, half, 2, half, 2).mean((2, 4), dtype=np.float32)
+    shared = _shared(small, COARSE)
     flat = np.empty((count, (half - 2 * edge) ** 2), np.float32)
     for start in range(0, count, BLOCK):
-        some = thumbnails[start : start + BLOCK].reshape(-1, half, 2, half, 2).mean((2, 4), dtype=np.float32)
-        inner = _structure(some, 0.75, 4.5, 1)[:, edge:-edge, edge:-edge].reshape(len(some), -1)
-        flat[start : start + BLOCK] = _unit(inner)
+        some = _structure(small[start : start + BLOCK], COARSE) - shared
+        flat[start : start + BLOCK] = _unit(some[:, edge:-edge, edge:-edge].reshape(len(some), -1))
     found: list[tuple[int, int]] = []
     for start in range(0, count, BLOCK):
-        rows, columns = np.nonzero(flat[start : start + BLOCK] @ flat[start:].T >= ALIKE)
-        later = columns > rows
-        found += zip((rows[later] + start).tolist(), (columns[later] + start).tolist(), strict=True)
+        alike = flat[start : start + BLOCK] @ flat[start:].T
+        rows, columns = np.nonzero(np.triu(alike, 1) >= ALIKE)
+        order = np.lexsort((-alike[rows, columns], rows))  # of each picture the most alike first
+        rows, columns = rows[order], columns[order]
+        kept = np.arange(len(rows)) - np.searchsorted(rows, rows) < NEIGHBOURS
+        found += zip((rows[kept] + start).tolist(), (columns[kept] + start).tolist(), strict=True)
     return found
 
 
-def _structure(grey: Pictures, blur: float, around: float, least: float) -> Pictures:
-    """Detail of `blur` to three times `blur` pixels, over its strength within `around` pixels; `least`: grey levels that count as noise."""
+def _shared(thumbnails: NDArray[Any], detail: Detail) -> NDArray[np.float32]:
+    """The structure `[s,s]` that the pictures have in common: its mean, or none where they are too few."""
+    total = np.zeros(thumbnails.shape[1:], np.float64)
+    if len(thumbnails) >= MANY:
+        for start in range(0, len(thumbnails), BLOCK):
+            total += _structure(thumbnails[start : start + BLOCK], detail).sum(axis=0)
+    return np.asarray(total / max(1, len(thumbnails)), np.float32)
+
+
+def _structure(pictures: NDArray[Any], detail: Detail) -> Pictures:
+    blur, around, least = detail
+    grey = pictures.astype(np.float32)
     band = _blurred(grey, blur) - _blurred(grey, 3 * blur)
     return np.asarray(band / (np.sqrt(_blurred(band**2, around)) + least), np.float32)
 
@@ -99,16 +123,16 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _spectra_of(
-    thumbnails: NDArray[np.uint8], rows: NDArray[np.int64]
+    thumbnails: NDArray[np.uint8], rows: NDArray[np.int64], shared: NDArray[np.float32]
 ) -> tuple[NDArray[np.complex64], NDArray[np.int64]]:
     """Spectra of some of the pictures, and where each row's stands among them."""
-    parts = [
-        _spectra(_structure(thumbnails[some].astype(np.float32), 1, 4, 0.5))
-        for some in np.array_split(rows, -(-len(rows) // BLOCK))
-    ]
+    spectra = np.empty((len(rows), SIDE, SIDE // 2 + 1), np.complex64)  # 450 MB of 12 000 pictures
+    for start in range(0, len(rows), BLOCK):
+        block = slice(start, start + BLOCK)
+        spectra[block] = _spectra(_structure(thumbnails[rows[block]], FINE) - shared)
     place = np.zeros(len(thumbnails), np.int64)
     place[rows] = np.arange(len(rows))
-    return np.concatenate(parts), place
+    return spectra, place
 
 
 def _spectra(pictures: Pictures) -> NDArray[np.complex64]:

@@ -76,8 +76,9 @@ def export_onnx(
         try:
             data = written(free=True)
         except Exception as error:  # whatever it is: what stands in the way of one size too is raised there
-            reason = str(error) if isinstance(error, CheckpointError) else type(error).__name__
-            tell(f"height and width are fixed at {size}: at other sizes the export fails ({reason})")
+            said = str(error).strip().splitlines() or [""]
+            reason = said[0] if isinstance(error, CheckpointError) else f"{type(error).__name__}: {said[0]}"
+            tell(f"height and width are fixed at {size}: with free sides the export fails ({reason})")
     atomic_write(path, data or written(free=False))
     return Path(path)
 

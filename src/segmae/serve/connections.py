@@ -42,6 +42,13 @@ def connection_class(settings: Settings) -> type[H11Protocol]:
             else:
                 self._stop_waiting()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if (
+                self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+            ):  # kept for another request
+                self._wait_for_head()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
             super().connection_lost(exc)

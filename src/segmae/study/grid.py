@@ -324,7 +324,7 @@ def training_images(config: Config) -> int:
 def digest(config: Config) -> str:
     """SHA-256 of the settings that decide a result and differ from the defaults: a default added later changes none.
 
-    Of a network or a split in a file of one's own, and of the package's model as a start, the content counts too.
+    Of a network, a loss or a split in a file of one's own, and of the package's model as a start, the content counts too.
     """
 
     def changes(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from segmae import metrics, statistics
 from segmae.metrics import Counts
+from segmae.study.grid import folder_name
 from segmae.study.ledger import PLAN, Ledger
 from segmae.views import by_views, views_suffix
 
@@ -271,7 +272,10 @@ class Evidence:
         results = self.ledger.folder.parent
         ledgers = [Ledger(path.parent.name, results) for path in sorted(results.glob(f"{SEEDS}*/{PLAN}"))]
         label = self.plan["scale_label"]
-        same = next((ledger for ledger in ledgers if ledger.plan()["scale_label"] == label), None)
+        plans = ((ledger, ledger.plan()) for ledger in ledgers)
+        same = next(
+            (ledger for ledger, plan in plans if self._is_seeds(plan) and plan["scale_label"] == label), None
+        )
         if same is None:
             return None
         measured = load_evidence(same)
@@ -281,6 +285,10 @@ class Evidence:
         networks = sorted({o["settings"]["model"]["name"] for o in measured.outcomes.values()})
         source = f"the study `{SEEDS}`, {', '.join(networks)} on {measured.places[0].label}"
         return found and replace(found, source=source)
+
+    @staticmethod
+    def _is_seeds(plan: Mapping[str, Any]) -> bool:
+        return bool(plan["name"] == folder_name(SEEDS, plan["scale"]))
 
     @cached_property
     def places(self) -> list[Place]:
@@ -317,7 +325,7 @@ class Evidence:
         warnings = tuple(dict.fromkeys(warning for s in summaries for warning in s["warnings"]))
         return Place(group, test, label, entries[0]["printed"], figures, summaries[0]["data"]["name"],
                      f"{evaluated} of {expected}" if evaluated < expected else "", warnings,
-                     None if self.plan["name"].startswith(SEEDS) else self.measured_spread)  # fmt: skip
+                     None if self._is_seeds(self.plan) else self.measured_spread)  # fmt: skip
 
     def _figures(self, row: str, test: str, cells: Sequence[Mapping[str, Any]], expected: int) -> Figures:
         runs: dict[Run, Values] = {}
