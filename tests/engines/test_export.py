@@ -104,7 +104,7 @@ class Unrolled(Pointwise):
         (Pointwise, None),
         (OneSize, "OneSize is exported at one size only"),
         (RoundedUp, "differs from the network"),
-        (Unrolled, "at other sizes the export fails"),
+        (Unrolled, "with free sides the export fails"),
     ],
 )
 def test_sides_are_free_where_the_network_allows_it_and_else_the_user_is_told(
