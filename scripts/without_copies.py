@@ -13,10 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from segmae import metrics
 from segmae.data.catalog import find_data
 from segmae.data.check import check
 from segmae.data.splits import list_splits, load_split
 from segmae.files import write_json
+from segmae.metrics import Counts
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "results"
@@ -81,11 +85,9 @@ def of_model(name: str) -> Dice:
 
 def of_cells(files: Iterable[str]) -> Dice:
     """Dice of the cells' own test images, from their counts."""
-    found = {}
-    for row in (row for file in files for row in rows(file) if row["test"] == "test"):
-        tp, fp, fn = (float(row[f"{name}@original"]) for name in ("tp", "fp", "fn"))
-        found[row["id"]] = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
-    return found
+    tested = [row for file in files for row in rows(file) if row["test"] == "test"]
+    counts = (np.array([int(row[f"{name}@original"]) for row in tested]) for name in ("tp", "fp", "fn", "tn"))
+    return dict(zip((row["id"] for row in tested), metrics.dice(Counts(*counts)).tolist(), strict=True))
 
 
 def rows(file: str) -> list[dict[str, str]]:

@@ -1,10 +1,9 @@
 """Pictures that show the same, although file, size, compression, colours or framing differ.
 
 Pictures are compared by their fine structure: what lies between two blurs, over its own local strength, so that neither colour nor
-brightness counts. One is laid over the other, moved, turned and scaled a little, and the two are correlated. On the public sets all pairs
-from .78 on that were looked at show one lesion, nearly all of them one photograph; the highest of two lesions is .77. Two thirds of these
-pairs are recoloured, and a perceptual hash of 256 bits that knows every unchanged copy misses them. What most pictures share, as the frame of one
-dermatoscope, is taken out first.
+brightness counts. What most pictures share, as the frame of one dermatoscope, is taken out. One is laid over the other, moved, turned and scaled a
+little, and the two are correlated. All pairs of the public sets that were looked at show one lesion, nearly all of them one photograph; two thirds
+are recoloured, which a perceptual hash does not see.
 """
 
 from __future__ import annotations
