@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 from race import insist_on_quiet
+from segmae.data.catalog import find_data
+from segmae.errors import DataError
 
 HERE = Path(__file__).parent
 PARTS = {  # name -> commands, each within about three minutes where the models under .cache/bench are there
@@ -24,6 +26,7 @@ PARTS = {  # name -> commands, each within about three minutes where the models 
                                                   "openvino-int8", "onnxruntime-int8")],
     "cpu_train": [["cpu_train.py"]],
 }  # fmt: skip
+NEED_DATA = {"decoding", "predict", "parity", "accuracy"}
 
 
 def main(names: list[str]) -> int:
@@ -33,6 +36,11 @@ def main(names: list[str]) -> int:
     unknown = set(names) - set(PARTS)
     if unknown:
         raise SystemExit(f"{', '.join(sorted(unknown))}: the parts are {', '.join(PARTS)}")
+    if NEED_DATA.intersection(names or PARTS):
+        try:
+            find_data("isic2018")
+        except DataError as error:
+            raise SystemExit(f"{error}. {', '.join(sorted(NEED_DATA))} need photographs") from None
     failed = []
     for name in names or PARTS:
         for script, *arguments in PARTS[name]:

@@ -1,6 +1,6 @@
 """How much a trained SegMAE's Transformer does: how far its blocks move the tokens, and Dice on the validation images without them.
 
-    python scripts/what_blocks_do.py RUN... -o results/small_start/blocks.json
+    python scripts/what_blocks_do.py RUN... -o results/small_start/blocks.json      adds these runs to the file
 
 Reads the datasets under $SEGMAE_DATA.
 """
@@ -19,7 +19,8 @@ from segmae.checkpoint import load_model
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.preprocess import normalize, read_mask, read_prepared, resize_mask
 from segmae.data.splits import load_split
-from segmae.files import write_json
+from segmae.files import read_json, write_json
+from segmae.provenance import machine, versions
 
 BATCH = 16
 
@@ -30,9 +31,10 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
     found = {run.name: what_blocks_do(run) for run in options.runs}
+    before = read_json(options.out)["runs"] if options.out.exists() else {}
     write_json(
         options.out,
-        {"command": f"python scripts/what_blocks_do.py RUN... -o {options.out.name}", "runs": found},
+        {"command": f"python scripts/what_blocks_do.py RUN... -o {options.out.name}", "runs": before | found},
     )
     for name, one in found.items():
         print(
@@ -74,6 +76,7 @@ def what_blocks_do(run: Path) -> dict[str, Any]:
         "images": len(cases), "size": size, "epochs": info.provenance["epochs"],
         "moved": round(float(torch.cat(moved).mean()), 4), "layer_scale": round(float(np.mean(factors)), 5) if factors else None,
         "dice": dice(with_blocks, masks, info.threshold), "dice_without": dice(without, masks, info.threshold),
+        "machine": machine(), "versions": versions(),
     }  # fmt: skip
 
 

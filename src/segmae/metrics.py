@@ -97,6 +97,7 @@ OVERLAP: dict[str, Callable[[Counts], FloatArray]] = {
     "sensitivity": sensitivity,
     "specificity": specificity,
 }
+POOLED = {name: measure for name, measure in OVERLAP.items() if name != "thresholded_iou"}  # 0 below .65 has no sense in a sum
 
 
 def per_image_mean(c: Counts) -> dict[str, float]:
@@ -107,7 +108,7 @@ def per_image_mean(c: Counts) -> dict[str, float]:
 def pooled(c: Counts) -> dict[str, float]:
     """Each overlap measure of the summed counts: large lesions weigh more. Without the thresholded IoU."""
     total = c.pooled()
-    return {name: float(measure(total)) for name, measure in OVERLAP.items() if name != "thresholded_iou"}
+    return {name: float(measure(total)) for name, measure in POOLED.items()}
 
 
 def surface_distances(prediction: Mask, mask: Mask) -> tuple[float, float]:

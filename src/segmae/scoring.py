@@ -188,11 +188,7 @@ def _pooled(sums: NDArray[np.float64], size: int) -> dict[str, NDArray[np.float6
     result: dict[str, NDArray[np.float64]] = {}
     for where, part in zip((f"@{size}", "@original"), parts[:2], strict=True):
         counts = Counts(*np.moveaxis(part, -1, 0))
-        result |= {
-            name + where: overlap(counts)
-            for name, overlap in metrics.OVERLAP.items()
-            if name != "thresholded_iou"
-        }
+        result |= {name + where: overlap(counts) for name, overlap in metrics.POOLED.items()}
     bins = np.split(parts[2][..., :-1], 3, axis=-1)
     r = Reliability(bins[0], bins[1], bins[2], parts[2][..., -1])
     return result | {
