@@ -97,7 +97,8 @@ OVERLAP: dict[str, Callable[[Counts], FloatArray]] = {
     "sensitivity": sensitivity,
     "specificity": specificity,
 }
-POOLED = {name: measure for name, measure in OVERLAP.items() if name != "thresholded_iou"}  # 0 below .65 has no sense in a sum
+# 0 below .65 has no sense for a sum of images
+POOLED = {name: measure for name, measure in OVERLAP.items() if name != "thresholded_iou"}
 
 
 def per_image_mean(c: Counts) -> dict[str, float]:
