@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from segmae.data.preprocess import read_mask
 from segmae.data.splits import Split
 from segmae.errors import DataError
 from segmae.evaluate import evaluate, evaluate_checkpoint
-from segmae.report import summary_table
+from segmae.report import summary_table, write_report
 
 SIZE = 64
 
@@ -232,6 +233,22 @@ def test_missing_images_of_the_split_are_listed(cases: tuple[Case, ...], tmp_pat
     assert summary["data"]["missing_ids"] == ["ISIC_0000008", "ISIC_0000009"]
     assert summary["data"]["split_sha256"] == split.sha256
     assert any("4 of 6" in warning for warning in summary["warnings"])
+
+
+def test_images_of_one_lesion_are_drawn_together(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    """Of two lesions with two images each a quarter of the samples holds the first one alone, a quarter the second."""
+    pairs = [replace(case, group=group) for case, group in zip(cases, "abab", strict=True)]
+    summary = evaluate(Darkness(), pairs, tmp_path / "out", data="drawn", resamples=500)
+    assert "over the 2 lesions or patients" in summary["bootstrap"]["method"]
+    dice = summary["per_image_mean"]["dice@original"]  # 1 and 1 of a, 2/3 and 0 of b
+    assert (dice["low"], dice["mean"], dice["high"]) == pytest.approx((1 / 3, 2 / 3, 1), abs=1e-6)
+    write_report(summary, tmp_path / "out", Darkness(), pairs)
+    assert (
+        "intervals over the 2 lesions or patients of the images" in (tmp_path / "out/report.md").read_text()
+    )
+    lesions = [replace(case, group=case.id) for case in cases]
+    alone = evaluate(Darkness(), lesions, tmp_path / "alone", data="drawn", resamples=500)
+    assert alone["bootstrap"]["method"] == "percentile, over images"
 
 
 def test_progress_reaches_the_end(cases: tuple[Case, ...], tmp_path: Path) -> None:

@@ -40,6 +40,21 @@ def test_columns_of_a_sample_share_the_draw() -> None:
     assert np.array_equal(sums[:, 2], np.full(700, 40.0))
 
 
+def test_whole_groups_are_drawn() -> None:
+    """Two groups, of three images and of one: a quarter of the samples has twice the one, a quarter twice the other."""
+    table = np.array([[1, 1], [10, 1], [2, 1], [3, 1]])  # values, ones
+    sums = statistics.resampled_sums(table, 4000, 0, groups=["many", "one", "many", "many"])
+    seen, counts = np.unique(sums, axis=0, return_counts=True)
+    assert seen.tolist() == [[12, 6], [16, 4], [20, 2]]
+    assert counts / 4000 == pytest.approx(np.array([0.25, 0.5, 0.25]), abs=0.03)
+
+
+def test_images_in_groups_of_one_are_drawn_as_without_groups() -> None:
+    values = np.random.default_rng(0).random((20, 3))
+    alone = statistics.resampled_sums(values, 300, 1, groups=list(range(20)))
+    assert np.array_equal(alone, statistics.resampled_sums(values, 300, 1))
+
+
 def test_wilcoxon_by_hand() -> None:
     # Six images, all better, no ties: the most extreme of 2^6 sign patterns, from both sides.
     first = np.array([0.81, 0.72, 0.93, 0.64, 0.55, 0.96])

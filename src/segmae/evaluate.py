@@ -99,7 +99,8 @@ def evaluate(
 
     info = predictor.info
     size = info.preprocess.size
-    means, totals = aggregate(scores, size, resamples, seed)
+    groups = _groups(ordered, scores)
+    means, totals = aggregate(scores, size, resamples, seed, groups)
     summary = {
         "model": {
             **(model or {}),
@@ -132,7 +133,7 @@ def evaluate(
             "resamples": resamples,
             "seed": seed,
             "level": 0.95,
-            "method": "percentile, over images",
+            "method": f"percentile, {_over(groups)}",
         },
         "convention": CONVENTION,
         "engine": {"name": predictor.engine.name, "device": str(predictor.engine.device)},
@@ -147,6 +148,20 @@ def evaluate(
         summary["against"] = differences(read_evaluation(out).rows, against)
     write_json(out / "summary.json", summary)
     return summary
+
+
+def _groups(cases: Sequence[Case], scores: Sequence[Score]) -> list[str] | None:
+    """Of each score the lesion or patient that its image shares with others, else its own id; None where no two images share one."""
+    known = {case.id: case.group for case in cases}
+    groups = [known[score.id] or score.id for score in scores]
+    return groups if len(set(groups)) < len(groups) else None
+
+
+def _over(groups: Sequence[str] | None) -> str:
+    """What the bootstrap draws."""
+    return (
+        "over images" if groups is None else f"over the {len(set(groups))} lesions or patients of the images"
+    )
 
 
 def evaluate_checkpoint(

@@ -84,11 +84,14 @@ def markdown(summary: Mapping[str, Any]) -> str:
     header, *rows = ["| " + " | ".join(row) + " |" for row in summary_table(summary)]
     data, warnings = summary["data"], [f"- **{warning}**" for warning in summary["warnings"]]
     gains = [f"- {line}" for line in sentences(summary["against"])] if "against" in summary else []
-    level = f"{summary['bootstrap']['level']:.0%}"
+    level, over = (
+        f"{summary['bootstrap']['level']:.0%}",
+        summary["bootstrap"]["method"].removeprefix("percentile, "),
+    )
     lines = [
         f"# {title(summary)}",
         "",
-        f"{data['coverage']} images of {data['name']}; in brackets {level} bootstrap intervals over images.",
+        f"{data['coverage']} images of {data['name']}; in brackets {level} bootstrap intervals {over}.",
         "",
         *warnings,
         *([""] if warnings else []),

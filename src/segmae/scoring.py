@@ -148,9 +148,12 @@ def columns(scores: Sequence[Score], size: int) -> dict[str, NDArray[np.float64]
 
 
 def aggregate(
-    scores: Sequence[Score], size: int, resamples: int, seed: int
+    scores: Sequence[Score], size: int, resamples: int, seed: int, groups: Sequence[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Per-image means and pooled measures, each with an interval from one common set of bootstrap samples.
+
+    Args:
+        groups: see `statistics.resampled_sums`.
 
     Returns:
         `dice@224` etc. -> mean, low, high, median over images; and -> value, low, high of all pixels
@@ -159,10 +162,11 @@ def aggregate(
     measured = columns(scores, size)
     values = np.stack(list(measured.values()), axis=1)
     sums = np.array([_flat(score) for score in scores])
-    samples = statistics.resampled_sums(np.hstack([values, sums]), resamples, seed)
-    sampled_values, sampled_sums = np.split(samples, [values.shape[1]], axis=1)
+    table = np.hstack([np.ones((len(scores), 1)), values, sums])
+    samples = statistics.resampled_sums(table, resamples, seed, groups)
+    images, sampled_values, sampled_sums = np.split(samples, [1, 1 + values.shape[1]], axis=1)
 
-    low, high = statistics.percentile_interval(sampled_values / len(scores))
+    low, high = statistics.percentile_interval(sampled_values / images)
     means = {
         name: _rounded(mean=column.mean(), low=low[i], high=high[i], median=np.median(column))
         for i, (name, column) in enumerate(measured.items())

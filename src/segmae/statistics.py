@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,20 +11,36 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 
-def resampled_sums(values: NDArray[Any], resamples: int, seed: int) -> FloatArray:
+def resampled_sums(
+    values: NDArray[Any], resamples: int, seed: int, groups: Sequence[Hashable] | None = None
+) -> FloatArray:
     """Sums over bootstrap samples of images: [images, columns] -> float64 [resamples, columns].
 
     Each sample draws as many images as there are, with replacement; all columns of a sample share the draw,
     so ratios of sums (pooled measures) can be formed afterwards.
+
+    Args:
+        groups: of each image, what it shares with others (a lesion, a patient). Whole groups are then drawn, as many as there are,
+            since images of one group say less than as many of several would (Davison and Hinkley 1997, 3.8). Samples then
+            differ in their number of images: a column of ones sums it.
     """
     columns = np.asarray(values, dtype=np.float64)
-    images = len(columns)
+    if groups is not None:
+        columns = _sums_of_groups(columns, groups)
+    drawn = len(columns)
     generator = np.random.default_rng(seed)
     sums = np.empty((resamples, columns.shape[1]))
     for start in range(0, resamples, 256):  # bounds the memory: 256 x images draws at a time
         part = sums[start : start + 256]
-        draws = generator.multinomial(images, np.full(images, 1 / images), size=len(part))
+        draws = generator.multinomial(drawn, np.full(drawn, 1 / drawn), size=len(part))
         part[:] = draws @ columns
+    return sums
+
+
+def _sums_of_groups(columns: FloatArray, groups: Sequence[Hashable]) -> FloatArray:
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    sums = np.zeros((len(numbers), columns.shape[1]))
+    np.add.at(sums, [numbers[group] for group in groups], columns)
     return sums
 
 
