@@ -1,6 +1,6 @@
 """Write the package's split files: `python scripts/make_splits.py DATA PUBLIC_LISTS`.
 
-DATA holds isic2018/ and ph2/ in their official layouts; PUBLIC_LISTS holds the official ISIC2017 lists and the five
+DATA holds isic2018/, ph2/ and a sample of ham10000/ in their official layouts; PUBLIC_LISTS holds the official ISIC2017 lists and the five
 public folds of ISIC2018 as text files, one id a line. What is drawn at random has its seed here.
 """
 
@@ -29,6 +29,7 @@ def main(data: Path, lists: Path) -> None:
     parts["ph2/paper"] = make_split(ph2.cases, (0.7, 0.1, 0.2), SEED).parts
     parts |= {split.name: split.parts for split in make_folds(ph2.cases, 5, 0.1, SEED, "ph2/fold", "ph2")}
     parts["ph2/all"] = {"test": tuple(case.id for case in ph2.cases)}
+    parts["ham10000/sample"] = {"test": tuple(case.id for case in open_dataset(data / "ham10000").cases)}
     from segmae.data.splits import load_split
 
     index = {}

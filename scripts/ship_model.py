@@ -7,7 +7,7 @@
 For a run that started from another one, put that one's metrics.jsonl and config.json beside as start-training.jsonl and start-run_config.json.
 
 Writes src/segmae/assets/segmae-tiny/ (half-precision weights, ONNX, card) and, for the shipped files themselves,
-results/default_model/{isic2018-fold1-test,ph2-all-test}.{json,csv}, and `-8views` for the mean of eight views. The datasets are looked for under $SEGMAE_DATA.
+results/default_model/{isic2018-fold1-test,ph2-all-test,ham10000-sample-test}.{json,csv}, and `-8views` for the mean of eight views. The datasets are looked for under $SEGMAE_DATA.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ from segmae.views import VIEWS, views_suffix
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "results" / "default_model"
-JUDGED_ON = (("isic2018", "isic2018/fold1", "test"), ("ph2", "ph2/all", "test"))
+JUDGED_ON = (
+    ("isic2018", "isic2018/fold1", "test"),
+    ("ph2", "ph2/all", "test"),
+    ("ham10000", "ham10000/sample", "test"),
+)
 LICENCE = (
     "weights: Apache-2.0, as the code",
     "trained on ISIC2018 Task 1 (CC-0) from EfficientNet-Lite2's ImageNet weights (Apache-2.0)",

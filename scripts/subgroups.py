@@ -2,8 +2,8 @@
 
     SEGMAE_DATA=... python scripts/subgroups.py
 
-Lesion size and contact with the photograph's edge come from the masks, PH2's diagnoses from its table, brightness from the
-skin around the lesion. No value of a single image is written. Run it after scripts/ship_model.py, then `make model-card`.
+Lesion size and contact with the photograph's edge come from the masks, diagnoses, sex, age and place from the datasets' tables, brightness
+from the skin around the lesion. No value of a single image is written. Run it after scripts/ship_model.py, then `make model-card`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from segmae.data.catalog import Case, find_data, open_dataset
+from segmae.data.catalog import HAM_TABLE, Case, find_data, open_dataset
 from segmae.data.preprocess import read_image, read_mask
 from segmae.files import write_json
 from segmae.measure import to_lab
 from segmae.statistics import mean_interval
 
 RESULTS = Path(__file__).parents[1] / "results" / "default_model"
-SETS = {"isic2018-fold1-test": "isic2018", "ph2-all-test": "ph2"}
+SETS = {"isic2018-fold1-test": "isic2018", "ph2-all-test": "ph2", "ham10000-sample-test": "ham10000"}
 SIZES = ((0.10, "1: below 10 % of the photograph"), (0.30, "2: 10 to 30 %"), (2.0, "3: above 30 %"))
+DIAGNOSES = {
+    "nv": "melanocytic nevus", "bkl": "benign keratosis", "mel": "melanoma", "bcc": "basal cell carcinoma",
+    "akiec": "actinic keratosis or Bowen's disease", "df": "dermatofibroma", "vasc": "vascular lesion",
+}  # fmt: skip
+PLACES = {"head and neck": ("face", "scalp", "ear", "neck"), "trunk": ("back", "trunk", "abdomen", "chest", "genital"),
+          "limbs": ("lower extremity", "upper extremity"), "hands and feet": ("hand", "foot", "acral")}  # fmt: skip
+AGES = ((30, "below 30"), (60, "30 to 59"), (200, "60 and above"))
 MEASURES = ("dice@original", "iou@original", "sensitivity@original", "specificity@original")
 
 
@@ -65,9 +72,28 @@ def subgroups(label: str, data: str) -> dict[str, dict[str, dict[str, Any]]]:
         "border contact": by(lambda one: "touches the photograph's edge" if one["edge"] else "lies free"),
         "brightness of the skin": by(lambda one: third_names[int(np.searchsorted(thirds, one["lightness"]))]),
     }
-    if data == "ph2":
-        divisions["diagnosis"] = by(lambda one: one["label"])
+    if data != "isic2018":
+        divisions["diagnosis"] = by(lambda one: DIAGNOSES.get(one["label"], one["label"]))
+    if data == "ham10000":
+        for name, told in ham_table(find_data(data) / HAM_TABLE).items():
+            divisions[name] = by(lambda one, told=told: told.get(one["id"], "unknown"))
     return divisions
+
+
+def ham_table(path: Path) -> dict[str, dict[str, str]]:
+    """Sex, age and place of each image of HAM10000, in groups."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = {row["image_id"]: row for row in csv.DictReader(file)}
+    place = {name: group for group, names in PLACES.items() for name in names}
+    return {
+        "sex": {id: row["sex"] for id, row in rows.items()},
+        "age": {
+            id: next(name for limit, name in AGES if float(row["age"]) < limit)
+            for id, row in rows.items()
+            if row["age"]
+        },
+        "place": {id: place.get(row["localization"], "unknown") for id, row in rows.items()},
+    }
 
 
 def figures(rows: Iterable[dict[str, float]]) -> dict[str, Any]:
@@ -82,13 +108,14 @@ def figures(rows: Iterable[dict[str, float]]) -> dict[str, Any]:
 
 
 def attributes(case: Case) -> dict[str, Any]:
-    """Lesion share, whether the mask reaches the edge, mean CIE L* of the skin around the lesion, and the label."""
+    """Id, lesion share, whether the mask reaches the edge, mean CIE L* of the skin around the lesion, and the label."""
     pixels = read_image(case.image).pixels
     mask = read_mask(case.mask) > 0
     edge = bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
     near = ndimage.binary_dilation(mask, iterations=max(1, min(mask.shape) // 50))
     skin = ~near if (~near).any() else ~mask
     return {
+        "id": case.id,
         "share": mask.mean(),
         "edge": edge,
         "lightness": float(to_lab(pixels[skin])[:, 0].mean()),

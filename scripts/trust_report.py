@@ -2,7 +2,7 @@
 
     python scripts/trust_report.py            # SEGMAE_DATA names the folder of the datasets; needs matplotlib
 
-Writes results/trust/{isic2018-fold1-test,ph2-all-test}.csv, results/trust/summary.json and docs/images/expected_dice.png.
+Writes results/trust/{isic2018-fold1-test,ph2-all-test,ham10000-sample-test}.csv, results/trust/summary.json and docs/images/expected_dice.png.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ from segmae.views import VIEWS
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "results" / "trust"
 PLOT = REPOSITORY / "docs" / "images" / "expected_dice.png"
-JUDGED_ON = (("isic2018", "isic2018/fold1", "test"), ("ph2", "ph2/all", "test"))
+JUDGED_ON = (
+    ("isic2018", "isic2018/fold1", "test"),
+    ("ph2", "ph2/all", "test"),
+    ("ham10000", "ham10000/sample", "test"),
+)
 BINS = 8  # of equally many images
 
 
@@ -105,7 +109,9 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(found), figsize=(9, 4.4), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(found), figsize=(4.5 * len(found), 4.4), sharey=True, layout="constrained"
+    )
     for axis, (label, rows) in zip(axes, found.items(), strict=True):
         expected, real = (np.array([row[f"{kind}_1"] for row in rows]) for kind in ("expected_dice", "dice"))
         axis.plot([0, 1], [0, 1], color="0.6", lw=1, zorder=1)

@@ -33,7 +33,7 @@ def page(repository: Path) -> str:
 def _evaluation(summary: dict, source: str) -> list[str]:
     data, size = summary["data"], summary["network_size"]
     lines = [f"### {data['name']}: {data['split']}, {data['part']}, {data['coverage']} images{how_asked(summary['model'])}", "",
-             f"From [{source}](../../{source}); 95 % bootstrap intervals over images.", "",
+             f"From [{source}](../../{source}); 95 % bootstrap intervals {summary['bootstrap']['method'].removeprefix('percentile, ')}.", "",
              f"| measure | mean of images, original size | mean of images, {size} px | pooled, original size |",
              "| --- | --- | --- | --- |"]  # fmt: skip
     for measure in MEASURES:
