@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from segmae.config import Losses
 from segmae.losses import (
     bce_loss,
     dice_loss,
@@ -20,6 +21,7 @@ from segmae.losses import (
     reconstruction_loss,
     temperature_mean,
 )
+from segmae.mask_loss import segmentation_loss
 
 THIRD = math.log(3)  # the logit of probability 3/4; its negative is that of 1/4
 
@@ -214,6 +216,14 @@ def test_losses_fall_towards_the_mask() -> None:
     for loss in SEGMENTATION.values():
         steps = [float(loss((mask * 2 - 1) * confidence, mask)) for confidence in (-2.0, 0.0, 2.0, 4.0)]
         assert steps == sorted(steps, reverse=True)
+
+
+def test_eq_11_adds_the_three_losses_by_their_weights() -> None:
+    logits, mask = torch.randn(2, 1, 32, 32), (torch.rand(2, 1, 32, 32) > 0.5).float()
+    losses = [loss(logits, mask) for loss in (bce_loss, dice_loss, patch_wise_loss)]
+    found, parts = segmentation_loss(logits, mask, Losses(bce=1.2, dice=0.4, patch=0.8))
+    assert close(found, float(1.2 * losses[0] + 0.4 * losses[1] + 0.8 * losses[2]))
+    assert list(parts.values()) == losses
 
 
 # --- reconstruction ------------------------------------------------------------------------------------------------

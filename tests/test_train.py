@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import signal
@@ -21,7 +22,7 @@ torch = pytest.importorskip("torch")
 from lightning_fabric import Fabric  # noqa: E402
 from lightning_fabric.plugins import MixedPrecision  # noqa: E402
 
-from segmae import runstate, train  # noqa: E402
+from segmae import metrics, runstate, train  # noqa: E402
 from segmae.checkpoint import WEIGHTS, read_info  # noqa: E402
 from segmae.config import Config, Preprocess, config_to_dict, load_config  # noqa: E402
 from segmae.data.augment import Augment  # noqa: E402
@@ -31,12 +32,14 @@ from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.data.splits import Split, load_split, make_split, met_ids, save_split  # noqa: E402
 from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
 from segmae.files import locked  # noqa: E402
+from segmae.mask_loss import segmentation_loss  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 from segmae.optimizer import build_optimizer, learning_rate  # noqa: E402
+from segmae.runlog import RunLog  # noqa: E402
 from segmae.runstate import State  # noqa: E402
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped  # noqa: E402
 from segmae.tasks import Batch, create_task, freeze_for  # noqa: E402
-from segmae.train import other_preprocessing, run, train_step, update_average  # noqa: E402
+from segmae.train import other_preprocessing, run, train_step, update_average, validate  # noqa: E402
 from segmae.trainset import epoch_batches, load_batch, make_resident, refuse_seen_images  # noqa: E402
 
 SMALL = ["model.name=segmae-tiny", "model.options.depth=1", "model.options.decoder=[32,1,2]", "preprocess.size=64",
@@ -312,8 +315,9 @@ def test_training_learns_and_saves_a_model_that_loads(data: Path, tmp_path: Path
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch(data: Path, tmp_path: Path) -> None:
-    for clip in (0, 1):
-        with pytest.raises(TrainingStopped, match=r"loss is nan.*the batch: drawn_\d{4}, drawn_"):
+    for clip, remedy in ((0, "lower optimizer.lr or set optimizer.clip=1"), (1, "or lower optimizer.lr")):
+        told = rf"loss is nan.*the batch: drawn_\d{{4}}, drawn_.*Look at these images, {remedy} \("
+        with pytest.raises(TrainingStopped, match=told):
             run(without_a_loss(config_for(data, tmp_path / str(clip), f"optimizer.clip={clip}")))
 
 
@@ -378,6 +382,59 @@ def test_averaged_weights_lie_in_memory_as_the_networks_do(
         run(config, deadline=time.monotonic())
     run(config)  # goes on from the state on disk
     assert min(seen) > 5
+
+
+def test_averaged_weights_follow_at_once_in_early_steps_and_slowly_later() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1))
+    model[0].weight.data.fill_(1)
+    model[1].num_batches_tracked.fill_(7)
+    for step, decay in ((0, 1 / 10), (2, 3 / 12), (8, 9 / 18), (10_000, 0.9)):
+        averaged = copy.deepcopy(model)
+        averaged[0].weight.data.zero_()
+        averaged[1].num_batches_tracked.zero_()
+        update_average(averaged, model, 0.9, step)
+        assert averaged[0].weight.item() == pytest.approx(1 - decay)
+        assert averaged[1].num_batches_tracked == 7
+
+
+def test_steps_of_all_epochs_count_for_averaged_weights() -> None:
+    config = load_config(None, ["ema=0.99"])
+    fabric = Fabric(accelerator="cpu", devices=1)
+    model = create_model("unet", widths=[4, 8])
+    averaged = copy.deepcopy(model)
+    before = next(averaged.parameters()).clone()
+    state = State(*fabric.setup(model, build_optimizer(model, config)), averaged, epoch=3, step=2)
+    task = create_task("supervised", config.losses, config.reconstruction)
+    batch = Batch(torch.randn(2, 3, 32, 32), torch.ones(2, 1, 32, 32), ["a", "b"])
+    train_step(fabric, config, state, task, [batch], steps=10)
+    wanted = before.lerp(next(model.parameters()), 1 - 33 / 42)  # the 32nd step
+    torch.testing.assert_close(next(averaged.parameters()), wanted)
+
+
+def test_validation_is_a_mean_over_images_whatever_the_batch(data: Path, tmp_path: Path) -> None:
+    cache = prepare(open_dataset(data / "lesions").cases, Preprocess(size=64), tmp_path)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    model = torch.nn.Conv2d(3, 1, 1)  # what is darker than the mean is lesion
+    model.weight.data.fill_(-1)
+    rows = np.arange(7)
+    found = []
+    for size in (7, 3):
+        config = config_for(data, tmp_path, "task=supervised", f"batch_size={size}")
+        state = State(*fabric.setup(model, build_optimizer(model, config)), None)
+        task = create_task("supervised", config.losses, config.reconstruction)
+        log = RunLog(tmp_path, config)
+        found.append(validate(fabric, config, state, task, cache, rows, [], log))
+        assert validate(fabric, config, state, task, cache, rows[:0], [], log) == {}
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    batch = load_batch(cache, rows, Augment(config.preprocess), torch.device("cpu"), [])
+    with torch.no_grad():
+        logits = model.eval()(batch.image)
+    c = metrics.counts((logits > 0)[:, 0].numpy(), batch.mask[:, 0].numpy() > 0.5)
+    assert found[0]["val_dice"] == pytest.approx(metrics.dice(c).mean())
+    assert found[0]["val_iou"] == pytest.approx(metrics.iou(c).mean())
+    assert found[0]["val_loss"] == pytest.approx(
+        float(segmentation_loss(logits, batch.mask, config.losses)[0])
+    )
 
 
 @pytest.mark.parametrize("step", ["train_step", "validate"])
@@ -602,6 +659,18 @@ def test_adamw_lets_no_bias_decay_whatever_its_shape(network: str, ending: str) 
     spared = [name for name in of if name.endswith(ending)]
     assert spared and not any(of[name] for name in spared)
     assert all(of[name] == 0.1 for name in of if name.endswith(("conv.weight", "qkv.weight")))
+
+
+def test_the_optimisers_settings_are_those_of_the_configuration() -> None:
+    model = torch.nn.Linear(2, 2)
+    settings = ["optimizer.lr=0.02", "optimizer.momentum=0.7", "optimizer.weight_decay=0.3"]
+    sgd = build_optimizer(model, load_config(None, settings))
+    assert [(g["lr"], g["momentum"], g["weight_decay"]) for g in sgd.param_groups] == [(0.02, 0.7, 0.3)]
+    adamw = ["optimizer.name=adamw", "optimizer.betas=[0.8,0.95]"]
+    groups = build_optimizer(model, load_config(None, adamw)).param_groups
+    assert {(group["betas"], group["fused"]) for group in groups} == {((0.8, 0.95), True)}
+    scaled = build_optimizer(model, load_config(None, [*adamw, "precision=16-mixed"])).param_groups
+    assert not any(group["fused"] for group in scaled), "else clipping sees gradients of scaled losses"
 
 
 def test_the_log_tells_the_rate_that_layer_decay_does_not_slow(data: Path, tmp_path: Path) -> None:
