@@ -21,7 +21,7 @@ from segmae.study.ledger import Ledger
 from segmae.study.page import Table
 from segmae.study.printed import faults, printed
 from segmae.study.report import build_page, write_all_reports, write_report
-from segmae.study.tables import SeedSpread, corrected, load_evidence
+from segmae.study.tables import Figures, Place, SeedSpread, corrected, load_evidence
 
 # Per row, dataset and seed: true positives, false positives and false negatives of each image, of 64 pixels.
 Pixels = list[tuple[int, int, int]]
@@ -254,6 +254,58 @@ def test_folds_share_training_images_and_count_for_less_than_seeds(tmp_path: Pat
     ):
         (again,) = corrected(replace(place, measured_spread=spread).compare([("b", "a")]))
         assert again.p_runs == pytest.approx(p)
+
+
+def test_two_folds_are_too_few_to_tell_chance_and_are_no_seeds(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    write_plan(folder, {"a": "", "b": "", "c": ""}, {"fold1": "five", "fold2": "five"}, [0])
+    for row, found in (("a", (7, 8)), ("b", (9, 10)), ("c", (8, 7))):
+        for n in (1, 2):
+            write_cell(
+                folder,
+                row,
+                f"fold{n}",
+                0,
+                {f"i{n}{i}": (found[n - 1], 0, 10 - found[n - 1]) for i in range(20)},
+            )
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    assert place.seed_spread is None
+    (compared,) = corrected(place.compare([("b", "a")]))
+    assert (compared.p_runs, compared.verdict) == (None, "few seeds")
+
+
+def test_without_any_scatter_a_difference_is_certain_and_none_is_not() -> None:
+    spread = SeedSpread(0.0, 4, "", "drawn")
+    assert (spread.p(0.1, 3), spread.p(-0.1, 3), spread.p(0.0, 3)) == (0, 0, 1)
+
+
+def test_networks_of_one_size_are_compared_at_it_and_others_at_the_photographs() -> None:
+    def row(name: str, pixels: int, network: float, original: float) -> Figures:
+        values = {"dice@network": {"i1": network}, "dice@original": {"i1": original}}
+        return Figures(name, 1, 1, pixels, {("drawn", 0): values}, {}, {})
+
+    for pixels, difference in ((8, 0.1), (16, 0.3)):
+        rows = {"a": row("a", pixels, 0.9, 0.8), "b": row("b", 8, 0.8, 0.5)}
+        place = Place("drawn", "test", "Drawn", "", rows)
+        assert place.compare([("a", "b")])[0].difference.value == pytest.approx(difference)
+        assert place.figures["a"].spread is None, "of a single cell"
+
+
+def test_a_place_is_named_by_its_dataset_and_by_a_test_on_another(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    write_plan(folder, {"a": ""}, {"fold1": "Five folds", "fold2": "Five folds"}, [0])
+    write_cell(folder, "a", "fold1", 0, {"i1": (10, 0, 0)})
+    for path in folder.iterdir():
+        text = path.read_text().replace('"test"', '"ph2"').replace("\ntest,", "\nph2,")
+        path.write_text(text.replace('"label": "Five folds"', '"label": "Fold 1"', 1))
+    assert [place.label for place in load_evidence(Ledger("study", tmp_path)).places] == [
+        "Five folds, tested on ph2"
+    ]
+    plan = folder / "study.json"
+    plan.write_text(plan.read_text().replace('"label": "Five folds"', '"label": "Fold 1"'))
+    assert [place.label for place in load_evidence(Ledger("study", tmp_path)).places] == [
+        "Fold 1, tested on ph2"
+    ]
 
 
 def test_chance_between_seeds_is_corrected_for_the_number_of_comparisons(tmp_path: Path) -> None:
