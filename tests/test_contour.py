@@ -117,6 +117,14 @@ def test_holes_belong_to_their_piece_and_the_largest_comes_first() -> None:
     assert second.area == pytest.approx(np.pi * 20**2, rel=5e-3)
 
 
+def test_pixels_at_the_threshold_itself_cost_no_corner() -> None:
+    """Where a probability is the threshold, the outline has the same point several times."""
+    (step,) = outlines(np.array([[1, 0.5, 0], [1, 1, 0]]), 0.5)
+    corners = [[0, 0], [0, 2], [1.5, 0], [1.5, 0.5], [2, 1.5], [2, 2]]
+    assert sorted(step.outer[:-1].tolist()) == corners
+    assert step.area == 3.5
+
+
 def test_single_pixel() -> None:
     mask = np.zeros((9, 9), bool)
     mask[3, 5] = True

@@ -351,6 +351,16 @@ def test_asymmetry_of_colour_about_one_axis() -> None:
     assert found.asymmetry_shape_score == 0
 
 
+def test_what_has_no_counterpart_counts_for_shape_and_not_for_colour() -> None:
+    """A lying ellipse with a black tail at one end: folded across, nothing of the lesion lies under it."""
+    u, v = turned(400, 0, 200, 200)
+    mask = (np.hypot(u / 110, v / 45) < 1) | ((u > 90) & (u < 180) & (abs(v) < 20))
+    painted = np.where((u > 150)[..., None], np.array(COLOURS["black"]), np.array(BROWN)).astype(np.uint8)
+    found = measure(photograph(mask, painted), mask)
+    assert found.asymmetry_shape_minor is not None and found.asymmetry_shape_minor > 0.1
+    assert found.asymmetry_colour_minor_de == pytest.approx(0, abs=2)
+
+
 def test_even_pigment_is_symmetric_in_spite_of_noise() -> None:
     mask = disc(300, 90)
     noise = np.random.default_rng(0).normal(0, 4, (300, 300, 1))

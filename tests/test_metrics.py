@@ -94,6 +94,8 @@ def test_probabilities_and_other_shapes_are_refused() -> None:
         metrics.counts(np.full((4, 4), 0.3), box(0, 0, 1, 1, (4, 4)))
     with pytest.raises(ValueError, match="shape"):
         metrics.counts(EMPTY, box(0, 0, 1, 1))
+    with pytest.raises(ValueError, match=r"probability \(6, 8\) and mask \(8, 6\) differ in shape"):
+        metrics.reliability(np.full((6, 8), 0.3), EMPTY.T)
 
 
 def test_surface_distances_by_hand() -> None:
@@ -183,6 +185,15 @@ def test_reliability_adds_up_over_images() -> None:
     )
     assert metrics.brier(together) == pytest.approx(metrics.brier(apart))
     assert metrics.brier(together) == pytest.approx(np.mean((p - y) ** 2))
+
+
+def test_every_pixel_of_a_large_photograph_is_calibrated() -> None:
+    rng = np.random.default_rng(0)
+    p, y = rng.random((1100, 1000)), rng.random((1100, 1000)) > 0.5
+    r = metrics.reliability(p, y)
+    assert (r.pixels.sum(), r.lesion.sum()) == (p.size, y.sum())
+    assert r.probability.sum() == pytest.approx(p.sum())
+    assert metrics.brier(r) == pytest.approx(np.mean((p - y) ** 2))
 
 
 @pytest.mark.parametrize("wrong", [1.5, -0.1, np.nan])

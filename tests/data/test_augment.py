@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 torch = pytest.importorskip("torch")
 
@@ -188,6 +189,15 @@ def test_hairs_are_thin_dark_and_only_where_chosen(batch: tuple[torch.Tensor, to
     assert x.min() >= 0
     assert (x <= 0.9 + 1e-6).all()
     assert torch.equal(draw_hair(bright, 0.0), bright)
+
+
+def test_a_hair_is_one_curve_and_may_lie_anywhere() -> None:
+    torch.manual_seed(0)
+    hairs = (draw_hair(torch.full((256, 3, 64, 64), 0.9), 1, most=1) < 0.9).any(1).numpy()
+    pieces = [ndimage.label(hair, np.ones((3, 3)))[1] for hair in hairs]
+    assert np.mean([count == 1 for count in pieces]) > 0.85  # others leave the picture and come back
+    crossed = hairs.reshape(256, 4, 16, 4, 16).any((2, 4)).mean(0)  # of each sixteenth: share of the images
+    assert crossed.min() > 0.05 and crossed.max() < 0.6
 
 
 def test_a_vignette_darkens_corners_and_leaves_the_middle() -> None:
