@@ -75,6 +75,9 @@ def test_figures_by_hand(two: tuple[Path, Path], tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out" / "per_image.csv").open()))
     assert [row["image"] for row in rows] == ["missed", "moved", "none", "same"]
     assert rows[0]["area_ratio"] == ""
+    assert {(row["width"], row["height"]) for row in rows} == {("80", "60")}
+    dice = pair["dice"]
+    assert ("Dice", f"0.688 [{dice['low']:.3f}, {dice['high']:.3f}]") in table(found)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="all names are valid there")

@@ -18,6 +18,7 @@ from segmae import cli
 from segmae.contour import fill_holes, keep_largest
 from segmae.data.phantom import draw_lesion, write_dataset
 from segmae.data.preprocess import read_image, read_mask
+from segmae.errors import TOO_LARGE
 from segmae.measure import Measurements, measure
 from segmae.outputs import CSV_COLUMNS
 from segmae.predict import predict_files
@@ -193,7 +194,7 @@ def test_each_photograph_may_have_its_own_scale(
         assert float(row["area_mm2"]) == pytest.approx(read_mask(path).sum() * scale**2)
         assert row["mm_per_pixel"] == f"{scale};{scale}"
     assert table()["z"]["error"].startswith(str(masks(lesions)[2]))
-    scales.write_text(scales.read_text(encoding="utf-8-sig") + "z.tif,,\n")
+    scales.write_text(scales.read_text(encoding="utf-8-sig") + "z.tif\n")
     assert run(*masks(lesions), "--mm-table", scales)[0] == 0
     assert (table()["z"]["area_mm2"], table()["z"]["mm_per_pixel"]) == ("", "")
     assert int(table()["z"]["area_px"]) > 0
@@ -221,6 +222,21 @@ def test_a_table_that_cannot_be_used_is_wrong_usage(
     assert err.startswith(f"error: {scales}: is no table of scales (")
     assert reason in err and "columns file,mm_per_pixel" in err
     assert not (tmp_path / "results.csv").exists()
+
+
+def test_the_rest_goes_on_after_a_mask_too_large_for_memory(
+    run: Run, table: Table, lesions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, *given: Any) -> Any:
+        if path.name == "x_mask.png":
+            raise MemoryError("Unable to allocate 909. TiB")
+        return read_mask(path, *given)
+
+    monkeypatch.setattr("segmae.masks.read_mask", read)
+    code, out, err = run(*masks(lesions))
+    assert (code, out.split(";")[0]) == (1, "2 measured, 1 failed")
+    assert err.startswith(f"failed: {masks(lesions)[0]}: ") and TOO_LARGE in err
+    assert TOO_LARGE in table()["x"]["error"]
 
 
 def test_the_rest_goes_on_after_a_mask_that_cannot_be_measured(

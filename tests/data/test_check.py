@@ -7,6 +7,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -367,6 +368,14 @@ def test_nothing_to_check_is_refused(tmp_path: Path) -> None:
         check([tmp_path])
     with pytest.raises(DataError, match="Name at least one dataset"):
         check([])
+
+
+def test_what_a_list_has_shown_of_two_datasets_is_not_told_again(drawn: Path) -> None:
+    cases = open_dataset(drawn)
+    two = [replace(cases, name=name) for name in ("isic2017", "isic2018")]
+    (found,) = module._shared_between(two, ["a", "b"], set())
+    assert (found.kind, found.where, len(found.items)) == ("shared ids", "a + b", 4)
+    assert not list(module._shared_between(two, ["a", "b"], {"isic2018"}))
 
 
 def test_two_datasets_of_one_name_are_told_apart_by_their_folders(drawn: Path, tmp_path: Path) -> None:

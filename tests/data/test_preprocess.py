@@ -231,6 +231,8 @@ def test_16_bit_colour_arrays_and_float_tiffs_are_scaled() -> None:
         assert np.array_equal(
             read_image(encoded(Image.fromarray(values), "TIFF")).pixels, np.dstack([GREY] * 3)
         )
+    white = Image.fromarray(np.array([[0, 1]], np.float32))
+    assert read_image(encoded(white, "TIFF")).pixels[..., 0].tolist() == [[0, 255]]
 
 
 def test_1_bit_pictures_are_black_and_white() -> None:

@@ -26,6 +26,7 @@ from segmae.data.splits import (
     overlap,
     save_split,
     training_leaks,
+    without,
 )
 from segmae.errors import DataError
 
@@ -33,6 +34,7 @@ SIZES = {
     "isic2017/official": (2000, 150, 600),
     "isic2018/paper": (1815, 259, 520),
     **{f"isic2018/fold{k}": (1816, 260, 518) for k in range(1, 6)},
+    "ham10000/sample": (0, 0, 2401),
     "ph2/all": (0, 0, 200),
     "ph2/paper": (140, 20, 40),
     **{f"ph2/fold{k}": (140, 20, 40) for k in range(1, 6)},
@@ -200,6 +202,12 @@ def test_unknown_names_get_the_nearest_one_and_folders_are_refused(tmp_path: Pat
         load_split("nonsense.csv")
     with pytest.raises(DataError, match=r"is a folder\. Give the CSV file"):
         load_split(tmp_path)
+
+
+def test_a_part_that_another_model_met_whole_is_left_out() -> None:
+    mine = Split("mine", "drawn", {"train": ("a", "b"), "test": ("c", "d")}, "")
+    other = Split("theirs", "drawn", {"train": ("a", "c"), "val": ("b",), "test": ("d",)}, "")
+    assert without(mine, other).parts == {"test": ("d",)}
 
 
 # Making splits
