@@ -86,6 +86,17 @@ def test_a_name_that_no_folder_can_have(tmp_path: Path, name: str) -> None:
         members(tmp_path)
 
 
+def test_a_name_that_may_be_one_of_the_hub_is_told_of_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name, told in (("someone/model", True), ("runs/model", False), ("model", False)):
+        with pytest.raises(CheckpointError, match="no model here") as error:
+            resolve(name)
+        assert (f"`segmae fetch {name}`" in str(error.value)) is told
+
+
 def test_half_a_model_is_none(tmp_path: Path) -> None:
     folder_with(tmp_path / "bare")
     (tmp_path / "weights").mkdir()
@@ -396,6 +407,9 @@ def test_a_network_under_another_name_and_a_folder_that_is_a_file_are_refused(
     model, info = load_model(saved)
     with pytest.raises(CheckpointError, match=r"info\.architecture is unet, whose network is a UNet"):
         save_pretrained(tmp_path / "new", model, dataclasses.replace(info, architecture="unet"))
+    unfit = dataclasses.replace(info, preprocess=dataclasses.replace(info.preprocess, std=(0.0, 1.0, 1.0)))
+    with pytest.raises(ValueError, match=r"three finite numbers, of std above 0"):
+        save_pretrained(tmp_path / "new", model, unfit)
     assert not (tmp_path / "new").exists()
     (tmp_path / "README.md").write_text("")
     with pytest.raises(OutputError, match=r"README\.md: no folder can be made here"):

@@ -76,6 +76,8 @@ def test_figures_by_hand(two: tuple[Path, Path], tmp_path: Path) -> None:
     assert [row["image"] for row in rows] == ["missed", "moved", "none", "same"]
     assert rows[0]["area_ratio"] == ""
     assert {(row["width"], row["height"]) for row in rows} == {("80", "60")}
+    smaller = module.agreement("x", 0, 1, square(20) > 0, square(10) > 0)
+    assert (smaller.area_ratio, smaller.dice) == (0.25, 0.4)
     dice = pair["dice"]
     assert ("Dice", f"0.688 [{dice['low']:.3f}, {dice['high']:.3f}]") in table(found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 from PIL import Image
 
 from segmae import trust as t
-from segmae.calibrate import THRESHOLDS, Measured, _curve, _fit, calibrate, tune
+from segmae.calibrate import THRESHOLDS, Measured, _curve, _fit, calibrate, measure, tune
 from segmae.checkpoint import ASSETS, CALIBRATION, load_model, read_info, save_threshold
+from segmae.config import Preprocess
+from segmae.data.catalog import open_dataset
 from segmae.data.phantom import write_dataset
+from segmae.data.preprocess import prepare_image, read_image, read_mask
 from segmae.errors import CheckpointError, DataError
 from segmae.predictor import load
 
@@ -187,6 +191,58 @@ def test_calibrate_refuses_few_images_and_those_that_were_trained_on(
     Image.new("RGB", (64, 64)).save(tmp_path / "few" / "a.png")
     with pytest.raises(DataError, match="0 photographs with masks"):
         calibrate(small_model, tmp_path / "few")
+    write_dataset(tmp_path / "data", 50, size=(64, 64))
+    model = shutil.copytree(small_model, tmp_path / "model")
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config.replace('"none"', '"drawn_0003"'))
+    with pytest.raises(DataError, match="trained on 1 of these 50 images"):
+        calibrate(model, tmp_path / "data", threads=1)
+
+
+def test_what_was_learned_at_another_threshold_does_not_outlive_it(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes while the photographs are looked at once more with the new threshold."""
+    model = shutil.copytree(small_model, tmp_path / "model")
+
+    def measure(*given: Any) -> list[Measured]:
+        if read_info(model).threshold == 0.35:
+            raise KeyboardInterrupt
+        (model / CALIBRATION).write_text("of the threshold .5")
+        return []
+
+    monkeypatch.setattr("segmae.calibrate.measure", measure)
+    monkeypatch.setattr("segmae.calibrate.tune", lambda *given: {"chosen": 0.35})
+    write_dataset(tmp_path / "data", 50, size=(64, 64))
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, tmp_path / "data", threads=1)
+    assert read_info(model).threshold == 0.35 and not (model / CALIBRATION).exists()
+
+
+def test_thresholds_and_looks_are_those_of_one_view(tmp_path: Path) -> None:
+    case = open_dataset(write_dataset(tmp_path, 1, size=(64, 64))).cases[0]
+    truth = read_mask(case.mask) if case.mask else None
+
+    def probability(images: Any, views: int) -> Any:
+        return np.float32(0.6) * truth[None] if views == 1 else np.zeros((1, 64, 64), np.float32)  # type: ignore[index]
+
+    info = SimpleNamespace(threshold=0.5, preprocess=Preprocess(size=64))
+    (found,) = measure(SimpleNamespace(info=info, read=read_image, network_probability=probability), [case])  # type: ignore[arg-type]
+    assert (found.dice, found.soft[8]) == ({1: 1, 8: 0}, 0)
+    assert found.dice_at == {threshold: float(threshold < 0.6) for threshold in THRESHOLDS}
+    seen = t.appearance(prepare_image(read_image(case.image).pixels, info.preprocess), truth)  # type: ignore[arg-type]
+    assert {**found.look, "features": 0} == {**seen, "features": 0}
+
+
+def test_distances_count_in_deviations_whatever_a_features_scale() -> None:
+    scales = np.array([0.5, 20, 300])
+    images = []
+    for features in np.random.default_rng(0).normal(7, scales, (4000, 3)):
+        look = {"brightness": 0, "sharpness": 0, "hair": 0, "features": features}
+        images.append(Measured("x", {1: 0.5, 8: 0.5}, {1: 0.5, 8: 0.5}, {}, look))
+    fitted = _fit({}, images)
+    for axis in range(3):
+        assert fitted.distance(7 + 3 * scales * np.eye(3)[axis]) == pytest.approx(3, abs=0.2)
 
 
 def test_eight_views_average_what_each_view_finds(small_model: Path) -> None:
