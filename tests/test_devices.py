@@ -152,7 +152,7 @@ torch.manual_seed(0)
 model = create_model("segmae-tiny", depth=1, decoder=[32, 1, 2]).double()
 image, mask = torch.randn(4, 3, 64, 64).double(), (torch.rand(4, 1, 64, 64) > 0.7).double()
 visible = torch.stack([torch.randperm(16)[:4] for _ in range(4)])
-labels, logits = torch.tensor([1, -1, 0, -1]), torch.randn(4, 2).double().requires_grad_()
+labels, logits = torch.tensor([1, -1, -1, -1]), torch.randn(4, 2).double().requires_grad_()
 config, part, net = load_config(None), slice(None), model
 if int(os.environ["WORLD_SIZE"]) > 1:
     distributed.init_process_group("gloo")
@@ -165,7 +165,8 @@ for phase in task.phases:
     found |= {f"{phase}.{name}": p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
 found |= {f"norm.{name}": value for name, value in model.named_buffers()}
-losses = torch.stack([label_loss(logits[part], labels[part]).double(), focal_loss(image[part, :1], mask[part]).double()])
+losses = [label_loss(logits[part], known[part]) for known in (labels, torch.full_like(labels, -1))]
+losses = torch.stack([*losses, focal_loss(image[part, :1], mask[part])]).double()
 if int(os.environ["WORLD_SIZE"]) > 1:
     distributed.all_reduce(losses)
 found["losses"] = losses.detach() / int(os.environ["WORLD_SIZE"])

@@ -183,6 +183,14 @@ def test_what_seeds_do_on_another_dataset_says_nothing_here(three_rows: Path) ->
     assert (found.p_runs, found.adjusted_runs, found.verdict) == (None, None, "few seeds")
 
 
+def test_a_study_whose_name_begins_alike_measures_no_seeds(three_rows: Path) -> None:
+    write_seeds(three_rows, 0.001)
+    assert load_evidence(Ledger("three", three_rows)).measured_spread is not None
+    other = (three_rows / "seeds-cpu").rename(three_rows / "seeds-of-mine")
+    (other / "study.json").write_text((other / "study.json").read_text().replace("seeds-cpu", other.name))
+    assert load_evidence(Ledger("three", three_rows)).measured_spread is None
+
+
 def test_the_rows_own_seeds_count_before_those_of_another_study(tmp_path: Path) -> None:
     """Three rows and two seeds, whose means lie .02 to either side of what rows and seeds add up to in two of them."""
     folder, means = tmp_path / "study", {"a": (0.5, 0.6), "b": (0.54, 0.6), "c": (0.5, 0.64)}
