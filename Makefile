@@ -15,8 +15,8 @@ help:
 	@echo "make test-slow          the longer checks: every network through ONNX, a stopped run that resumes"
 	@echo "make test-oldest        the tests with the oldest versions that pyproject.toml admits"
 	@echo "make lint               ruff and mypy; 'make format' mends what ruff can"
-	@echo "make docs               build the site into site/ (open site/index.html); 'make tutorials' runs the tutorials anew"
-	@echo "make model-card         renew MODEL_CARD.md from results/ and the shipped model"
+	@echo "make docs               build the site into site/ (open site/index.html); 'make tutorials' runs the tutorials again"
+	@echo "make model-card         make MODEL_CARD.md from results/ and the shipped model"
 	@echo "make release-check      build sdist and wheel twice, compare, install and try the wheel"
 	@echo "make bench              engines, decoding, peers, training: the tables of docs/speed.md; PARTS='engines peers': these"
 	@echo "make bench-check        measure the engines again; fails where a ratio lost more than 15 %"
@@ -24,8 +24,7 @@ help:
 	@echo "make gpu-study          studies on a GPU, stopped and saved in time; STUDIES='table2 table4' BUDGET=7m"
 	@echo "                        both: GPU_PYTHON=python3 takes a Python that has all it needs, and installs nothing"
 	@echo "make overfit            overfit every network on eight images of SEGMAE_DATA; MODEL=NAME: that one"
-
-	@echo "make lock               write requirements.lock anew: what CI installs, with hashes"
+	@echo "make lock               write requirements.lock again: what CI installs, with hashes"
 	@echo "make licences           licences of what is needed at run time; GPL, AGPL and unknown ones are refused"
 	@echo "make audit              the same, and known vulnerabilities (pip-audit, over the network)"
 

@@ -105,7 +105,7 @@ def training(config: dict[str, Any]) -> str:
         ("settings", "[run_config.json](results/default_model/run_config.json), every epoch: [training.jsonl](results/default_model/training.jsonl)"
                      + ("; of the run before: [start-run_config.json](results/default_model/start-run_config.json), "
                         "[start-training.jsonl](results/default_model/start-training.jsonl)" if len(runs) > 1 else "")),
-        ("time", f"{hours * 60:.0f} minutes, {needed:.0f} of them up to the saved epochs, on {last['machine']}, which did other work as well"),
+        ("time", f"{hours * 60:.0f} minutes, {needed:.0f} of them up to the saved epochs, on {last['machine']}, which did other work as well; the last run had one thread"),
         ("energy", f"about {hours * WATTS / 1000:.2f} kWh: that time at {WATTS:.0f} W, an **assumption** for the whole machine; nothing was metered, "
                    "and runs that led to the recipe are not counted"),
         ("licence", "; ".join(last.get("licence", ["see the card beside the weights"]))),
@@ -136,7 +136,7 @@ def copies() -> str:
         "default_model/isic2018-fold1-test"
     ]
     return (
-        f"{figure['left_out']} of ISIC2018's test images have a recoloured or shifted copy, under another id, among the training images; without them Dice is "
+        f"{figure['left_out']} of ISIC2018's test images have a copy, under another id, among the training images; without them Dice is "
         f"{figure['dice_without']:.3f} ([leaks](docs/data.md#leaks))."
     )
 

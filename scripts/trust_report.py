@@ -119,7 +119,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
         parts = np.array_split(np.argsort(expected, kind="stable"), BINS)
         spread = [1.96 * real[part].std(ddof=1) / np.sqrt(len(part)) for part in parts]
         axis.errorbar([expected[p].mean() for p in parts], [real[p].mean() for p in parts], spread, fmt="o", ms=5,
-                      color="#b0402a", capsize=3, zorder=3, label=f"mean of {len(parts[0])} images, 95 %")  # fmt: skip
+                      color="#b0402a", capsize=3, zorder=3, label=f"mean of 1/{BINS} of the images, 95 %")  # fmt: skip
         axis.set(title=f"{label}, {len(rows)} images", xlabel="expected Dice", xlim=(0.3, 1), ylim=(0, 1))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("Dice with the reference mask")

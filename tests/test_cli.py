@@ -108,7 +108,7 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert "pip install 'segmae[train]'" in one_line_error(done.stderr)
+    assert 'pip install -c constraints.txt ".[train]"' in one_line_error(done.stderr)
 
 
 def test_splits_are_made_shown_and_verified(run: Run, lesions: Path, tmp_path: Path) -> None:

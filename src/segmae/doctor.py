@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmae import __version__
 from segmae.background import usable_cpus
-from segmae.errors import SegmaeError
+from segmae.errors import SegmaeError, install
 
 if TYPE_CHECKING:  # numpy may be what is broken
     from numpy.typing import NDArray
@@ -86,7 +86,7 @@ def _extra(extra: str, packages: list[str]) -> dict[str, Any]:
     return {
         "present": present,
         "missing": missing,
-        "install": f"pip install 'segmae[{extra}]'" if missing else "",
+        "install": install(extra) if missing else "",
     }
 
 

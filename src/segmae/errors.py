@@ -87,6 +87,11 @@ class MissingExtra(SegmaeError):
     """An optional dependency is not installed."""
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra, in the folder of the clone: the versions that the tests ran with, and no other package of this name."""
+    return f'pip install -c constraints.txt ".[{extra}]"'
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import `module`, or raise `MissingExtra` naming the extra of segmae that brings it."""
     # OpenVINO and NNCF report their import and their use through this package, whatever is set; where it is missing, they do not.
@@ -99,7 +104,7 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
         raise MissingExtra(
-            f"{module.partition('.')[0]} is not installed. It comes with the extra '{extra}': pip install 'segmae[{extra}]'"
+            f"{module.partition('.')[0]} is not installed. It comes with the extra '{extra}': in the clone of segmae, {install(extra)}"
         ) from error
     finally:
         if hidden:

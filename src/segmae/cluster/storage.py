@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from segmae.errors import ConfigError, DataError, MissingExtra, OutputError, require
+from segmae.errors import ConfigError, DataError, MissingExtra, OutputError, install, require
 from segmae.files import HALF, flush, half_file, make_folder, replace
 
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
@@ -55,7 +55,7 @@ def file_system(place: str) -> Any:
     if protocol in EXTRAS and importlib.util.find_spec(EXTRAS[protocol][0]) is None:
         package, extra = EXTRAS[protocol]
         raise MissingExtra(
-            f"{place}: needs {package}. It comes with the extra '{extra}': pip install 'segmae[{extra}]'"
+            f"{place}: needs {package}. It comes with the extra '{extra}': in the clone of segmae, {install(extra)}"
         )
     try:
         return fsspec.filesystem(protocol)

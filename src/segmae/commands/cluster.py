@@ -14,7 +14,9 @@ EngineCluster = Annotated[
     str | None,
     typer.Option(help="ray: on a Ray cluster; local: this process. Into Parquet shards: docs/cluster.md."),
 ]
-Address = Annotated[str | None, typer.Option(help="Of the Ray cluster; 'local': one of this machine alone.")]
+Address = Annotated[
+    str | None, typer.Option(help="Address of the Ray cluster; 'local': one of this machine alone.")
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Ray: how many processes hold the model.")]
 Gpus = Annotated[float | None, typer.Option(min=0, help="Ray: share of a GPU for each worker, such as 0.25.")]
 Part = Annotated[

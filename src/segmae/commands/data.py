@@ -31,7 +31,7 @@ def download(
         typer.Option(metavar="ARCHIVE", help="Use it although its checksum is wrong. May be repeated."),
     ] = None,
 ) -> None:
-    """Fetch ISIC2017 or ISIC2018 Task 1, or check a copy of PH2. Stopped, the same command goes on."""
+    """Fetch ISIC2017 or ISIC2018 Task 1, or check a copy of PH2. Run it again to resume."""
     from segmae.data.download import ChecksumMismatch
 
     options = given(parts=parts or None, keep_archives=keep_archives)
@@ -73,7 +73,7 @@ def check(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Find broken files, masks that are none, copies, and images that splits or datasets share."""
+    """Find broken files, files that are no masks, copies, and images that splits or datasets share."""
     from segmae.data.catalog import find_data
     from segmae.data.check import COLUMNS, SEVERITIES
     from segmae.data.check import check as check_data

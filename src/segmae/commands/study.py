@@ -43,7 +43,7 @@ def run_study(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train and test the open cells, the most important first. Stopped, the same command goes on."""
+    """Train and test the open cells, the most important first. Run it again to resume."""
     from segmae.study.runner import Done, run_studies
 
     options = given(scale=scale, budget=budget, test_grace=test_grace, rows=None if rows is None else rows.split(","), device=device,
@@ -82,7 +82,7 @@ def run_study(
         )
         parts += [f"{len(done.busy)} being run by another process"] if done.busy else []
         parts = ["no cell is open"] if done == Done() else parts
-        parts += ["stopped in time, the same command goes on"] if done.stopped else []
+        parts += ["stopped in time: run it again to resume"] if done.stopped else []
         print(", ".join(parts))
     raise typer.Exit(1 if done.failed else 0)
 

@@ -29,7 +29,7 @@ def evaluate(
     fill_holes: FillHoles = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     resamples: Annotated[int | None, typer.Option(min=1, help="Bootstrap samples of the intervals.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the bootstrap.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the bootstrap.")] = None,
     allow_leaks: Annotated[
         bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
     ] = None,

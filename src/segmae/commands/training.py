@@ -114,7 +114,7 @@ def export(
     ] = None,
     data_folder: Annotated[str | None, typer.Option("--data", help="int8: a dataset folder.")] = None,
     split: Annotated[
-        str | None, typer.Option(help="int8: calibrated on its part train, judged on its part val.")
+        str | None, typer.Option(help="int8: calibrated on its training part, judged on its validation part.")
     ] = None,
 ) -> None:
     """Write a model in a form that predicts without torch."""

@@ -1,4 +1,4 @@
-"""What is wrong with datasets before anything is trained on them: broken files, masks that are none, leaks, copies."""
+"""What is wrong with datasets before anything is trained on them: broken files, files that are no masks, leaks, copies."""
 
 from __future__ import annotations
 

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segmae.errors import install
+
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".heic", ".heif", ".hif")
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 TRIAL = "import io, sys, pi_heif; pi_heif.HeifImageFile(io.BytesIO(sys.stdin.buffer.read()))"
-REMEDY = "install what reads HEIC: pip install 'segmae[heic]'"
+REMEDY = f"install what reads HEIC: in the clone of segmae, {install('heic')}"
 
 
 def is_heic(start: bytes) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from segmae.background import CGROUPS, cpu_quota, usable_cpus
 from segmae.checkpoint import ONNX, OPENVINO, WEIGHTS, resolve
-from segmae.errors import CheckpointError, ConfigError, MissingExtra
+from segmae.errors import CheckpointError, ConfigError, MissingExtra, install
 
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 
@@ -116,7 +116,9 @@ def _torch(path: Path, threads: int | None, device: str | None) -> Engine:
         )
         if device:
             other = f"or leave out device={device}: a CPU needs none"
-        raise MissingExtra(f"{path}: engine=torch needs torch ({other}): pip install 'segmae[train]'")
+        raise MissingExtra(
+            f"{path}: engine=torch needs torch ({other}): in the clone of segmae, {install('train')}"
+        )
     from segmae.engines.torch import TorchEngine
 
     return TorchEngine(path, threads, device)
