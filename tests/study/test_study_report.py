@@ -113,6 +113,9 @@ def test_images_that_were_not_measured_are_counted_over_all_folds(tmp_path: Path
         write_cell(folder, row, "fold2", 0, {"i4": (10, 0, 0), "i5": (10, 0, 10)})
     (place,) = load_evidence(Ledger("study", tmp_path)).places
     assert place.covered == "4 of 5"
+    write_cell(folder, "b", "fold1", 0, {"i1": (10, 0, 0)}, expected=3)
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    assert place.covered == "3 of 5", "of the row that has fewest"
 
 
 def seen(random: np.random.Generator, found: int, images: int = 40) -> dict[str, tuple[int, int, int]]:
@@ -299,7 +302,7 @@ def test_networks_of_one_size_are_compared_at_it_and_others_at_the_photographs()
         assert place.figures["a"].spread is None, "of a single cell"
 
 
-def test_a_place_is_named_by_its_dataset_and_by_a_test_on_another(tmp_path: Path) -> None:
+def test_a_place_is_named_by_its_dataset_its_test_and_its_views(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     write_plan(folder, {"a": ""}, {"fold1": "Five folds", "fold2": "Five folds"}, [0])
     write_cell(folder, "a", "fold1", 0, {"i1": (10, 0, 0)})
@@ -314,6 +317,11 @@ def test_a_place_is_named_by_its_dataset_and_by_a_test_on_another(tmp_path: Path
     assert [place.label for place in load_evidence(Ledger("study", tmp_path)).places] == [
         "Fold 1, tested on ph2"
     ]
+    for path in folder.iterdir():
+        text = path.read_text().replace('"ph2"', '"ph2-8views"').replace("\nph2,", "\nph2-8views,")
+        path.write_text(text.replace('"network_size": 8', '"network_size": 8, "views": 8'))
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    assert place.label == "Fold 1, tested on ph2, mean of 8 views"
 
 
 def test_chance_between_seeds_is_corrected_for_the_number_of_comparisons(tmp_path: Path) -> None:
