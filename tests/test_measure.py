@@ -327,6 +327,14 @@ def test_white_counts_only_where_it_is_lighter_than_the_skin() -> None:
     assert measure(pixels, mask).colours == ("white",)
 
 
+@pytest.mark.parametrize("shape", [disc(60, 3), disc(60, 10), disc(2200, 1000), ellipse(320, 150, 2, 30)])
+def test_skin_beside_a_small_or_thin_lesion_is_no_colour_of_it(shape: np.ndarray) -> None:
+    pixels = np.where(shape[..., None], np.uint8(COLOURS["black"]), np.uint8(SKIN))
+    found = measure(pixels, shape)
+    assert found.colours == ("black",)
+    assert found.colour_variegation_de == pytest.approx(0, abs=1e-6)
+
+
 def test_hairs_and_dots_are_no_colour_and_a_patch_is() -> None:
     mask = disc(400, 120)
     pixels = photograph(mask)

@@ -167,16 +167,24 @@ def as_mask(mask: NDArray[Any]) -> BoolArray:
     return values if values.dtype == np.bool_ else values != 0
 
 
-def block_means(values: NDArray[Any], block: int) -> NDArray[np.float32]:
-    """Means over blocks of `block` x `block`: [H,W,...] -> float32 [ceil(H/block),ceil(W/block),...]; the last may be smaller."""
+def block_means(values: NDArray[Any], block: int, inside: BoolArray | None = None) -> NDArray[np.float32]:
+    """Means over blocks of `block` x `block`: [H,W,...] -> float32 [ceil(H/block),ceil(W/block),...]; the last may be smaller.
+
+    Args:
+        inside: mask [H,W]; values elsewhere count as 0.
+    """
+    if inside is not None:
+        inside = inside.reshape(*inside.shape, *[1] * (values.ndim - 2))
     if block == 1:
-        return np.asarray(values, np.float32)
+        return np.asarray(values if inside is None else values * inside, np.float32)
     height, width = values.shape[:2]
     rows, columns = np.arange(0, height, block), np.arange(0, width, block)
     sums = np.empty((len(rows), len(columns), *values.shape[2:]), np.float32)
     for row, top in enumerate(rows):  # a strip at a time: no copy of a large photograph
-        strip = values[top : top + block].sum(axis=0, dtype=np.float32)
-        sums[row] = np.add.reduceat(strip, columns, axis=0)
+        strip = values[top : top + block]
+        if inside is not None:
+            strip = strip * inside[top : top + block]
+        sums[row] = np.add.reduceat(strip.sum(axis=0, dtype=np.float32), columns, axis=0)
     counts = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))
     counts = counts.reshape(*counts.shape, *[1] * (values.ndim - 2))
     return np.asarray(sums / counts, np.float32)

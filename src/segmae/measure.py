@@ -334,11 +334,15 @@ def _frame(pixels: NDArray[np.uint8], inside: NDArray[np.bool_], spacing: tuple[
     block = -(-longer // CROP)
     top, left = max(0, int(rows[0]) - margin), max(0, int(columns[0]) - margin)
     window = slice(top, int(rows[-1]) + 1 + margin), slice(left, int(columns[-1]) + 1 + margin)
-    lab = np.pad(to_lab(block_means(pixels[window], block)), ((1, 1), (1, 1), (0, 0)), mode="edge")
-    cover = np.pad(block_means(inside[window], block).astype(np.float64), 1)  # nothing beyond the photograph
+    cover = block_means(inside[window], block).astype(np.float64)
+    lab = np.pad(
+        _lesion_lab(pixels[window], inside[window], cover, block), ((1, 1), (1, 1), (0, 0)), mode="edge"
+    )
+    cover = np.pad(cover, 1)  # nothing beyond the photograph
 
     skin = ~ndimage.binary_dilation(cover > 0, iterations=2)[1:-1, 1:-1]
     enough = np.count_nonzero(skin) >= 0.05 * np.count_nonzero(cover)
+    skin_lightness = to_lab(block_means(pixels[window], block)[skin])[:, 0]
 
     # Moments in true geometry. A block's own extent counts, so that one pixel has axes too.
     unit = np.array(spacing) * block
@@ -368,9 +372,18 @@ def _frame(pixels: NDArray[np.uint8], inside: NDArray[np.bool_], spacing: tuple[
     return _Frame(
         turned,
         _median_within(turned_lab, turned >= min(0.5, float(turned.max()))),
-        float(np.median(lab[1:-1, 1:-1][skin][:, 0])) if enough and skin.any() else None,
+        float(np.median(skin_lightness)) if enough and skin.any() else None,
         math.degrees(math.atan2(major[1], major[0])),
     )
+
+
+def _lesion_lab(
+    pixels: NDArray[np.uint8], inside: NDArray[np.bool_], cover: FloatArray, block: int
+) -> FloatArray:
+    """CIELAB of the lesion's pixels in each block [h,w,3], without the skin beside them; where there are none, of the nearest block."""
+    lesion = block_means(pixels, block, inside) / np.maximum(cover, 1e-9)[..., None]
+    nearest = ndimage.distance_transform_edt(cover == 0, return_distances=False, return_indices=True)
+    return to_lab(lesion[tuple(nearest)])
 
 
 def _centred(count: int) -> FloatArray:
