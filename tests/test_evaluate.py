@@ -246,6 +246,7 @@ def test_images_of_one_lesion_are_drawn_together(cases: tuple[Case, ...], tmp_pa
     assert (
         "intervals over the 2 lesions or patients of the images" in (tmp_path / "out/report.md").read_text()
     )
+    assert [row["group"] for row in read_csv(tmp_path / "out")] == ["0", "1", "0", "1"]
     lesions = [replace(case, group=case.id) for case in cases]
     alone = evaluate(Darkness(), lesions, tmp_path / "alone", data="drawn", resamples=500)
     assert alone["bootstrap"]["method"] == "percentile, over images"

@@ -44,6 +44,18 @@ def test_a_very_small_p_is_no_zero(tmp_path: Path) -> None:
     assert "p < 0.0001 (Wilcoxon)" in paired.sentences(found)[0]
 
 
+def test_images_of_one_lesion_count_once(tmp_path: Path) -> None:
+    """Nine images of one lesion gain .2, the one of another lesion nothing: two lesions show nothing."""
+    other = write(tmp_path / "b", {f"i{i}": 0.5 for i in range(10)})
+    rows = read_evaluation(write(tmp_path / "a", {f"i{i}": 0.5 if i == 9 else 0.7 for i in range(10)})).rows
+    alone = differences(rows, read_evaluation(other))["dice@original"]
+    grouped = {id: row | {"group": str(id == "i9")} for id, row in rows.items()}
+    found = differences(grouped, read_evaluation(other))["dice@original"]
+    assert alone["mean"] == found["mean"] == pytest.approx(0.18)
+    assert alone["low"] > 0.1 and alone["p"] < 0.05
+    assert (found["low"], found["high"]) == pytest.approx((0, 0.2)) and found["p"] == 1
+
+
 def test_a_model_gains_nothing_over_itself(tmp_path: Path) -> None:
     rows = read_evaluation(write(tmp_path / "a", {"x": 0.5, "y": 0.9})).rows
     expected = {"mean": 0, "low": 0, "high": 0, "p": 1, "images": 2}

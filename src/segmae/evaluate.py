@@ -143,7 +143,7 @@ def evaluate(
         "images_per_second": round(len(scores) / seconds, 2),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    atomic_write(out / "per_image.csv", to_csv(scores, size))
+    atomic_write(out / "per_image.csv", to_csv(scores, size, groups))
     if against:
         summary["against"] = differences(read_evaluation(out).rows, against)
     write_json(out / "summary.json", summary)

@@ -12,7 +12,7 @@ import numpy as np
 
 from segmae.errors import DataError
 from segmae.files import read_json
-from segmae.statistics import mean_interval, wilcoxon
+from segmae.statistics import group_means, mean_interval, wilcoxon
 from segmae.views import by_views
 
 MEASURES = ("dice@original", "iou@original")  # at the size that models of any input size share
@@ -65,6 +65,8 @@ def how_asked(model: Mapping[str, Any]) -> str:
 def difference(first: Rows, second: Rows, measure: str) -> dict[str, float]:
     """Mean of `first` less `second` over the images that both have, its 95 % bootstrap interval and Wilcoxon's p.
 
+    Where images of `first` share lesions or patients, the interval is over these and p of their means.
+
     Returns:
         `mean`, `low`, `high`, `p` and `images`.
 
@@ -77,8 +79,10 @@ def difference(first: Rows, second: Rows, measure: str) -> dict[str, float]:
             "the two evaluations have no image in common. Evaluate both models on the same images"
         )
     one, two = (np.array([float(rows[id][measure]) for id in shared]) for rows in (first, second))
-    low, high = mean_interval(one - two)
-    figures = {"mean": float((one - two).mean()), "low": low, "high": high, "p": wilcoxon(one, two)}
+    groups = [first[id].get("group", id) for id in shared]
+    low, high = mean_interval(one - two, groups=groups)
+    p = wilcoxon(group_means(one, groups), group_means(two, groups))
+    figures = {"mean": float((one - two).mean()), "low": low, "high": high, "p": p}
     # of p, which may be far below 1e-6, six digits
     return {
         name: float(f"{value:.6g}") if name == "p" else round(value, 6) for name, value in figures.items()

@@ -205,15 +205,17 @@ def _rounded(**figures: Any) -> dict[str, float]:
     return {name: round(float(value), 6) for name, value in figures.items()}
 
 
-def to_csv(scores: Sequence[Score], size: int) -> str:
-    """One row per image: id, width, height of the photograph, counts and measures at both sizes."""
+def to_csv(scores: Sequence[Score], size: int, groups: Sequence[str] | None = None) -> str:
+    """One row per image: id, width, height of the photograph, the number of its group if there are any, counts and measures at both sizes."""
     measured = columns(scores, size)
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups or ()))}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     counted = [f"{name}{where}" for where in (f"@{size}", "@original") for name in ("tp", "fp", "fn", "tn")]
-    writer.writerow(["id", "width", "height", *counted, *measured])
+    writer.writerow(["id", "width", "height", *(["group"] if groups else []), *counted, *measured])
     for i, score in enumerate(scores):
         pixels = [int(v) for c in (score.network, score.original) for v in (c.tp, c.fp, c.fn, c.tn)]
         figures = [f"{column[i]:.6f}" for column in measured.values()]
-        writer.writerow([score.id, score.width, score.height, *pixels, *figures])
+        group = [numbers[groups[i]]] if groups else []
+        writer.writerow([score.id, score.width, score.height, *group, *pixels, *figures])
     return text.getvalue()

@@ -52,15 +52,29 @@ def percentile_interval(samples: NDArray[Any], level: float = 0.95) -> tuple[Flo
 
 
 def mean_interval(
-    values: NDArray[Any], resamples: int = 2000, seed: int = 0, level: float = 0.95
+    values: NDArray[Any],
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over images of `values` [images] (Efron 1979).
 
     For two models on the same images, give the differences: the interval is then that of the mean difference.
+
+    Args:
+        groups: see `resampled_sums`.
     """
-    column = np.asarray(values)[:, None]
-    low, high = percentile_interval(resampled_sums(column, resamples, seed) / len(column), level)
-    return float(low[0]), float(high[0])
+    table = np.stack([values, np.ones(len(values))], axis=1)
+    sums = resampled_sums(table, resamples, seed, groups)
+    low, high = percentile_interval(sums[:, 0] / sums[:, 1], level)
+    return float(low), float(high)
+
+
+def group_means(values: NDArray[Any], groups: Sequence[Hashable]) -> FloatArray:
+    """Mean of the values [images] of each group [groups], in the order of their first images."""
+    sums = _sums_of_groups(np.stack([values, np.ones(len(values))], axis=1), groups)
+    return sums[:, 0] / sums[:, 1]
 
 
 def wilcoxon(first: NDArray[Any], second: NDArray[Any]) -> float:

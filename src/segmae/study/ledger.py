@@ -33,6 +33,7 @@ RESULTS, RUNS = Path("results"), Path("runs/studies")
 DROPPED = (
     "width",
     "height",
+    "group",
     "dice",
     "iou",
     "thresholded_iou",
