@@ -321,6 +321,26 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(data: Path, tmp_pat
             run(without_a_loss(config_for(data, tmp_path / str(clip), f"optimizer.clip={clip}")))
 
 
+def test_a_network_that_gives_no_numbers_in_evaluation_stops(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As norms do whose running statistics are spoilt: training never sees them."""
+    (tmp_path / "spoilt.py").write_text(
+        "import torch\n"
+        "class Spoilt(torch.nn.Module):\n"
+        "    def __init__(self, depth, decoder):\n"
+        "        super().__init__()\n"
+        "        self.conv = torch.nn.Conv2d(3, 1, 1)\n"
+        "    def forward(self, image):\n"
+        "        return self.conv(image) * (1.0 if self.training else float('nan'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    network = ["task=supervised", "model.name=spoilt.py:Spoilt"]
+    with pytest.raises(TrainingStopped, match=r"loss of the validation images is nan after epoch 1"):
+        run(config_for(data, tmp_path / "run", *network))
+    assert not (tmp_path / "run" / "best").exists()
+
+
 class Overflowing:
     """A task whose loss is 0 and whose gradient is no number."""
 

@@ -42,6 +42,11 @@ class MaskLoss:
                     f"losses.own: {name.removeprefix('own_')} returns {shape_of(own)}, not one number. It takes logits and mask [B,1,H,W] and returns a tensor of one "
                     "number: end it in .mean()"
                 )
+            if logits.requires_grad and not own.requires_grad:
+                raise ConfigError(
+                    f"losses.own: {name.removeprefix('own_')} gives a number without a gradient, from which nothing is learnt. Leave out what cuts it off: "
+                    "detach(), a comparison, argmax or numpy"
+                )
             loss, parts[name] = loss + weight * own, own.detach()
         return loss, parts
 

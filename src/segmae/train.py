@@ -376,7 +376,11 @@ def validate(
     fabric: Fabric, config: Config, state: State, task: Task, cache: Cache, rows: np.ndarray, classes: Sequence[str],
     log: RunLog,
 ) -> dict[str, float]:  # fmt: skip
-    """Loss, and per-image Dice and IoU where the task segments, over the validation part; {} if it is empty."""
+    """Loss, and per-image Dice and IoU where the task segments, over the validation part; {} if it is empty.
+
+    Raises:
+        TrainingStopped: the loss is not finite: no epoch can be the best by it, and the model could not predict.
+    """
     if not len(rows):
         return {}
     model = state.averaged if state.averaged is not None else state.model.module
@@ -399,6 +403,11 @@ def validate(
         if start == 0:
             log.pictures(model, batch, task, state.epoch + 1)
     count, loss, dice, iou = fabric.all_reduce(sums, reduce_op="sum").tolist()
+    if not math.isfinite(loss):
+        raise TrainingStopped(
+            f"the loss of the validation images is {loss / count} after epoch {state.epoch + 1}, that of the training images was finite: the network gives no "
+            "numbers in evaluation. Look at its norm layers and at a loss of your own, or lower optimizer.lr (under another name=)"
+        )
     result = {"val_loss": loss / count}
     if "segment" in task.phases:
         result |= {"val_dice": dice / count, "val_iou": iou / count}

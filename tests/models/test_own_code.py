@@ -104,6 +104,18 @@ def test_what_is_wrong_with_a_loss_is_said(toy: Path, name: str, said: str) -> N
         task(Constant(torch.zeros(2, 1, 4, 4)), batch, "segment")
 
 
+def test_a_loss_without_a_gradient_is_refused_in_training_alone(toy: Path) -> None:
+    Path("loss.py").write_text(
+        "def f(logits, mask):\n    return ((logits > 0) != (mask > 0)).float().mean()\n"
+    )
+    batch = Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4), ("one", "two"))
+    task = create_task("supervised", Losses(own={"loss.py:f": 1.0}), Reconstruction())
+    logits = torch.ones(2, 1, 4, 4)
+    with pytest.raises(ConfigError, match=r"losses\.own: f gives a number without a gradient"):
+        task(Constant(logits.clone().requires_grad_()), batch, "segment")
+    assert task(Constant(logits), batch, "segment")["parts"]["own_f"] == 1  # validation needs none
+
+
 def test_two_losses_of_one_name_are_refused(toy: Path) -> None:
     for name in ("one.py", "two.py"):
         Path(name).write_text("def f(logits, mask):\n    return (logits - mask).mean()\n", encoding="utf-8")
