@@ -28,6 +28,10 @@ Pixels = list[tuple[int, int, int]]
 SAME: Pixels = [(10, 0, 0), (10, 0, 10), (8, 4, 4)]  # Dice 1, 2/3, 2/3
 
 
+def _dice(tp: float, fp: float, fn: float) -> float:
+    return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
+
+
 def write_cell(
     folder: Path,
     row: str,
@@ -53,6 +57,10 @@ def write_cell(
         },
         "warnings": [],
         "network_size": 8,
+        "per_image_mean": {
+            "dice@8": {"mean": round(float(np.mean([_dice(*each) for each in images.values()])), 6)},
+            "hd95@original": {"mean": 3.0},
+        },
     }
     outcome = {
         "digest": name, "training": {"seconds": 120.0, "tflop": 1.0, "epochs": 3, "best_epoch": 3}, "stage1": {"seconds": 60.0, "tflop": 0.5},
@@ -502,6 +510,21 @@ def test_a_damaged_study_is_named_and_the_others_are_reported(three_rows: Path) 
     (three_rows / "three" / "study.json").write_text("")
     with pytest.raises(DataError, match=r"study\.json: is damaged.*`segmae study run` writes it again"):
         write_report("three", three_rows, three_rows / "docs")
+
+
+@pytest.mark.parametrize("column", ["tp@8", "hd95@original"])
+def test_figures_that_were_altered_are_not_reported(tmp_path: Path, column: str) -> None:
+    folder = tmp_path / "altered"
+    write_plan(folder, {"a": ""}, {"drawn": "drawn"}, [0])
+    write_cell(folder, "a", "drawn", 0, {"one": (10, 0, 0), "two": (8, 4, 4)})
+    assert load_evidence(Ledger("altered", tmp_path)).places
+    file = folder / "a_drawn_s0.csv"
+    head, *lines = [line.split(",") for line in file.read_text().splitlines()]
+    lines[1][head.index(column)] = "9"
+    file.write_text("\n".join(map(",".join, [head, *lines])) + "\n")
+    measure = column.replace("tp", "dice")
+    with pytest.raises(DataError, match=rf"a_drawn_s0\.csv: is damaged \(its mean {measure} of 'test' is"):
+        build_page(load_evidence(Ledger("altered", tmp_path)))
 
 
 def test_a_report_is_named_by_a_file_a_name_or_a_folder(three_rows: Path, tmp_path: Path) -> None:

@@ -133,9 +133,13 @@ class Ledger:
         measured = Counter({name: test["data"]["evaluated"] for name, test in tests.items()})
         whole = all(None not in line and None not in line.values() for line in lines)
         if not whole or Counter(line["test"] for line in lines) != measured:
-            problem = "it has not one whole line for each image of its tests"
-            raise DataError(f"{path}: is damaged ({problem}). {_remedy(path)}")
+            raise self.damaged(cell, "it has not one whole line for each image of its tests")
         return lines
+
+    def damaged(self, cell: str, problem: str) -> DataError:
+        """What to raise where a finished cell's CSV is not as its JSON says."""
+        path = self._csv(cell)
+        return DataError(f"{path}: is damaged ({problem}). {_remedy(path)}")
 
     def write(self, cell: Cell, outcome: Mapping[str, Any], per_image: Mapping[str, Path]) -> None:
         """Record a finished cell; its JSON, written last, is what makes it finished.

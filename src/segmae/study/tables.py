@@ -29,6 +29,7 @@ SEEDS = "seeds"  # the study that measures how far a seed alone moves a figure
 FEWEST_FOLDS = 3  # from fewer no deviation is taken
 FEWEST_FREEDOM = 2  # degrees: from fewer none is taken of seeds
 COUNTED = ("tp", "fp", "fn", "tn")
+ROUNDED = 2e-6  # means in a cell's JSON, and distances in its CSV, have six digits
 SIZES = ("network", "original")
 FloatArray = NDArray[np.float64]
 Run = tuple[str, int]  # a dataset, often a fold of one, and a seed
@@ -346,6 +347,11 @@ class Evidence:
             }
             for name in ("hd95", "assd", "boundary_iou"):
                 measured[f"{name}@original"] = [float(line[f"{name}@original"]) for line in lines]
+            for measure, figure in self.outcomes[cell["id"]]["tests"][test]["per_image_mean"].items():
+                values = measured.get(measure.replace(where["network"], "@network"))
+                if values and abs(np.mean(values) - figure["mean"]) > ROUNDED:
+                    problem = f"its mean {measure} of '{test}' is {np.mean(values):.6f}, and the JSON beside it says {figure['mean']}"
+                    raise self.ledger.damaged(cell["id"], problem)
             runs[cell["data"], cell["seed"]] = {
                 name: dict(zip(ids, column, strict=True)) for name, column in measured.items()
             }
