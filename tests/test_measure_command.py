@@ -200,9 +200,33 @@ def test_each_photograph_may_have_its_own_scale(
     assert int(table()["z"]["area_px"]) > 0
 
 
+def test_masks_of_other_formats_are_told(run: Run, lesions: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name in ("one_mask.png", "two_mask.webp", "three_mask.gif"):
+        Image.fromarray(read_mask(masks(lesions)[0]) * 255).save(folder / name)
+    code, out, err = run(folder)
+    assert (code, out.split(";")[0]) == (0, "1 measured")
+    assert f"{folder}: passed over: 1 .gif file, 1 .webp file. Export masks as PNG" in err
+
+
+def test_results_are_a_table_of_scales(run: Run, table: Table, lesions: Path, tmp_path: Path) -> None:
+    """Pixels may be wider than high; where no scale was known, none is known."""
+    scales = tmp_path / "scales.csv"
+    scales.write_text("file,mm_per_pixel\nx,0.02;0.05\ny,0.1\nz,\n")
+    assert run(*masks(lesions), "--mm-table", scales)[0] == 0
+    first = table()
+    assert [first[name]["mm_per_pixel"] for name in "xyz"] == ["0.02;0.05", "0.1;0.1", ""]
+    assert float(first["x"]["area_mm2"]) == pytest.approx(read_mask(masks(lesions)[0]).sum() * 0.001)
+    scales.write_bytes((tmp_path / "results.csv").read_bytes())
+    assert run(*masks(lesions), "--mm-table", scales)[0] == 0
+    assert table() == first
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("file,mm_per_pixel\nx,1;\n", "'1;' is no number, nor width;height"),
         ("file;mm_per_pixel\nx;1\n", "a column is absent"),
         ("file,mm_per_pixel\nx,0,02\n", "line 2 has more cells than there are columns"),
         ('file,mm_per_pixel\nx,"0,02"\n', "'0,02'"),
@@ -309,6 +333,7 @@ def test_results_never_take_the_place_of_a_mask_or_of_the_scales(
 def test_an_empty_mask_is_a_row(run: Run, table: Table, lesions: Path) -> None:
     path = masks(lesions)[0]
     Image.fromarray(np.zeros((120, 160), np.uint8)).save(path)
+    assert "1 of 1 masks is empty: x" in run(path)[2]
     assert run(path, "--photos", lesions / "images", "--mm-per-pixel", "0.02")[0] == 0
     row = table()["x"]
     nothing = measure(np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9)), 0.02).to_dict()

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 EPOCHS = 20
 RATIOS = (0.6, 0.2, 0.2)  # val chooses the epoch and calibrates, test is what the table is made of
-FEW = 20  # images; fewer show nothing
+FEW = 20  # held-out images; fewer show nothing
 MEASURES = {"dice@original": "Dice", "iou@original": "IoU"}
 FORWARD = 1 / 3  # a forward pass against a training step, which goes back as well
 DEFAULTS: dict[str, Any] = {
@@ -198,6 +198,8 @@ def finetune(
             say(f"{name}: {warning}")
     found.table = before_and_after(figures, folder / "evaluation")
     difference = found.table["Dice"]["difference"]
+    if images["test"] < FEW:
+        say(f"only {images['test']} images were held out: the differences show nothing yet")
     if difference["high"] < 0:
         say("it became worse on the held-out images: keep the model that you started from")
     elif difference["low"] <= 0:
@@ -309,9 +311,9 @@ def divide(cases: Sequence[Case], provenance: Mapping[str, Any], seed: int) -> t
     with tempfile.TemporaryDirectory() as folder:  # a split's hash is that of its file
         path = save_split(replace(split, parts={**split.parts, "train": train}), Path(folder) / "split.csv")
         split = load_split(path)
-    if len(cases) < FEW:
+    if (held_out := len(split.parts["test"])) < FEW:
         notes.append(
-            f"only {len(cases)} images, {len(split.parts['test'])} of them held out: so few cannot show whether fine-tuning helps, "
+            f"only {len(cases)} images, {held_out} of them held out: so few cannot show whether fine-tuning helps, "
             "and intervals over them are too narrow. Label about 100 before you rely on the table"
         )
     if not lesions_known:

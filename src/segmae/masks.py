@@ -28,7 +28,15 @@ from segmae.outputs import (
     wanted,
     write_csv,
 )
-from segmae.photographs import Sources, find_photographs, listed, refuse_nameless, safe_name
+from segmae.photographs import (
+    Ignored,
+    Sources,
+    find_photographs,
+    is_other_image,
+    listed,
+    refuse_nameless,
+    safe_name,
+)
 from segmae.predict import Progress
 
 OF_COLOURS = tuple(name for name in Measurements().to_dict() if "colour" in name or "pigment" in name)
@@ -58,7 +66,7 @@ class _With:
     folder: Path | None
     photographs: Mapping[str, Path]
     table: Path | None
-    scales: Mapping[str, float | None]
+    scales: Mapping[str, Scale | None]
 
 
 def measure_masks(
@@ -83,7 +91,7 @@ def measure_masks(
         photos: folder or dataset of the photographs. Without it, what depends on colours is None.
         mm_per_pixel: width of a pixel, or its (width, height).
         mm_table: instead, a CSV file with the columns file,mm_per_pixel: names of photographs or masks, and the width
-            of their pixels or nothing where it is unknown.
+            of their pixels, or width;height, or nothing where it is unknown. `results.csv` of `segmae predict` is one.
         keep_largest, fill_holes: see `segmae.contour`.
         progress: called after every mask.
 
@@ -119,6 +127,9 @@ def measure_masks(
                 progress(done, len(files))
     found.rows = [row for row in rows if "error" not in row]
     found.failures = [{"file": row["file"], "problem": row["error"]} for row in rows if "error" in row]
+    if empty := [row["name"] for row in found.rows if not row["measurements"]["area_px"]]:
+        found.notes.append(f"{len(empty)} of {len(found.rows)} masks {'is' if len(empty) == 1 else 'are'} empty: {', '.join(empty[:5])}"
+                           + (" ..." if len(empty) > 5 else ""))  # fmt: skip
     found.notes += several_pieces(found.rows)
     if out is not None and found.rows:
         write_csv(Path(out), rows)
@@ -143,16 +154,18 @@ def _masks_of(folder: Path, notes: list[str]) -> list[Path]:
     if not files:
         raise DataError(f"{folder}: holds no masks. Name mask files, or a folder of them")
     images = list(image_files(folder))
-    if images and (others := len(images) - len(files)):
+    if images and (unnamed := len(images) - len(files)):
         notes.append(
-            f"{folder}: passed over {others} of {len(images)} images: their names do not end in _mask"
+            f"{folder}: passed over {unnamed} of {len(images)} images: their names do not end in _mask"
         )
+    if others := [str(path) for path in folder.iterdir() if is_other_image(path)]:
+        notes.append(f"{folder}: passed over: {Ignored(others)}. Export masks as PNG")
     return files
 
 
-def _read_scales(path: Path) -> dict[str, float | None]:
+def _read_scales(path: Path) -> dict[str, Scale | None]:
     """Scales in mm by the safe names of images, None where the table has none."""
-    scales: dict[str, float | None] = {}
+    scales: dict[str, Scale | None] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.DictReader(file, restval="")
@@ -163,10 +176,10 @@ def _read_scales(path: Path) -> dict[str, float | None]:
                     raise ValueError(f"line {lines.line_num} has more cells than there are columns")
                 name, text = _stem(line["file"].strip()), line["mm_per_pixel"].strip()
                 try:
-                    scale = float(text) if text else None
+                    scale = _scale(text)
                 except ValueError as error:
                     raise ValueError(
-                        f"line {lines.line_num}, {line['file']}: {text!r} is no number"
+                        f"line {lines.line_num}, {line['file']}: {text!r} is no number, nor width;height"
                     ) from error
                 pixel_scale(scale)
                 if line["file"].strip() and scales.setdefault(name, scale) != scale:
@@ -177,6 +190,12 @@ def _read_scales(path: Path) -> dict[str, float | None]:
         )
         raise DataError(f"{path}: is no table of scales ({error}). {remedy}") from error
     return scales
+
+
+def _scale(text: str) -> Scale | None:
+    """`WIDTH` or `WIDTH;HEIGHT` of a pixel, as results.csv has it; None of nothing."""
+    width, semicolon, height = text.partition(";")
+    return (float(width), float(height)) if semicolon else float(width) if text else None
 
 
 def _row(path: Path, given: _With, room: Room) -> Row:

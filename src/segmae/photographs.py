@@ -223,7 +223,7 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
         files = [path for path in files if not SHEET.fullmatch(path.name)]
     files = [Path(name) for name in photographs_among([str(path) for path in files])]
     read = set(files)
-    ignored.files += [str(path) for path in inside if _is_other_image(path) and path not in read]
+    ignored.files += [str(path) for path in inside if is_other_image(path) and path not in read]
     if files:
         ignored.folders += [str(p) for p in inside if p.is_dir() and not (p / RESULTS).is_file()]
         return files
@@ -241,7 +241,7 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
         raise DataError(
             f"{folder}: no photographs found. Name image files or a folder of them ({error})"
         ) from error
-    strays = {str(path) for dataset in datasets for path in dataset.strays if _is_other_image(path)}
+    strays = {str(path) for dataset in datasets for path in dataset.strays if is_other_image(path)}
     ignored.files += sorted(strays - set(ignored.files))
     return [case.image for dataset in datasets for case in dataset.cases]
 
@@ -263,7 +263,8 @@ def _photographs_in(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _is_other_image(path: Path) -> bool:
+def is_other_image(path: Path) -> bool:
+    """Whether a file has the ending of images that are not looked for in folders."""
     suffix = path.suffix.lower()
     return suffix in OTHER_IMAGES and suffix not in IMAGE_SUFFIXES and path.is_file()
 
