@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,6 +240,21 @@ def test_a_spoilt_state_file_falls_back_to_the_one_before(data: Path, tmp_path: 
         (folder / name).write_bytes(b"half a file")
     with pytest.raises(ConfigError, match="no state file can be read"):
         run(config)
+
+
+def test_other_threads_are_told_of_where_a_run_goes_on(data: Path, tmp_path: Path) -> None:
+    """They round sums otherwise, and with them a run ends with other bits."""
+    messages: list[str] = []
+    for threads in (1, 1, 2):  # stopped in its first step, then again, then not
+        config = config_for(data, tmp_path, f"threads={threads}", "epochs=1")
+        with suppress(OutOfTime):
+            run(
+                config, lambda event: messages.append(str(event.get("text", ""))), 0 if threads == 1 else None
+            )
+    torch.set_num_threads(1)
+    told = [text for text in messages if "ran with threads=1 so far and has 2 now" in text]
+    assert len(told) == 1 and "threads=1 keeps them" in told[0]
+    assert read_info(config.folder / "last").provenance["machine"].endswith("cpu, threads=2")
 
 
 class OnePhase:

@@ -139,7 +139,7 @@ class Config:
     device: str = "auto"  # auto | cpu | cuda
     devices: int = 0  # processes on each machine; 0 = as many as torchrun or SLURM started, else one
     num_nodes: int = 0  # machines; 0 = as many as torchrun or SLURM started on, else one
-    threads: int = 0  # CPU threads; 0 = all
+    threads: int = 0  # CPU threads; 0 = all; another number rounds sums otherwise
     deterministic: bool = False  # on a GPU: kernels that repeat to the bit where torch has them, some far slower; a CPU always does
     compile: bool = False  # torch.compile: minutes to start, then faster; another machine or version may differ in rounding
     ema: float = 0.0  # decay of the averaged weights that are validated and kept; 0 = off

@@ -90,7 +90,7 @@ def check(config: Config) -> None:
 
 @contextmanager
 def repeatable(config: Config) -> Iterator[None]:
-    """The same run gives the same bits: on a CPU always, on a GPU with `deterministic`, as far as torch can.
+    """The same run gives the same bits: on a CPU with as many threads always, on a GPU with `deterministic`, as far as torch can.
 
     On a GPU this costs more than it does on a CPU: bilinear interpolation, of which decoders are full, is then put together from
     many small kernels.

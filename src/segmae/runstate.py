@@ -135,6 +135,7 @@ def save_state(fabric: Fabric, folder: Path, state: State) -> None:
             "optimizer": state.optimizer.state_dict(),
             "averaged": None if state.averaged is None else state.averaged.state_dict(),
             "precision": fabric.strategy.precision.state_dict(),  # the scale of 16-bit losses
+            "threads": torch.get_num_threads(),
         }
         path = folder / "state.pt"
         with atomic_path(path) as temporary:
@@ -174,6 +175,11 @@ def load_state(fabric: Fabric, folder: Path, state: State, tell: Listener) -> bo
             state.averaged.load_state_dict(values["averaged"])
         for key, value in values["counters"].items():
             setattr(state, key, value)
+        now = torch.get_num_threads()
+        before = values.get("threads", now)  # states of earlier versions have none
+        if before != now and fabric.device.type == "cpu":
+            text = f"ran with threads={before} so far and has {now} now: sums are rounded otherwise, and it ends with other bits. threads={before} keeps them"
+            tell({"kind": "message", "text": f"{folder}: {text}"})
         return True
     if paths:
         names = ", ".join(path.name for path in paths)
@@ -201,7 +207,7 @@ def describe_data(
         **{f"{part}_ids": [cache.ids[row] for row in rows[part]] for part in ("train", "val")},
         "seed": config.seed,
         "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {config.device}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {config.device}, threads={torch.get_num_threads()}",
         "starts": {key: Path(value).name for key in ("start", "vit", "cnn", "encoder") if (value := getattr(config.model, key))},
         "config": config_to_dict(config),
     }  # fmt: skip

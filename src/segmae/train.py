@@ -1,7 +1,7 @@
 """The training loop, for every task and model: setup, fit, validate, save.
 
 All randomness of a step follows from (seed, epoch, step), so a run that was killed and resumed draws the same
-numbers as an undisturbed one, and on the same CPU ends with the same bits. What several processes share, see `devices`.
+numbers as an undisturbed one, and on the same CPU with as many threads ends with the same bits. What several processes share, see `devices`.
 """
 
 from __future__ import annotations
