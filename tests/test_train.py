@@ -515,6 +515,24 @@ def test_a_split_that_divides_a_lesions_images_is_refused(data: Path, tmp_path: 
         table.unlink()
 
 
+def test_a_copy_under_another_id_in_another_part_is_told(data: Path, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "lesions", 6, seed=1)
+    names = sorted(path.stem for path in (folder / "images").iterdir())
+    parts = ["train"] * 4 + ["val", "test"]
+    (tmp_path / "mine.csv").write_text("id,part\n" + "".join(map("{},{}\n".format, names, parts)))
+    for part in ("images", "masks"):
+        first, last = (next((folder / part).glob(f"{names[i]}*")) for i in (1, 5))
+        last.write_bytes(first.read_bytes())
+    config = config_for(
+        data, tmp_path, f"data.root={folder}", f"data.split={tmp_path / 'mine.csv'}", "epochs=1"
+    )
+    messages: list[str] = []
+    for _ in range(2):  # told once
+        run(config, lambda event: messages.append(str(event.get("text", ""))))
+    told = [text for text in messages if "in another part: 1, e.g." in text]
+    assert len(told) == 1 and f"e.g. {names[1]}. They are learnt and judged on" in told[0]
+
+
 def test_a_start_that_saw_the_images_judged_on_is_refused(data: Path, tmp_path: Path) -> None:
     first = run(config_for(data, tmp_path, "name=stage1", "task=pretrain", "epochs=1"))
     lines = (data / "split.csv").read_text().splitlines()

@@ -55,6 +55,7 @@ from segmae.trainset import (
     refuse_seen_images,
     soft_targets,
     step_seed,
+    tell_copies,
 )
 
 GPU_PAUSE = 20.0  # seconds between two saves: there an epoch can be over in two, and its files be gigabytes
@@ -147,6 +148,8 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
         if resumed:
             where = f"epoch {state.epoch + 1}, step {state.step + 1}"
             tell({"kind": "message", "text": f"resuming {folder} at {where}"})
+        elif fabric.is_global_zero:
+            tell_copies(split, dataset, tell)
         if fabric.is_global_zero:
             forget_later_records(folder / "metrics.jsonl", state)
 

@@ -18,7 +18,7 @@ from segmae.config import Config
 from segmae.data.augment import Augment, Share
 from segmae.data.catalog import Case, Dataset, find_data, open_dataset
 from segmae.data.dataset import Cache, prepare
-from segmae.data.splits import Split, group_leaks, load_split, met_ids, overlap, training_leaks, with_lesions
+from segmae.data.splits import Split, copies_apart, group_leaks, load_split, met_ids, overlap, training_leaks, with_lesions
 from segmae.distill import soft_masks
 from segmae.errors import ConfigError, DataError
 from segmae.losses import UNKNOWN
@@ -134,6 +134,14 @@ def refuse_seen_images(
             f"{what} was trained on, or chosen by, {len(shared)} images that split {split.name} judges on (or others of "
             f"their lesions), e.g. {', '.join(shared[:3])}. Train it on this split's own train part, or set data.allow_leaks=true"
         )
+
+
+def tell_copies(split: Split, dataset: Dataset, tell: Listener) -> None:
+    """Say which images lie in two parts under two ids; not refused, because public splits hold some."""
+    if copied := copies_apart(split, dataset.cases):
+        text = f"images with a copy, byte for byte, in another part: {len(copied)}, e.g. {', '.join(copied[:3])}. They are learnt and judged on"
+        remedy = f"`segmae data check {dataset.root}` names the pairs: keep each in one part"
+        tell({"kind": "message", "text": f"split {split.name}: {text}. {remedy}"})
 
 
 def check_teachers(

@@ -201,6 +201,12 @@ def group_leaks(split: Split, cases: Iterable[Case]) -> list[str]:
     return sorted(group for group, parts in seen.items() if len(parts) > 1)
 
 
+def copies_apart(split: Split, cases: Iterable[Case]) -> list[str]:
+    """Of images that are the same byte by byte in more than one part of a split, the first of each."""
+    alone, _ = group_copies([replace(case, group=None) for case in cases])
+    return [name.removeprefix("\0") for name in group_leaks(split, alone)]
+
+
 def with_lesions(ids: Iterable[str], cases: Iterable[Case]) -> set[str]:
     """These ids, and those of the cases that show the same lesions or patients."""
     known, own = list(cases), set(ids)
