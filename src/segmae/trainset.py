@@ -18,7 +18,16 @@ from segmae.config import Config
 from segmae.data.augment import Augment, Share
 from segmae.data.catalog import Case, Dataset, find_data, open_dataset
 from segmae.data.dataset import Cache, prepare
-from segmae.data.splits import Split, copies_apart, group_leaks, load_split, met_ids, overlap, training_leaks, with_lesions
+from segmae.data.splits import (
+    Split,
+    copies_apart,
+    group_leaks,
+    load_split,
+    met_ids,
+    overlap,
+    training_leaks,
+    with_lesions,
+)
 from segmae.distill import soft_masks
 from segmae.errors import ConfigError, DataError
 from segmae.losses import UNKNOWN
