@@ -578,6 +578,13 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(data: Path, tm
     assert (first == again).all() and (first != second).any()
 
 
+def test_a_warmup_that_outlasts_the_run_is_told(data: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    config = config_for(data, tmp_path, "epochs=1", "schedule.warmup=5")
+    run(config, lambda event: told.append(str(event.get("text", ""))))
+    assert any("schedule.warmup=5 is not over in epochs=1" in text for text in told)
+
+
 def test_the_cosine_schedule_warms_up_and_falls_to_its_floor() -> None:
     config = load_config(
         None, ["epochs=10", "schedule.name=cosine", "schedule.warmup=2", "schedule.floor=0.1"]

@@ -34,6 +34,10 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         scale = c.layer_decay ** blocks_above(name, depth)
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "scale": scale})
         group["params"].append(parameter)
+    if not groups:
+        raise ConfigError(
+            f"model.name={config.model.name}: the network has no parameter to train. Register its layers as attributes"
+        )
     if c.name == "adamw":
         fused = config.precision != "16-mixed"  # there a fused step hides the gradients' scale from clipping
         return torch.optim.AdamW(groups.values(), lr=c.lr, betas=c.betas, fused=fused)

@@ -153,6 +153,9 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
         if fabric.is_global_zero:
             forget_later_records(folder / "metrics.jsonl", state)
 
+        if config.schedule.warmup >= config.epochs:
+            text = f"schedule.warmup={config.schedule.warmup:g} is not over in epochs={config.epochs}: the learning rate only rises"
+            tell({"kind": "message", "text": text})
         provenance = {
             **describe_data(config, split, name_of(split, dataset), cache, rows),
             "classes": classes,

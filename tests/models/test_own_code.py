@@ -21,6 +21,7 @@ from segmae.data.splits import make_split, save_split  # noqa: E402
 from segmae.engines.export import export_onnx  # noqa: E402
 from segmae.errors import CheckpointError, ConfigError  # noqa: E402
 from segmae.models import create_model  # noqa: E402
+from segmae.optimizer import build_optimizer  # noqa: E402
 from segmae.predictor import load  # noqa: E402
 from segmae.tasks import Batch, create_task  # noqa: E402
 from segmae.train import run  # noqa: E402
@@ -102,6 +103,16 @@ def test_what_is_wrong_with_a_loss_is_said(toy: Path, name: str, said: str) -> N
     with pytest.raises(ConfigError, match=said):
         task = create_task("supervised", Losses(own={name: 1.0}), Reconstruction())
         task(Constant(torch.zeros(2, 1, 4, 4)), batch, "segment")
+
+
+def test_a_network_that_cannot_be_trained_is_refused(toy: Path) -> None:
+    Path("two.py").write_text(
+        "from torch import nn\nclass Two(nn.Module):\n    def forward(self, image, other):\n        return image\n"
+    )
+    with pytest.raises(ConfigError, match=r"forward cannot be called with the images alone .*'other'"):
+        create_model("two.py:Two")
+    with pytest.raises(ConfigError, match="no parameter to train"):
+        build_optimizer(torch.nn.ReLU(), load_config(None))
 
 
 def test_a_loss_without_a_gradient_is_refused_in_training_alone(toy: Path) -> None:

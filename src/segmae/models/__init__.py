@@ -66,6 +66,12 @@ def create_model(name: str, **options: Any) -> nn.Module:
         raise ConfigError(
             f"model '{name}' gives a {type(model).__name__}, not a torch.nn.Module. Return the network"
         )
+    try:
+        inspect.signature(model.forward).bind("image")
+    except TypeError as error:
+        raise ConfigError(
+            f"model '{name}': forward cannot be called with the images alone ({error}). Give its other arguments defaults"
+        ) from error
     return model
 
 
