@@ -863,7 +863,7 @@ def test_the_extra_is_named_where_it_is_not_installed(
     for name in ("pydicom", "highdicom"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)
-            with pytest.raises(MissingExtra, match=rf"{name} is not installed.*segmae\[dicom\]"):
+            with pytest.raises(MissingExtra, match=rf"{name} is not installed.*\.\[dicom\]"):
                 segment(path, tmp_path / "seg.dcm", darkness())
             with pytest.raises(MissingExtra):
                 predict_dicom([path], tmp_path / "out")

@@ -64,7 +64,7 @@ def test_every_extra_that_the_code_asks_for_exists() -> None:
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
-    with pytest.raises(MissingExtra, match=r"no_such_package.*pip install 'segmae\[train\]'"):
+    with pytest.raises(MissingExtra, match=r"no_such_package.*pip install -c constraints.txt .\.\[train\]"):
         require("no_such_package", "train")
 
 

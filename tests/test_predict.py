@@ -461,6 +461,20 @@ def test_a_second_call_into_a_folder_keeps_what_the_first_one_found(
     assert sorted(row["name"] for row in rows_of(tmp_path / "out")) == ["a", "b"]
 
 
+def test_results_of_a_renamed_photograph_are_told(by_darkness: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in ("photos/one", "photos/two", "elsewhere"):
+        half_dark(64, 64).save(tmp_path / f"{name}.png")
+    assert predict_files(photos, out, by_darkness, formats=["csv"]).notes == []
+    assert predict_files(photos / "one.png", out, by_darkness, formats=["csv"]).notes == []
+    (photos / "one.png").rename(photos / "three.png")
+    (note,) = predict_files(photos, out, by_darkness, formats=["csv"], resume=True).notes
+    assert note.startswith("results of 1 photograph that is not there now") and ": one.png." in note
+    shutil.rmtree(photos)  # a disk that is not there, or another working folder: nothing is known of them
+    assert predict_files(tmp_path / "elsewhere.png", out, by_darkness, formats=["csv"]).notes == []
+
+
 def test_another_photograph_of_the_same_name_is_refused(by_darkness: Path, tmp_path: Path) -> None:
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
@@ -556,7 +570,7 @@ for ask, place in ((find_photographs, [sys.argv[1]]), (read_image, sys.argv[1] +
     told = subprocess.run(
         [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    way = r"install what reads HEIC: pip install 'segmae\[heic\]'"
+    way = r"install what reads HEIC: in the clone of segmae, pip install -c constraints.txt .\.\[heic\]."
     assert re.search(rf"passed over: 1 \.heic file\. Export them as JPEG or PNG; {way}", told[0])
     assert re.search(rf"a\.HEIC: is in the format HEIC, which .*\. Export it as JPEG, or {way}", told[1])
 

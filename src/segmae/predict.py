@@ -164,7 +164,9 @@ def predict_files(
         for ending in FILES.values():
             (folder / (name + ending)).unlink(missing_ok=True)
     with turn(folder):
-        report.notes += write_collections(folder, write_rows(folder, ordered, renamed).values(), want.formats)
+        every = write_rows(folder, ordered, renamed)
+        report.notes += write_collections(folder, every.values(), want.formats)
+    report.notes += _gone(folder, [row for name, row in every.items() if name not in photographs])
     return report
 
 
@@ -251,6 +253,19 @@ def _notes(folder: Path, rows: Sequence[Row], renamed: dict[str, str], ignored: 
     if heic.reader() is None and any(map(heic.is_named, ignored.files)):
         notes.append(f"of the files passed over, those in the format HEIC can be read: {heic.REMEDY}")
     return notes + several_pieces(good)
+
+
+def _gone(folder: Path, rows: Sequence[Row]) -> list[str]:
+    """A line on results of photographs that were renamed or deleted since: not in a folder that is not there from here."""
+    files = [Path(row["file"]) for row in rows if "error" not in row]
+    names = [file.name for file in files if file.parent.is_dir() and not file.exists()]
+    if not names:
+        return []
+    whose = "1 photograph that is" if len(names) == 1 else f"{len(names)} photographs that are"
+    return [
+        f"results of {whose} not there now, so that tables may count a lesion twice: {', '.join(names[:3])}{' ...' if names[3:] else ''}. "
+        f"Remove their files and their lines in {folder / RESULTS}, or predict into a new folder"
+    ]
 
 
 @dataclass(frozen=True)

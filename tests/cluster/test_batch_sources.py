@@ -108,7 +108,7 @@ def test_places_without_photographs(folder: Path) -> None:
 
 def test_a_bucket_without_its_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"pip install 'segmae\[gcs\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install -c constraints.txt .\.\[gcs\]"):
         found(folder, "gs://bucket/photographs")
 
 

@@ -82,7 +82,7 @@ def test_what_is_missing_is_named_with_the_remedy(
     with pytest.raises(ConfigError, match=r"cuda.*CPU"):
         create_engine(small_model, "onnxruntime", device="cuda")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"segmae\[train\]"):
+    with pytest.raises(MissingExtra, match=r"\.\[train\]"):
         create_engine(folder)
 
 
