@@ -512,6 +512,15 @@ def test_a_damaged_study_is_named_and_the_others_are_reported(three_rows: Path) 
         write_report("three", three_rows, three_rows / "docs")
 
 
+def test_a_comparison_that_two_claims_share_is_one_line_of_their_table(tmp_path: Path) -> None:
+    claims = [{"text": text, "row": "a", "than": ["b"]} for text in ("One", "Another")]
+    write_plan(tmp_path / "shared", {"a": "", "b": ""}, {"drawn": "drawn"}, [0], claims=claims)
+    for row in "ab":
+        write_cell(tmp_path / "shared", row, "drawn", 0, {"one": (10, 0, 0), "two": (8, 4, 4)})
+    text = build_page(load_evidence(Ledger("shared", tmp_path))).markdown("shared")
+    assert text.count("| A over B |") == 1 and "- One, on" in text and "- Another, on" in text
+
+
 @pytest.mark.parametrize("column", ["tp@8", "hd95@original"])
 def test_figures_that_were_altered_are_not_reported(tmp_path: Path, column: str) -> None:
     folder = tmp_path / "altered"

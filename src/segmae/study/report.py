@@ -142,7 +142,8 @@ def _claims(evidence: Evidence) -> list[Block]:
     """For each claim and place whether it holds; then the comparisons that say so."""
     found = _claim_lines(evidence)
     blocks: list[Block] = [Heading("Do the claims hold?"), Bullets([line for line, _ in found])]
-    if rows := [row for _, rows in found for row in rows]:
+    # two claims may share a comparison
+    if rows := [*dict.fromkeys(tuple(row) for _, rows in found for row in rows)]:
         caption = (
             "Difference of mean Dice on the same images; a claim holds if the whole interval is above 0 and both p are below .05: that over "
             "images and that over seeds, each corrected by Holm over the comparisons of this table"
