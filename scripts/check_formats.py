@@ -10,6 +10,7 @@ there were, and the largest difference between any two that should say the same.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import csv
 import io
@@ -25,6 +26,7 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from segmae.data.catalog import find_data
+from segmae.errors import SegmaeError
 from segmae.files import write_json
 from segmae.outputs import FORMATS
 from segmae.predict import predict_files
@@ -218,4 +220,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    try:
+        main()
+    except SegmaeError as error:
+        raise SystemExit(f"error: {error}") from error

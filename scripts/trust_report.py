@@ -7,6 +7,7 @@ Writes results/trust/{isic2018-fold1-test,ph2-all-test,ham10000-sample-test}.csv
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy.stats import spearmanr
 from segmae.calibrate import measure
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.splits import load_split
+from segmae.errors import SegmaeError
 from segmae.files import atomic_path, atomic_write, write_json
 from segmae.predictor import Predictor, load
 from segmae.trust import FOREIGN, UNFAMILIAR
@@ -130,4 +132,10 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    try:
+        main()
+    except SegmaeError as error:
+        raise SystemExit(f"error: {error}") from error
