@@ -313,8 +313,8 @@ def divide(cases: Sequence[Case], provenance: Mapping[str, Any], seed: int) -> t
         split = load_split(path)
     if (held_out := len(split.parts["test"])) < FEW:
         notes.append(
-            f"only {len(cases)} images, {held_out} of them held out: so few cannot show whether fine-tuning helps, "
-            "and intervals over them are too narrow. Label about 100 before you rely on the table"
+            f"only {held_out} of {len(cases)} images are held out: so few cannot show whether fine-tuning helps, and intervals "
+            "over them are too narrow. Label about 100 that the model did not meet before you rely on the table"
         )
     if not lesions_known:
         notes.append(
