@@ -658,6 +658,31 @@ def test_every_format_has_the_frames_and_their_own_scale(by_darkness: None, tmp_
     assert other["name"] in {row["name"] for row in changed.rows}
 
 
+def test_a_ratio_of_sides_is_kept_where_there_is_no_spacing(by_darkness: None, tmp_path: Path) -> None:
+    """DICOM names the vertical side first: 2\\1 are pixels twice as high as wide."""
+    path = save(photograph(PixelSpacing=None, PixelAspectRatio=["2", "1"]), tmp_path / "a.dcm")
+    done = predict_dicom([path], tmp_path / "out", formats=["csv"], mm_per_pixel=0.1)
+    measured = done.rows[0]["measurements"]
+    assert measured["mm_per_pixel"] == [0.1, 0.2]
+    assert measured["area_mm2"] == pytest.approx(measured["area_px"] * 0.02)
+    assert (
+        "1 of 1 frames have pixels that are not square" in done.notes[0]
+        and "taken for the width" in done.notes[0]
+    )
+    assert (
+        predict_dicom([path], tmp_path / "out", formats=["csv"], mm_per_pixel=0.1, resume=True).skipped == 1
+    )
+    (note,) = predict_dicom([path], tmp_path / "out", measure=True).notes
+    assert "shape is measured as if they were" in note
+    given = predict_dicom([path], tmp_path / "out", mm_per_pixel=(0.1, 0.3)).rows[0]
+    assert given["measurements"]["mm_per_pixel"] == [0.1, 0.3]
+    for useless in (["0", "1"], ["1", "0"], ["1000", "1"], "2", None):
+        save(photograph(PixelSpacing=None, PixelAspectRatio=useless), path)
+        assert not predict_dicom([path], tmp_path / "out", mm_per_pixel=0.1).notes
+    save(photograph(PixelAspectRatio=["2", "1"]), path)  # Pixel Spacing says more
+    assert predict_dicom([path], tmp_path / "out").rows[0]["mm_per_pixel"] == (0.03, 0.02)
+
+
 def test_one_bad_object_never_stops_a_batch(by_darkness: None, tmp_path: Path) -> None:
     root = tmp_path / "study"
     for number in range(1, 5):

@@ -227,6 +227,11 @@ def pixel_scale(mm_per_pixel: float | tuple[float, float] | None) -> tuple[float
     return float(pair[0]), float(pair[1])
 
 
+def with_aspect(scale: tuple[float, float] | None, aspect: float) -> tuple[float, float] | None:
+    """A scale for pixels whose height / width is known: of one that was given for square pixels the width holds."""
+    return (scale[0], scale[0] * aspect) if scale and scale[0] == scale[1] else scale
+
+
 def _outline_measures(
     polygons: list[Polygon], area: int, scale: tuple[float, float] | None
 ) -> dict[str, Any]:

@@ -63,6 +63,9 @@ def test_a_dicom_photograph_gives_the_mask_of_its_pixels(
     assert found["measurements"]["mm_per_pixel"] == [0.03, 0.02]
     assert found["measurements"] == json.loads(json.dumps(result.measure((0.03, 0.02)).to_dict()))
     assert (opened(running.client.segment(data, output="mask")) == result.mask * 255).all()
+    high = photograph(frames, PixelSpacing=None, PixelAspectRatio=["2", "1"])
+    found = running.client.segment(high, include="measurements", mm_per_pixel=0.1)
+    assert found["measurements"]["mm_per_pixel"] == [0.1, 0.2]
 
 
 def test_a_seg_object_holds_the_masks_of_all_frames(running: Running, predictor: segmae.Predictor) -> None:

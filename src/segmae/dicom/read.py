@@ -52,6 +52,7 @@ class Frame:
         number, count: which frame, from 1, of how many.
         width, height: in pixels.
         mm_per_pixel: (width, height) of a pixel from Pixel Spacing, where the object says it.
+        pixel_aspect: height / width of a pixel from Pixel Aspect Ratio; 1 where the object does not say it.
         patient_orientation: where rows and columns point to, e.g. ("L", "F"), where the object says it. Frames are
             given as they are stored, never turned.
     """
@@ -64,6 +65,7 @@ class Frame:
     width: int
     height: int
     mm_per_pixel: tuple[float, float] | None = None
+    pixel_aspect: float = 1.0
     patient_orientation: tuple[str, ...] = ()
 
 
@@ -103,7 +105,8 @@ class DicomObject:
             return _decode(self, number - 1), Frame(
                 path=str(self.path), sop_class_uid=str(self.dataset.SOPClassUID), sop_instance_uid=self.sop_instance_uid,
                 number=number, count=self.count, width=self.width, height=self.height,
-                mm_per_pixel=pixel_size(self.dataset, number - 1), patient_orientation=patient_orientation_of(self.dataset),
+                mm_per_pixel=pixel_size(self.dataset, number - 1), pixel_aspect=_pixel_aspect(self.dataset),
+                patient_orientation=patient_orientation_of(self.dataset),
             )  # fmt: skip
 
         pixels, frame = guarded(self.path, read, "its pixel data cannot be decoded", COPY_AGAIN)
@@ -332,6 +335,15 @@ def pixel_size(dataset: Any, index: int) -> tuple[float, float] | None:
         if is_scale((width, height)):
             return width, height
     return None
+
+
+def _pixel_aspect(dataset: Any) -> float:
+    """Height / width of a pixel; DICOM names the vertical side first. 1 where the ratio is absent or beyond belief."""
+    try:
+        height, width = (float(value) for value in dataset.PixelAspectRatio)
+        return height / width if 0.1 <= height / width <= 10 else 1.0
+    except Exception:
+        return 1.0
 
 
 def patient_orientation_of(dataset: Any) -> tuple[str, ...]:

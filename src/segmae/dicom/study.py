@@ -20,6 +20,7 @@ from segmae.dicom.seg import algorithm_of, as_stored, write_segmentation
 from segmae.errors import TOO_LARGE, DataError, ImageError, require
 from segmae.files import append, make_folder
 from segmae.gallery import read_file
+from segmae.measure import with_aspect
 from segmae.outputs import (
     DEFAULT_FORMATS,
     Scale,
@@ -189,7 +190,8 @@ def predict_dicom(
         out: folder, created where needed.
         formats, overlay_style, keep_largest, fill_holes, measure, views: see `segmae.predict.predict_files`. `NAME_seg.dcm` is
             always written, with the mask as it was cleaned.
-        mm_per_pixel: for measurements of objects that have no Pixel Spacing; that of an object goes before.
+        mm_per_pixel: for measurements of objects that have no Pixel Spacing; that of an object goes before. One number is
+            the width of a pixel, whose height follows from an object's Pixel Aspect Ratio.
         fractional: the SEG objects hold probabilities instead of masks.
         include_identifiers: rows also hold the patient's name and number and the other `IDENTIFIERS`.
         resume: leave out what an earlier call with the same model and settings has done.
@@ -248,7 +250,7 @@ def predict_dicom(
             progress(index, len(study.objects))
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
-    report.notes = several_pieces(report.rows)
+    report.notes = several_pieces(report.rows) + _not_square(report.rows, want)
     with turn(folder):
         written = write_rows(folder, ordered, gone)
         report.notes += write_collections(folder, written.values(), want.formats, _read)
@@ -281,11 +283,15 @@ def _segmented(
             own = name if number == 1 else f"{name}-{number}"
             written += [folder / f"{own}{FILES[kind]}" for kind in want.files]
             files = write_files(
-                folder, own, result, partial(np.asarray, pixels), _scaled(want, frame.mm_per_pixel)
+                folder,
+                own,
+                result,
+                partial(np.asarray, pixels),
+                _scaled(want, frame.mm_per_pixel, frame.pixel_aspect),
             )
             row: dict[str, Any] = {
                 "name": own, "file": str(source.path), "frame": number, "frames": source.count, "width": frame.width,
-                "height": frame.height, "mm_per_pixel": frame.mm_per_pixel,
+                "height": frame.height, "mm_per_pixel": frame.mm_per_pixel, "pixel_aspect": frame.pixel_aspect,
                 "patient_orientation": list(frame.patient_orientation), "burned_in_text": _burned_in(source),
                 **summary_row(result, predictor.views, want), **files, "seg": f"{name}_seg.dcm", **settings, "stamp": stamp,
             }  # fmt: skip
@@ -303,9 +309,21 @@ def _segmented(
     return rows
 
 
-def _scaled(want: Wanted, spacing: Sequence[float] | None) -> Wanted:
+def _scaled(want: Wanted, spacing: Sequence[float] | None, aspect: float) -> Wanted:
     """What is wanted of a frame: its own Pixel Spacing goes before the scale of the call."""
-    return replace(want, mm_per_pixel=(spacing[0], spacing[1])) if spacing else want
+    scale = (spacing[0], spacing[1]) if spacing else with_aspect(want.mm_per_pixel, aspect)
+    return replace(want, mm_per_pixel=scale)
+
+
+def _not_square(rows: Sequence[dict[str, Any]], want: Wanted) -> list[str]:
+    """A line on frames whose pixels are known not to be square, by a ratio alone."""
+    some = [row for row in rows if not row["mm_per_pixel"] and row.get("pixel_aspect", 1) != 1]
+    if not some or not want.measure:
+        return []
+    what = f"{len(some)} of {len(rows)} frames have pixels that are not square (Pixel Aspect Ratio) and no Pixel Spacing: "
+    if want.mm_per_pixel is None:
+        return [what + "shape is measured as if they were. Give --mm-per-pixel, the width of a pixel"]
+    return [what + "--mm-per-pixel is taken for the width of a pixel"]
 
 
 def _name(text: str) -> str:
@@ -338,7 +356,7 @@ def _done(
         and row.get("stamp") == file_stamp(path)
         and ("identifiers" in row) == identifiers
         and all(row.get(key) == value for key, value in settings.items())
-        and is_complete(row, folder, _scaled(want, row["mm_per_pixel"]))
+        and is_complete(row, folder, _scaled(want, row["mm_per_pixel"], row.get("pixel_aspect", 1.0)))
         and (folder / row["seg"]).is_file()
         for row in found
     )

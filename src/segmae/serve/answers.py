@@ -69,7 +69,7 @@ def _described(prepared: Prepared, result: Result, options: Options) -> Json:
         "polygons": polygons_json(result.contours),
     }  # fmt: skip
     if options.want.measure:
-        scale = options.want.mm_per_pixel or prepared.mm_per_pixel
+        scale = prepared.scale(options.want.mm_per_pixel)
         pixels = read_image(prepared.source).pixels
         found["measurements"] = measure(pixels, result.mask, scale, result.contours).to_dict()
     if "mask" in options.include:

@@ -115,7 +115,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
 def _measured(worker: Worker, image: bytes, mask: bytes, options: Options) -> bytes | Json:
     prepared = worker.prepare(image)
-    want = replace(options.want, mm_per_pixel=options.want.mm_per_pixel or prepared.mm_per_pixel)
+    want = replace(options.want, mm_per_pixel=prepared.scale(options.want.mm_per_pixel))
     with worker.room.taken(prepared.pixels), refused("mask"):
         return answers.measured(prepared.source, mask, want, options.output)
 

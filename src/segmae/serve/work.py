@@ -24,6 +24,7 @@ from segmae.background import Room
 from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, prepare_image
 from segmae.dicom import DicomObject, open_object
 from segmae.errors import TOO_LARGE, ImageError, MissingExtra
+from segmae.measure import with_aspect
 from segmae.predictor import Predictor
 from segmae.result import Result
 from segmae.serve.engine import Closed, Engine, Full, Output
@@ -50,6 +51,7 @@ class Prepared:
         image: uint8 `[S,S,3]`.
         source: what `Result.source` will be: the file's bytes, or a DICOM frame's pixels.
         mm_per_pixel: (width, height), where the file says it.
+        pixel_aspect: height / width of a pixel; 1 where the file does not say it.
         frames: pages or frames of the file; this is one of them.
     """
 
@@ -58,10 +60,15 @@ class Prepared:
     source: Any = field(repr=False)
     mm_per_pixel: tuple[float, float] | None = None
     frames: int = 1
+    pixel_aspect: float = 1.0
 
     @property
     def pixels(self) -> int:
         return self.photo.width * self.photo.height
+
+    def scale(self, given: tuple[float, float] | None) -> tuple[float, float] | None:
+        """(width, height) of a pixel in mm: what a request gives, else what the file says."""
+        return with_aspect(given, self.pixel_aspect) or self.mm_per_pixel
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ class Worker:
                     pixels, said = opened.frame(frame)
                     image = prepare_image(pixels, self.predictors[1].info.preprocess)
                 photo = Photo(pixels[:0], opened.width, opened.height, "DICOM", frames=opened.count)
-                return Prepared(photo, image, pixels, said.mm_per_pixel, opened.count)
+                return Prepared(photo, image, pixels, said.mm_per_pixel, opened.count, said.pixel_aspect)
             photo, image = self.predictors[1].read_prepared(data, self.room)
         return Prepared(replace(photo, pixels=photo.pixels[:0, :0].copy()), image, data, frames=photo.frames)
 
