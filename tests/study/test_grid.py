@@ -116,6 +116,7 @@ def test_full_studies_follow_the_paper_and_small_ones_say_that_they_do_not(
                 "table4": 3,
                 "beta": 3,
                 "start": 3,
+                "data": 3,
             }.get(name, 1)
             assert {cell.seed for cell in study.cells} == set(range(seeds))
         else:
