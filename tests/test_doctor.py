@@ -156,7 +156,11 @@ def test_extras_are_those_of_the_package_and_their_missing_packages(monkeypatch:
             "missing": ["lightning-fabric"],
             "install": 'pip install -c constraints.txt ".[train]"',
         },
-        "cluster": {"present": {}, "missing": ["ray"], "install": 'pip install -c constraints.txt ".[cluster]"'},
+        "cluster": {
+            "present": {},
+            "missing": ["ray"],
+            "install": 'pip install -c constraints.txt ".[cluster]"',
+        },
     }
     known["ray"] = "2.40"
     assert extras()["cluster"] == {"present": {"ray": "2.40"}, "missing": [], "install": ""}
