@@ -10,7 +10,6 @@ there were, and the largest difference between any two that should say the same.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import csv
 import io
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command import call
 from PIL import Image, ImageDraw, ImageOps
 from pycocotools.coco import COCO
 from scipy import ndimage
 
 from segmae.data.catalog import find_data
-from segmae.errors import SegmaeError
 from segmae.files import write_json
 from segmae.outputs import FORMATS
 from segmae.predict import predict_files
@@ -220,10 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    try:
-        main()
-    except SegmaeError as error:
-        raise SystemExit(f"error: {error}") from error
+    call(main, __doc__)

@@ -34,7 +34,7 @@ WATTS = 65.0  # assumed for the whole training machine: no meter was there
 SETS = {
     "isic2018-fold1-test": ("ISIC2018, public fold 1", "what it was trained on, other images"),
     "ph2-all-test": ("PH2, all images", "another clinic"),
-    "ham10000-sample-test": ("HAM10000, a sample", "two other clinics; 1,779 lesions"),
+    "ham10000-sample-test": ("HAM10000, a sample", "two other clinics"),
 }
 MEASURES = {"dice": "Dice", "iou": "IoU", "sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy",
             "boundary_iou": "boundary IoU", "hd95": "HD95 (pixels)"}  # fmt: skip
@@ -90,6 +90,7 @@ def training(config: dict[str, Any]) -> str:
     last, data = runs[-1], runs[-1]["trained_on"]
     logs = [RESULTS / name for name in ("start-training.jsonl", "training.jsonl")][-len(runs) :]
     hours = sum(json.loads(log.read_text().splitlines()[-1])["seconds"] for log in logs) / 3600
+    one_thread = "; the last run had one thread" if last["config"]["threads"] == 1 else ""
     needed = sum(one["seconds"] for one in runs) / 60
     steps = "; then ".join(
         f"{one['task']} at {one['config']['preprocess']['size']} px, {one['config']['optimizer']['name']}, at most {one['config']['epochs']} "
@@ -105,7 +106,7 @@ def training(config: dict[str, Any]) -> str:
         ("settings", "[run_config.json](results/default_model/run_config.json), every epoch: [training.jsonl](results/default_model/training.jsonl)"
                      + ("; of the run before: [start-run_config.json](results/default_model/start-run_config.json), "
                         "[start-training.jsonl](results/default_model/start-training.jsonl)" if len(runs) > 1 else "")),
-        ("time", f"{hours * 60:.0f} minutes, {needed:.0f} of them up to the saved epochs, on {last['machine']}, which did other work as well; the last run had one thread"),
+        ("time", f"{hours * 60:.0f} minutes, {needed:.0f} of them up to the saved epochs, on {last['machine']}, which did other work as well{one_thread}"),
         ("energy", f"about {hours * WATTS / 1000:.2f} kWh: that time at {WATTS:.0f} W, an **assumption** for the whole machine; nothing was metered, "
                    "and runs that led to the recipe are not counted"),
         ("licence", "; ".join(last.get("licence", ["see the card beside the weights"]))),
@@ -142,8 +143,9 @@ def copies() -> str:
 
 
 def figures(evaluations: dict[str, dict[str, Any]]) -> str:
+    over = evaluations["ham10000-sample-test"]["bootstrap"]["method"].removeprefix("percentile, ")
     lines = ["## Figures", "", "On images that it was not trained on, at the photographs' own size (the copies here have a short side of 256 px, HAM10000's of 150 px). 95 % bootstrap "
-             "intervals over images (HAM10000: over lesions); one seed, so that the choice of the seed is not in them. " + copies(), "",
+             f"intervals over images (HAM10000: {over}); one seed, so that the choice of the seed is not in them. " + copies(), "",
              "HAM10000 (Vienna and Queensland): 2,401 of its 10,015 photographs, listed in the split `ham10000/sample`, with the masks that "
              "Tschandl et al. published for them in 2020. `segmae data check` finds none of its pictures in ISIC2018.", ""]  # fmt: skip
     header = ["| measure |", "| --- |"]
@@ -182,7 +184,7 @@ def figures(evaluations: dict[str, dict[str, Any]]) -> str:
 
 
 def subgroups(found: dict[str, Any]) -> str:
-    lines = ["## Subgroups", "", "Per-image means at original size, from [subgroups.json](results/default_model/subgroups.json). Groups differ in more than "
+    lines = ["## Subgroups", "", "Per-image means at original size, from [subgroups.json](results/default_model/subgroups.json), with 95 % intervals over images, HAM10000's over lesions. Groups differ in more than "
              "their name, small ones have wide intervals, and nothing was corrected for the many comparisons.", ""]  # fmt: skip
     for name, divisions in found.items():
         lines += [
@@ -202,8 +204,7 @@ def subgroups(found: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            "HAM10000's tables name diagnosis, sex, age and place of each photograph, not the skin. Its intervals in this table are over the 2,401 images, not over "
-            "their 1,779 lesions: a little too narrow.",
+            "HAM10000's tables name diagnosis, sex, age and place of each photograph, not the skin.",
             "",
             "**Brightness is a poor stand-in for skin tone.** It is the mean CIE L* of the pixels around the lesion: the lamp, the camera's exposure, the "
             "dermoscope's dark corners, gel and hair change it as much as skin does, and each set's thirds are thirds of that set, "

@@ -20,6 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from judged_on import JUDGED_ON
+
 from segmae.card import sentence
 from segmae.checkpoint import ASSETS, CALIBRATION, load_model, model_card, resolve, save_pretrained
 from segmae.data.splits import LISTS
@@ -30,11 +32,6 @@ from segmae.views import VIEWS, views_suffix
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "results" / "default_model"
-JUDGED_ON = (
-    ("isic2018", "isic2018/fold1", "test"),
-    ("ph2", "ph2/all", "test"),
-    ("ham10000", "ham10000/sample", "test"),
-)
 LICENCE = (
     "weights: Apache-2.0, as the code",
     "trained on ISIC2018 Task 1 (CC-0) from EfficientNet-Lite2's ImageNet weights (Apache-2.0)",
@@ -80,8 +77,8 @@ def ship(run: Path, name: str = DEFAULT_MODEL) -> None:
 def measure(name: str = DEFAULT_MODEL) -> list[str]:
     """Write the figures of the shipped files, by one view and by eight; in words, those by one."""
     figures = []
-    for (data, split, part), views in product(JUDGED_ON, (1, VIEWS)):
-        label = f"{split.replace('/', '-')}-{part}{views_suffix(views)}"
+    for (name_of_set, (data, split, part)), views in product(JUDGED_ON.items(), (1, VIEWS)):
+        label = name_of_set + views_suffix(views)
         with TemporaryDirectory() as out:
             summary, _ = evaluate_checkpoint(name, data, split, part, out, views=views)
             write_json(RESULTS / f"{label}.json", summary)

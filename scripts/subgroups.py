@@ -9,12 +9,14 @@ from the skin around the lesion. No value of a single image is written. Run it a
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command import call
+from judged_on import JUDGED_ON
 from scipy import ndimage
 
 from segmae.data.catalog import HAM_TABLE, Case, find_data, open_dataset
@@ -24,7 +26,6 @@ from segmae.measure import to_lab
 from segmae.statistics import mean_interval
 
 RESULTS = Path(__file__).parents[1] / "results" / "default_model"
-SETS = {"isic2018-fold1-test": "isic2018", "ph2-all-test": "ph2", "ham10000-sample-test": "ham10000"}
 SIZES = ((0.10, "1: below 10 % of the photograph"), (0.30, "2: 10 to 30 %"), (2.0, "3: above 30 %"))
 DIAGNOSES = {
     "nv": "melanocytic nevus", "bkl": "benign keratosis", "mel": "melanoma", "bcc": "basal cell carcinoma",
@@ -37,7 +38,7 @@ MEASURES = ("dice@original", "iou@original", "sensitivity@original", "specificit
 
 
 def main() -> None:
-    found = {label: subgroups(label, data) for label, data in SETS.items()}
+    found = {label: subgroups(label, data) for label, (data, _, _) in JUDGED_ON.items()}
     write_json(RESULTS / "subgroups.json", found)
     for label, groups in found.items():
         for kind, parts in groups.items():
@@ -59,7 +60,10 @@ def subgroups(label: str, data: str) -> dict[str, dict[str, dict[str, Any]]]:
         groups: dict[str, list[str]] = {}
         for name, one in seen.items():
             groups.setdefault(group(one), []).append(name)
-        return {name: figures(rows[case] for case in ids) for name, ids in sorted(groups.items())}
+        return {
+            name: figures([rows[case] for case in ids], [seen[case]["group"] for case in ids])
+            for name, ids in sorted(groups.items())
+        }
 
     third_names = tuple(
         f"{number}: {name}, L* {limits}"
@@ -96,19 +100,18 @@ def ham_table(path: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def figures(rows: Iterable[dict[str, float]]) -> dict[str, Any]:
-    """Number of images, and for each measure the mean with its 95 % bootstrap interval."""
-    found = list(rows)
-    means: dict[str, Any] = {"images": len(found)}
+def figures(rows: Sequence[dict[str, float]], groups: Sequence[str]) -> dict[str, Any]:
+    """Number of images, and for each measure the mean with its 95 % bootstrap interval over groups (lesions where they are known)."""
+    means: dict[str, Any] = {"images": len(rows)}
     for name in MEASURES:
-        values = np.array([row[name] for row in found])
-        low, high = mean_interval(values)
+        values = np.array([row[name] for row in rows])
+        low, high = mean_interval(values, groups=groups)
         means[name] = {"mean": round(float(values.mean()), 6), "low": round(low, 6), "high": round(high, 6)}
     return means
 
 
 def attributes(case: Case) -> dict[str, Any]:
-    """Id, lesion share, whether the mask reaches the edge, mean CIE L* of the skin around the lesion, and the label."""
+    """Id, lesion or patient, lesion share, whether the mask reaches the edge, mean CIE L* of the skin around the lesion, and the label."""
     pixels = read_image(case.image).pixels
     mask = read_mask(case.mask) > 0
     edge = bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
@@ -116,6 +119,7 @@ def attributes(case: Case) -> dict[str, Any]:
     skin = ~near if (~near).any() else ~mask
     return {
         "id": case.id,
+        "group": case.group or case.id,
         "share": mask.mean(),
         "edge": edge,
         "lightness": float(to_lab(pixels[skin])[:, 0].mean()),
@@ -124,4 +128,4 @@ def attributes(case: Case) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    call(main, __doc__)

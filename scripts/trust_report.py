@@ -7,19 +7,19 @@ Writes results/trust/{isic2018-fold1-test,ph2-all-test,ham10000-sample-test}.csv
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command import call
+from judged_on import JUDGED_ON
 from scipy.stats import spearmanr
 
 from segmae.calibrate import measure
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.splits import load_split
-from segmae.errors import SegmaeError
 from segmae.files import atomic_path, atomic_write, write_json
 from segmae.predictor import Predictor, load
 from segmae.trust import FOREIGN, UNFAMILIAR
@@ -28,11 +28,6 @@ from segmae.views import VIEWS
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "results" / "trust"
 PLOT = REPOSITORY / "docs" / "images" / "expected_dice.png"
-JUDGED_ON = (
-    ("isic2018", "isic2018/fold1", "test"),
-    ("ph2", "ph2/all", "test"),
-    ("ham10000", "ham10000/sample", "test"),
-)
 BINS = 8  # of equally many images
 
 
@@ -46,8 +41,7 @@ def main(model: str = "segmae-tiny") -> None:
         "sets": {},
     }
     found = {}
-    for data, split, part in JUDGED_ON:
-        label = f"{split.replace('/', '-')}-{part}"
+    for label, (data, split, part) in JUDGED_ON.items():
         rows = judge(predictor, data, split, part)
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
@@ -132,10 +126,4 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    try:
-        main()
-    except SegmaeError as error:
-        raise SystemExit(f"error: {error}") from error
+    call(main, __doc__)

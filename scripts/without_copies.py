@@ -8,19 +8,18 @@ Reads the datasets isic2018 and isic2017 under $SEGMAE_DATA and the figures of e
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command import call
 
 from segmae import metrics
 from segmae.data.catalog import find_data
 from segmae.data.check import check
 from segmae.data.splits import list_splits, load_split
-from segmae.errors import SegmaeError
 from segmae.files import write_json
 from segmae.metrics import Counts
 
@@ -106,10 +105,4 @@ def with_and_without(dice: Dice, copied: set[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    try:
-        main()
-    except SegmaeError as error:
-        raise SystemExit(f"error: {error}") from error
+    call(main, __doc__)
