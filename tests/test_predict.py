@@ -475,6 +475,40 @@ def test_results_of_a_renamed_photograph_are_told(by_darkness: Path, tmp_path: P
     assert predict_files(tmp_path / "elsewhere.png", out, by_darkness, formats=["csv"]).notes == []
 
 
+def test_rows_made_with_other_options_are_told_and_scales_stay(by_darkness: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        half_dark(64, 64).save(tmp_path / f"{name}.png")
+    one, two, out = tmp_path / "one.png", tmp_path / "two.png", tmp_path / "out"
+    assert predict_files(one, out, by_darkness, formats=["csv"], mm_per_pixel=0.02).notes == []
+    assert predict_files(two, out, by_darkness, formats=["mask"]).notes == []  # which has no scale
+    (note,) = predict_files(two, out, by_darkness, formats=["csv"], mm_per_pixel=0.04, resume=True).notes
+    assert "differ in scale. " in note
+    (note,) = predict_files(two, out, by_darkness, formats=["csv"], keep_largest=True).notes
+    assert "differ in repairs of the mask, scale. " in note
+    assert predict_files(one, out, by_darkness, formats=["csv"], resume=True).skipped == 1
+    scales = {row["name"]: row["measurements"]["mm_per_pixel"] for row in rows_of(out)}
+    assert scales == {"one": [0.02, 0.02], "two": None}
+    assert predict_files([one, two], out, by_darkness, formats=["csv"], mm_per_pixel=0.02).notes == []
+
+
+def test_a_mask_that_was_changed_in_the_folder_of_results_is_told(by_darkness: Path, tmp_path: Path) -> None:
+    half_dark(64, 64).save(tmp_path / "a.png")
+
+    def notes() -> list[str]:
+        formats = ["coco", "coco-rle", "csv"]
+        return predict_files(
+            tmp_path / "a.png", tmp_path / "out", by_darkness, formats=formats, resume=True
+        ).notes
+
+    assert notes() == []
+    path = tmp_path / "out" / "a_mask.png"
+    mask = np.array(Image.open(path))
+    mask[0, 0] ^= 255
+    Image.fromarray(mask).save(path)
+    (note,) = notes()
+    assert note.startswith("1 mask changed after segmae wrote them: a. ") and "segmae measure" in note
+
+
 def test_another_photograph_of_the_same_name_is_refused(by_darkness: Path, tmp_path: Path) -> None:
     for place in ("one", "two"):
         (tmp_path / place).mkdir()

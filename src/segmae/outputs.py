@@ -161,14 +161,14 @@ def summary_row(result: Result, views: int, want: Wanted) -> Row:
 
 
 def is_complete(row: Mapping[str, Any], folder: Path, want: Wanted) -> bool:
-    """All that is wanted of a photograph is there already, made with these options."""
+    """All that is wanted of a photograph is there already, made with these options; a scale does no harm where none is wanted."""
     if (row.get("keep_largest"), row.get("fill_holes")) != (want.keep_largest, want.fill_holes):
         return False
     if "overlay" in want.files and row.get("overlay_style") != want.overlay_style:
         return False
     if want.measure:
         scale = want.mm_per_pixel and [nine_digits(float(side)) for side in want.mm_per_pixel]
-        if "measurements" not in row or row["measurements"]["mm_per_pixel"] != scale:
+        if "measurements" not in row or scale not in (None, row["measurements"]["mm_per_pixel"]):
             return False
     return all(_is_there(folder, row, kind) for kind in want.files)
 
@@ -228,10 +228,10 @@ def write_collections(
     """
     ordered = sorted(rows, key=lambda row: row["name"])
     segmented = [row for row in ordered if "error" not in row and "uncertainty" in row]
-    notes = []
+    notes, changed = list[str](), list[str]()
     writers: dict[str, Callable[[list[Row]], Any]] = {
         "coco": lambda some: _write_coco(folder / "coco.json", some, _polygons(folder)),
-        "coco-rle": lambda some: _write_coco(folder / "coco_rle.json", some, _runs(folder)),
+        "coco-rle": lambda some: _write_coco(folder / "coco_rle.json", some, _runs(folder, changed)),
         "labelstudio": lambda some: _write_label_studio(folder, some),
         "csv": lambda some: write_csv(folder / "results.csv", ordered),
         "html": lambda some: gallery.write_page(folder, some, [r for r in ordered if "error" in r], read),
@@ -247,6 +247,12 @@ def write_collections(
                 f"have no {' or '.join(kinds)} file. Predict them with this format too"
             )
         writers[name](some)
+    if changed:
+        masks = f"{len(changed)} mask{'s' * (len(changed) > 1)}"
+        notes.append(
+            f"{masks} changed after segmae wrote them: {', '.join(changed[:3])}{' ...' if changed[3:] else ''}. coco_rle.json has what is drawn "
+            "now, other files and measurements what was predicted. Keep such masks in another folder and use `segmae measure` there"
+        )
     return notes
 
 
@@ -265,9 +271,13 @@ def _polygons(folder: Path) -> Annotate:
     return annotate
 
 
-def _runs(folder: Path) -> Annotate:
+def _runs(folder: Path, changed: list[str]) -> Annotate:
+    """Annotations from masks; names of those whose area is not that of their row are put into `changed`."""
+
     def annotate(number: int, row: Row) -> exchange.Json | None:
         mask = read_mask(folder / row["mask"])
+        if abs(float(mask.mean()) - row["lesion_share"]) > 1e-6:
+            changed.append(row["name"])
         return exchange.coco_rle(number, row, mask) if mask.any() else None
 
     return annotate

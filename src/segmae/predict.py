@@ -20,6 +20,7 @@ from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
 from segmae.files import append, make_folder
 from segmae.outputs import (
     DEFAULT_FORMATS,
+    NEEDS,
     Row,
     Scale,
     Wanted,
@@ -164,9 +165,9 @@ def predict_files(
         for ending in FILES.values():
             (folder / (name + ending)).unlink(missing_ok=True)
     with turn(folder):
-        every = write_rows(folder, ordered, renamed)
-        report.notes += write_collections(folder, every.values(), want.formats)
-    report.notes += _gone(folder, [row for name, row in every.items() if name not in photographs])
+        every = write_rows(folder, ordered, renamed).values()
+        report.notes += write_collections(folder, every, want.formats)
+    report.notes += of_earlier_calls(folder, every, want)
     return report
 
 
@@ -255,17 +256,39 @@ def _notes(folder: Path, rows: Sequence[Row], renamed: dict[str, str], ignored: 
     return notes + several_pieces(good)
 
 
-def _gone(folder: Path, rows: Sequence[Row]) -> list[str]:
-    """A line on results of photographs that were renamed or deleted since: not in a folder that is not there from here."""
-    files = [Path(row["file"]) for row in rows if "error" not in row]
+def of_earlier_calls(folder: Path, rows: Iterable[Row], want: Wanted) -> list[str]:
+    """Lines on rows of a folder that do not fit the others: their photographs are gone, or options were other ones."""
+    good = [row for row in rows if "error" not in row]
+    files = [Path(row["file"]) for row in good]
+    # nothing is known of a folder that is not there from here
     names = [file.name for file in files if file.parent.is_dir() and not file.exists()]
-    if not names:
-        return []
-    whose = "1 photograph that is" if len(names) == 1 else f"{len(names)} photographs that are"
-    return [
-        f"results of {whose} not there now, so that tables may count a lesion twice: {', '.join(names[:3])}{' ...' if names[3:] else ''}. "
-        f"Remove their files and their lines in {folder / RESULTS}, or predict into a new folder"
-    ]
+    notes = []
+    if names:
+        whose = "1 photograph that is" if len(names) == 1 else f"{len(names)} photographs that are"
+        notes.append(
+            f"results of {whose} not there now, so that tables may count a lesion twice: {', '.join(names[:3])}{' ...' if names[3:] else ''}. "
+            f"Remove their files and their lines in {folder / RESULTS}, or predict into a new folder"
+        )
+    differing = _differing(good) if want.formats & NEEDS.keys() else []
+    if differing:
+        notes.append(
+            f"rows of earlier calls in {folder / RESULTS} differ in {', '.join(differing)}. "
+            "Predict all photographs with the same options before you compare them"
+        )
+    return notes
+
+
+def _differing(rows: Sequence[Row]) -> list[str]:
+    measured = [row for row in rows if "measurements" in row]
+    # a DICOM object's own spacing or ratio is no option
+    scaled = [row for row in measured if not row.get("mm_per_pixel") and row.get("pixel_aspect", 1) == 1]
+    options: dict[str, set[Any]] = {
+        "model": {row.get("weights") for row in rows},
+        "views": {row.get("views") for row in rows},
+        "repairs of the mask": {(row.get("keep_largest"), row.get("fill_holes")) for row in rows},
+        "scale": {str(row["measurements"]["mm_per_pixel"]) for row in scaled},
+    }
+    return [name for name, values in options.items() if len(values) > 1]
 
 
 @dataclass(frozen=True)

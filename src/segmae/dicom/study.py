@@ -36,7 +36,7 @@ from segmae.outputs import (
     write_rows,
 )
 from segmae.photographs import FILES, RESULTS, Sources, earlier_rows, file_stamp, listed
-from segmae.predict import Predictions, Progress, merged
+from segmae.predict import Predictions, Progress, merged, of_earlier_calls
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -254,6 +254,7 @@ def predict_dicom(
     with turn(folder):
         written = write_rows(folder, ordered, gone)
         report.notes += write_collections(folder, written.values(), want.formats, _read)
+    report.notes += of_earlier_calls(folder, written.values(), want)
     return report
 
 
