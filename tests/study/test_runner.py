@@ -102,6 +102,38 @@ def test_a_study_runs_shares_its_stage_1_and_leaves_small_outcomes(
     assert counted(standings) == {"done": 3} and total_seconds(standings) == 0
 
 
+def test_a_cell_that_another_study_has_finished_is_taken_over(write_study: Write, tmp_path: Path) -> None:
+    first = write_study(
+        rows={"plain": {"settings": {"task": "supervised", "model": {"options": {"decoder": None}}}}}
+    )
+    run_studies([first], **folders(tmp_path))
+    second = tmp_path / "again.yaml"
+    rows = first.read_text().replace("plain", "named-otherwise")
+    second.write_text(rows.replace("title: Drawn lesions", "title: The same again"))
+    _, standings = status(second, **folders(tmp_path))
+    assert standings[0].reason == "will be taken over from drawn/plain_drawn_s0"
+    assert total_seconds(standings) == 0
+
+    events: list[dict[str, Any]] = []
+    done = run_studies([second], **folders(tmp_path), listener=events.append)
+    assert done.finished == ["named-otherwise_drawn_s0"] and not epochs_of(events)
+    assert "taken over from drawn/plain_drawn_s0" in events[0]["text"]
+    results = tmp_path / "results"
+    outcome = read_json(results / "again" / "named-otherwise_drawn_s0.json")
+    assert (outcome["study"], outcome["row"], outcome["taken_from"]) == (
+        "again", "named-otherwise", "drawn/plain_drawn_s0",
+    )  # fmt: skip
+    for name, other in (("drawn", "again"), ("again", "drawn")):
+        page = build_page(load_evidence(Ledger(name, results))).markdown(name)
+        assert f"1 of 1 finished cells are also in `{other}`" in page
+
+    # a damaged one is not taken
+    shutil.rmtree(results / "again")
+    (results / "drawn" / "plain_drawn_s0.csv").write_text("test,id\n")
+    run_studies([second], **folders(tmp_path), listener=events.append)
+    assert len(epochs_of(events)) == 2
+
+
 class Clock:
     """Stands for the module `time` where a budget is read; servers and other threads keep the real one."""
 

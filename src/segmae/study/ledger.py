@@ -14,7 +14,7 @@ import csv
 import io
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,15 +147,47 @@ class Ledger:
         Args:
             per_image: the `per_image.csv` of each test.
         """
-        atomic_write(self._csv(cell.id), merged(per_image))
+        self._record(cell, outcome, merged(per_image))
+
+    def _record(self, cell: Cell, outcome: Mapping[str, Any], images: str) -> None:
+        atomic_write(self._csv(cell.id), images)
         write_json(self.folder / f"{cell.id}.json", {"format": FORMAT, "digest": cell.digest, **outcome})
         (self.folder / f"{cell.id}.failed.json").unlink(missing_ok=True)
+
+    def elsewhere(self, digests: Iterable[str]) -> Iterator[tuple[str, Ledger, str]]:
+        """The finished cells of the other studies beside this one that have one of these digests: it, the study's ledger, the cell's id."""
+        wanted, mine = set(digests), self.folder.name
+        others = [Ledger(name, self.folder.parent) for name in studies_in(self.folder.parent) if name != mine]
+        for other in others if wanted else ():
+            with suppress(DataError):  # what is damaged there is no concern of this study
+                for cell in other.plan()["cells"]:
+                    id_, digest = cell["id"], cell["digest"]
+                    if digest in wanted and other.state(id_, digest) == "done" and other.images(id_):
+                        yield digest, other, id_
+
+    def take_over(self, study: Study, cell: Cell) -> str:
+        """Record the outcome of another study's cell as that of this one; where it is from, or "" where there is none."""
+        for _, other, twin in self.elsewhere([cell.digest]):
+            origin = f"{other.folder.name}/{twin}"
+            outcome = other.outcome(twin) | names_of(study, cell) | {"taken_from": origin}
+            self.write_plan(study)
+            self._record(cell, outcome, other._csv(twin).read_text(encoding="utf-8"))
+            return origin
+        return ""
 
     def write_failure(self, cell: Cell, failure: Mapping[str, Any]) -> None:
         """Record why a cell failed."""
         write_json(
             self.folder / f"{cell.id}.failed.json", {"format": FORMAT, "digest": cell.digest, **failure}
         )
+
+
+def names_of(study: Study, cell: Cell) -> dict[str, Any]:
+    """How a cell's JSON names it."""
+    return {
+        "study": study.name, "scale": study.scale, "scale_label": study.scale_label,
+        "cell": cell.id, "row": cell.row, "data": cell.data, "seed": cell.seed,
+    }  # fmt: skip
 
 
 def _read(path: Path, keys: Sequence[str], removed: str) -> dict[str, Any]:
@@ -216,6 +248,8 @@ def status(
     ledger = Ledger(study.name, results)
     states = {cell.id: ledger.state(cell.id, cell.digest) for cell in study.cells}
     rates = [(cell.row, rate(ledger.outcome(cell.id))) for cell in study.cells if states[cell.id] == "done"]
+    left_over = [cell.digest for cell in study.cells if states[cell.id] != "done"]
+    elsewhere = {digest: f"{other.folder.name}/{twin}" for digest, other, twin in ledger.elsewhere(left_over)}
     paid: set[str] = set()
     found = []
     for cell in study.cells:
@@ -225,6 +259,8 @@ def status(
         left = 0.0
         if state == "failed":
             reason = ledger.failure(cell.id)["reason"]
+        elif state != "done" and cell.digest in elsewhere:
+            reason = f"will be taken over from {elsewhere[cell.digest]}"
         elif state != "done":
             if epochs < cell.config.epochs:  # else it only waits for tests
                 left = work(cell.config) * (1 - epochs / cell.config.epochs)
@@ -236,7 +272,7 @@ def status(
                 state = "begun"
         speed = _speed(cell.row, rates)
         seconds = left / speed if left and speed else None
-        if state in ("done", "failed") or epochs >= cell.config.epochs:
+        if state in ("done", "failed") or epochs >= cell.config.epochs or reason:
             seconds = 0.0
         found.append(Standing(cell.id, state, epochs, cell.config.epochs, round(left, 3), seconds, reason))
     return study, found

@@ -332,6 +332,11 @@ def _sources(evidence: Evidence) -> list[str]:
         lines.append(
             f"{last} of {len(outcomes)} finished cells were at their best on validation images in their last epoch: more epochs may change the order"
         )
+    twins = Counter(
+        other.folder.name for _, other, _ in evidence.ledger.elsewhere(o["digest"] for o in outcomes)
+    )
+    lines += [f"{count} of {len(outcomes)} finished cells are also in `{name}`, with the same settings, seed and tests: no further evidence beside it"
+              for name, count in twins.items()]  # fmt: skip
     again = Counter(o["retested"]["code"]["commit"] or "no clone" for o in outcomes if "retested" in o)
     lines += [f"{count} of them tested later, by the code of {name}" for name, count in again.items()]
     missing = len(plan["cells"]) - len(outcomes) - len(evidence.failures)

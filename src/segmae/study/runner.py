@@ -1,7 +1,8 @@
 """Run the open cells of studies, in order of importance, within a budget of time.
 
 A cell is trained in `runs/studies/STUDY/CELL-DIGEST/`, after its stage 1 in `runs/studies/_stage1/`, which other cells
-and studies with the same settings share. A finished cell becomes a JSON and a CSV in `results/STUDY/`.
+and studies with the same settings share. A finished cell becomes a JSON and a CSV in `results/STUDY/`. One that another
+study in `results` has finished, of the same settings, seed and tests, is taken over from there.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from segmae.runstate import Listener
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped
 from segmae.study.cost import measure_cost
 from segmae.study.grid import FULL, STAGE1, Cell, Study, cell_digest, load_study
-from segmae.study.ledger import RESULTS, RUNS, Ledger, history, work
+from segmae.study.ledger import RESULTS, RUNS, Ledger, history, names_of, work
 from segmae.train import run
 
 NOT_HERE = (DataError, CheckpointError, MissingExtra)  # data, weights or packages that this machine lacks
@@ -56,7 +57,7 @@ class Done:
     """What one call did.
 
     Attributes:
-        finished: ids of the cells that it finished.
+        finished: ids of the cells that it finished, or took over from another study.
         failed: `cell` and `problem` of those that failed in it, or for which something is not here.
         passed_over: ids of those that failed in an earlier call.
         busy: ids of those that another process is running.
@@ -178,6 +179,11 @@ def run_study(
             with locked(place.runs / study.name / f"{cell.config.name}.lock"):
                 if ledger.state(cell.id, cell.digest) == "done":
                     continue  # by another process, a moment ago
+                if origin := ledger.take_over(study, cell):
+                    text = f"taken over from {origin}: the same settings, seed and tests"
+                    tell({"kind": "message", "cell": cell.id, "text": text})
+                    done.finished.append(cell.id)
+                    continue
                 run_cell(study, cell, ledger, place, deadline, partial(_tell_of, tell, cell.id))
             done.finished.append(cell.id)
         except InUse:
@@ -230,8 +236,7 @@ def run_cell(
     refuse_edited(cell)
     ledger.write_plan(study)
     ledger.write(cell, {
-        "study": study.name, "scale": study.scale, "scale_label": study.scale_label,
-        "cell": cell.id, "row": cell.row, "data": cell.data, "seed": cell.seed,
+        **names_of(study, cell),
         "settings": portable(config_to_dict(config)), "stage1": made["stage1"],
         **by, **({} if by == now else {"retested": now}),
         "data_sha256": {key: provenance["trained_on"][key] for key in ("sha256", "cache_sha256")},
