@@ -92,10 +92,14 @@ def test_a_damaged_outcome_is_named_and_the_plan_is_mended(
     outcome.parent.mkdir(parents=True)
     outcome.write_text("")
     (outcome.parent / "study.json").write_text("<<<<<<< HEAD\n")
-    for words in (("status", path), ("run", path), ("report", path)):
-        code, _, err = call(capsys, *words)
-        assert code == 2 and len(err.splitlines()) == 1, words
-        assert "one_drawn_s0.json: is damaged" in err and "Restore it from git" in err
+    code, out, _ = call(capsys, "status", path)
+    assert code == 1 and "1 damaged, 1 open" in out and "Restore it from git" in out
+    code, out, err = call(capsys, "run", path)
+    assert (code, out) == (1, "1 cells finished, 1 failed\n"), "the damaged one does not stop the other"
+    assert "one_drawn_s0.json: is damaged" in err and outcome.read_text() == ""
+    code, _, err = call(capsys, "report", path)
+    assert code == 2 and len(err.splitlines()) == 1
+    assert "one_drawn_s0.json: is damaged" in err and "Restore it from git" in err
     code, out, err = call(capsys, "report")
     assert (code, out) == (1, "") and "one_drawn_s0.json: is damaged" in err
     code, _, err = call(capsys, "report", "--scale", "cpu")

@@ -102,6 +102,7 @@ def study_status(
 
     found, standings = status(name, **given(scale=scale, results=results, runs=runs))
     counts, left = counted(standings), total_seconds(standings)
+    code = 1 if "damaged" in counts else 0
     if as_json:
         cells = [dataclasses.asdict(standing) for standing in standings]
         print_json(
@@ -113,7 +114,7 @@ def study_status(
                 "cells": cells,
             }
         )
-        return
+        raise typer.Exit(code)
     print_table(
         ("cell", "state", "epochs", "TFLOP left", "minutes left", ""),
         [(s.cell, s.state, f"{s.epochs} of {s.of}", short(s.tflop) if s.tflop else "",
@@ -122,6 +123,7 @@ def study_status(
     text = ", ".join(f"{count} {state}" for state, count in counts.items())
     time = "unknown until a cell is finished" if left is None else f"about {left / 60:.0f} minutes"
     print(f"{found.name} ({found.scale_label}): {text}; time left: {time}")
+    raise typer.Exit(code)
 
 
 @study.command("report")

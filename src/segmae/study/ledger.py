@@ -226,7 +226,7 @@ class Standing:
     """How far a cell is.
 
     Attributes:
-        state: done, failed, outdated, open, or begun (open, with `epochs` of its run done).
+        state: done, failed, outdated, damaged (a file of its outcome), open, or begun (open, with `epochs` of its run done).
         tflop: arithmetic that is left of it, stage 1 included where no earlier cell pays for it.
         seconds: the same as time, by the rates of finished cells, those of its row first; None where there are none. What testing takes is not counted.
     """
@@ -246,18 +246,25 @@ def status(
     """A study and the standing of each of its cells, in order of importance."""
     study = load_study(name, scale)
     ledger = Ledger(study.name, results)
-    states = {cell.id: ledger.state(cell.id, cell.digest) for cell in study.cells}
+    states, problems = {}, {}
+    for cell in study.cells:
+        try:
+            states[cell.id] = ledger.state(cell.id, cell.digest)
+        except DataError as error:
+            states[cell.id], problems[cell.id] = "damaged", str(error)
     rates = [(cell.row, rate(ledger.outcome(cell.id))) for cell in study.cells if states[cell.id] == "done"]
     left_over = [cell.digest for cell in study.cells if states[cell.id] != "done"]
     elsewhere = {digest: f"{other.folder.name}/{twin}" for digest, other, twin in ledger.elsewhere(left_over)}
     paid: set[str] = set()
     found = []
     for cell in study.cells:
-        state, reason = states[cell.id], ""
+        state, reason = states[cell.id], problems.get(cell.id, "")
         run = Path(runs) / study.name / cell.config.name
         epochs = cell.config.epochs if state == "done" else epochs_done(run)
         left = 0.0
-        if state == "failed":
+        if state == "damaged":
+            pass  # is not run before somebody mends it
+        elif state == "failed":
             reason = ledger.failure(cell.id)["reason"]
         elif state != "done" and cell.digest in elsewhere:
             reason = f"will be taken over from {elsewhere[cell.digest]}"
@@ -316,5 +323,5 @@ def counted(standings: Iterable[Standing]) -> dict[str, int]:
 
 def total_seconds(standings: Sequence[Standing]) -> float | None:
     """The time that all open cells need; None where no rate is known."""
-    left = [s.seconds for s in standings if s.state not in ("done", "failed")]
+    left = [s.seconds for s in standings if s.state not in ("done", "failed", "damaged")]
     return None if None in left else sum(second for second in left if second is not None)

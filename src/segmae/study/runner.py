@@ -58,7 +58,7 @@ class Done:
 
     Attributes:
         finished: ids of the cells that it finished, or took over from another study.
-        failed: `cell` and `problem` of those that failed in it, or for which something is not here.
+        failed: `cell` and `problem` of those that failed in it, whose files in `results` are damaged, or for which something is not here.
         passed_over: ids of those that failed in an earlier call.
         busy: ids of those that another process is running.
         stopped: whether the budget was used up before the cells were.
@@ -166,7 +166,11 @@ def run_study(
     ledger = Ledger(study.name, place.results)
     ledger.begin(study)
     for cell in cells:
-        state = ledger.state(cell.id, cell.digest)
+        try:
+            state = ledger.state(cell.id, cell.digest)
+        except DataError as error:  # a damaged file of this cell; the others go on
+            done.failed.append({"cell": cell.id, "problem": str(error)})
+            continue
         if state == "failed" and not retry_failed:
             done.passed_over.append(cell.id)
             continue
