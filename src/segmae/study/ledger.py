@@ -254,7 +254,9 @@ def status(
             states[cell.id], problems[cell.id] = "damaged", str(error)
     rates = [(cell.row, rate(ledger.outcome(cell.id))) for cell in study.cells if states[cell.id] == "done"]
     left_over = [cell.digest for cell in study.cells if states[cell.id] != "done"]
-    elsewhere = {digest: f"{other.folder.name}/{twin}" for digest, other, twin in ledger.elsewhere(left_over)}
+    elsewhere: dict[str, str] = {}  # the first of each, which is the one that is taken
+    for digest, other, twin in ledger.elsewhere(left_over):
+        elsewhere.setdefault(digest, f"{other.folder.name}/{twin}")
     paid: set[str] = set()
     found = []
     for cell in study.cells:
