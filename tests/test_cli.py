@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -369,7 +369,8 @@ def test_verbs_have_help_and_no_defaults_of_their_own(verb: str) -> None:
             assert parameter.default in (None, False, (), []), f"{verb} {parameter.name}"
 
 
-def test_options_are_the_names_of_the_function_behind_them() -> None:
+def functions_behind() -> Iterator[tuple[str, Callable[..., Any], dict[str, str]]]:
+    """Verbs, the function behind each, and what it calls options that are called otherwise there."""
     from segmae.calibrate import calibrate
     from segmae.card import publish
     from segmae.compare import compare
@@ -377,7 +378,6 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     from segmae.data.dataset import prepare
     from segmae.data.download import download
     from segmae.demo import run_demo
-    from segmae.dicom import predict_dicom
     from segmae.doctor import diagnose
     from segmae.ensemble import save_ensemble
     from segmae.evaluate import evaluate_checkpoint
@@ -391,11 +391,7 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
     from segmae.study.runner import run_studies
     from segmae.study.sheets import write_sheets
 
-    printing = {"as_json", "help"}
-    of_dicom = {"fractional", "include_identifiers"}  # `predict` has three functions behind it
-    of_cluster = {"engine_cluster", "address", "workers", "gpus", "shard_size", "part"}
-    assert of_dicom <= set(inspect.signature(predict_dicom).parameters)
-    for verb, function, renamed in (
+    yield from (
         ("evaluate", evaluate_checkpoint, {"data_folder": "data"}),
         ("predict", predict_files, {}),
         ("calibrate", calibrate, {"data_folder": "data"}),
@@ -415,11 +411,62 @@ def test_options_are_the_names_of_the_function_behind_them() -> None:
         ("data check", check, {}),
         ("data download", download, {}),
         ("data prepare", prepare, {"folder": "cases", "cache": "folder", "size": "preprocess", "gray_world": "preprocess"}),
-    ):  # fmt: skip
+    )  # fmt: skip
+
+
+def test_options_are_the_names_of_the_function_behind_them() -> None:
+    from segmae.dicom import predict_dicom
+
+    printing = {"as_json", "help"}
+    of_dicom = {"fractional", "include_identifiers"}  # `predict` has three functions behind it
+    of_cluster = {"engine_cluster", "address", "workers", "gpus", "shard_size", "part"}
+    assert of_dicom <= set(inspect.signature(predict_dicom).parameters)
+    for verb, function, renamed in functions_behind():
         names = (
             {renamed.get(p.name, p.name) for p in COMMANDS[verb].params} - printing - of_dicom - of_cluster
         )
         assert names <= set(inspect.signature(function).parameters), verb
+
+
+def test_help_shows_the_defaults_of_the_function_behind_a_verb() -> None:
+    from segmae.cluster import predict_batch
+    from segmae.config import Preprocess
+    from segmae.data.splits import make_split
+    from segmae.engines.convert import export_model
+    from segmae.serve.settings import Settings
+
+    more = (
+        ("predict", predict_batch, {"engine_cluster": "", "threads": ""}),
+        ("export", export_model, {}),
+        ("data prepare", Preprocess, {}),
+        ("data splits make", make_split, {}),
+        ("serve", Settings, {}),
+    )
+    settings = {("study run", "threads"), ("study run", "device")}  # theirs is the default
+    compared = 0
+    for verb, function, renamed in (*functions_behind(), *more):
+        signature = inspect.signature(function).parameters
+        for parameter in COMMANDS[verb].params:
+            found = signature.get(renamed.get(parameter.name, parameter.name))
+            if found is None or parameter.required or (verb, parameter.name) in settings:
+                continue
+            default = found.default
+            if default is False or default in (None, (), found.empty) or "factory" in repr(default):
+                continue  # nothing, or told in words
+            if isinstance(default, tuple):
+                text = "1/1" if parameter.name == "part" else ",".join(map(str, default))
+            elif isinstance(default, Path):
+                text = default.as_posix()
+            else:
+                text = f"{default:g}" if isinstance(default, float) else str(default)
+            assert parameter.show_default == text, f"{verb} {parameter.name}"
+            compared += 1
+    assert compared > 50
+
+
+def test_help_prints_defaults(run: Run) -> None:
+    _, out, _ = run("evaluate", "--help")
+    assert "default: (2000)" in out
 
 
 @needs_model

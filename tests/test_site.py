@@ -85,6 +85,7 @@ def test_the_page_of_commands_has_every_option_of_every_command() -> None:
         for parameter in command.params:  # type: ignore[attr-defined]
             if parameter.param_type_name == "option" and parameter.name != "help":
                 assert all(option in sections[path] for option in parameter.opts), (path, parameter.name)
+    assert "Bootstrap samples of the intervals. Default: 2000. |" in sections["segmae evaluate"]
 
 
 def test_the_page_of_settings_has_every_key_with_a_meaning() -> None:

@@ -11,7 +11,7 @@ from segmae import cli
 INTRODUCTION = f"""# Commands
 
 Made from the command line itself; `segmae COMMAND --help` prints the same. {str(cli.__doc__).split(chr(10), 2)[2].strip()} An option
-that is not given leaves the choice to the Python function behind the command, see [API](api.md).
+that is not given leaves the choice to the Python function behind the command, whose default is named here; see [API](api.md).
 """
 
 
@@ -46,5 +46,8 @@ def _name(parameter: Any) -> str:
 
 def _row(parameter: Any) -> str:
     text = (parameter.help or "").replace("|", "\\|")
-    required = " Required." if parameter.required else ""
-    return f"| `{_name(parameter).replace('|', ' or ')}` | {text}{required} |"
+    if parameter.required:
+        text += " Required."
+    elif isinstance(parameter.show_default, str):
+        text += f" Default: {parameter.show_default}."
+    return f"| `{_name(parameter).replace('|', ' or ')}` | {text} |"

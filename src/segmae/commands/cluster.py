@@ -15,14 +15,31 @@ EngineCluster = Annotated[
     typer.Option(help="ray: on a Ray cluster; local: this process. Into Parquet shards: docs/cluster.md."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Address of the Ray cluster; 'local': one of this machine alone.")
+    str | None,
+    typer.Option(
+        help="Address of the Ray cluster; 'local': one of this machine alone.",
+        show_default="the one that Ray finds, else local",
+    ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Ray: how many processes hold the model.")]
-Gpus = Annotated[float | None, typer.Option(min=0, help="Ray: share of a GPU for each worker, such as 0.25.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Ray: how many processes hold the model.", show_default="as many as there is room for"
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Ray: share of a GPU for each worker, such as 0.25.", show_default="1 on a GPU, else 0"
+    ),
+]
 Part = Annotated[
-    str | None, typer.Option(metavar="I/N", help="local: do every N-th shard only, beginning with the I-th.")
+    str | None,
+    typer.Option(
+        metavar="I/N", help="local: do every N-th shard only, beginning with the I-th.", show_default="1/1"
+    ),
 ]
-ShardSize = Annotated[int | None, typer.Option(min=1, help="Photographs in a shard.")]
+ShardSize = Annotated[int | None, typer.Option(min=1, help="Photographs in a shard.", show_default="256")]
 
 
 def run_batch(

@@ -21,7 +21,12 @@ def download(
     name: Annotated[str, typer.Argument(help="isic2017, isic2018 or ph2.")],
     folder: Annotated[Path, typer.Argument(help="Folder for this dataset alone; of ph2, your own copy.")],
     parts: Annotated[
-        list[str] | None, typer.Option("--part", help="Only this one: train, val or test. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--part",
+            help="Only this one: train, val or test. May be repeated.",
+            show_default="train,val,test",
+        ),
     ] = None,
     keep_archives: Annotated[
         bool | None, typer.Option("--keep-archives", help="Keep the zip files after unpacking.")
@@ -70,7 +75,9 @@ def check(
     splits: Annotated[
         list[str] | None, typer.Option("--split", help="Also check this CSV file. May be repeated.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="one per usable CPU")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find broken files, files that are no masks, copies, and images that splits or datasets share."""
@@ -95,10 +102,17 @@ def check(
 @data.command()
 def prepare(
     folder: Annotated[str, typer.Argument(help="Dataset folder.")],
-    size: Annotated[int | None, typer.Option(help="Side of the prepared images in pixels.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the prepared images in pixels.", show_default="224")
+    ] = None,
     gray_world: Annotated[bool | None, typer.Option("--gray-world", help="Normalise colours.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Where prepared images are kept.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Where prepared images are kept.", show_default="the user's cache folder"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="one per usable CPU")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Decode every image once into arrays that training reads. Training does it by itself where needed."""
@@ -140,7 +154,9 @@ def list_splits(as_json: Json = False) -> None:
 @splits.command()
 def show(
     split: Annotated[str, typer.Argument(help="A name that `list` shows, or a CSV file.")],
-    part: Annotated[str | None, typer.Option(help="Only this part: train, val or test.")] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Only this part: train, val or test.", show_default="all parts")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The ids of a split, as CSV lines id,part."""
@@ -162,8 +178,12 @@ def show(
 def make(
     folder: Annotated[str, typer.Argument(help="Dataset folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write.")],
-    ratios: Annotated[str | None, typer.Option(help="Shares of train,val,test, e.g. 0.7,0.1,0.2.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same split.")] = None,
+    ratios: Annotated[
+        str | None, typer.Option(help="Shares of train,val,test.", show_default="0.7,0.1,0.2")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same split.", show_default="0")
+    ] = None,
 ) -> None:
     """Divide your own dataset; lesions and patients stay together, diagnoses are spread evenly."""
     from segmae.data.catalog import find_data, open_dataset
@@ -186,7 +206,10 @@ def make(
 
 @splits.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Splits; default: all of the package.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names or CSV files of splits.", show_default="all of the package"),
+    ] = None,
     folder: Annotated[
         str | None, typer.Option("--data", help="Also check them against this dataset.")
     ] = None,

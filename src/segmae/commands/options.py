@@ -8,15 +8,22 @@ from typing import Annotated, Any
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
-Engine = Annotated[str | None, typer.Option(help="auto, openvino, onnxruntime or torch.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Engine = Annotated[
+    str | None, typer.Option(help="auto, openvino, onnxruntime or torch.", show_default="auto")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="one per core")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1 ...", show_default="cpu; with torch a GPU, if any"),
+]
+Model = Annotated[str | None, typer.Option(help="Model name, folder or run.", show_default="segmae-tiny")]
 Views = Annotated[
     int | None,
     typer.Option(
         min=1,
         max=8,
         help="Mean over so many turned and mirrored views, at as many times the cost; 8 are all.",
+        show_default="1",
     ),
 ]
 KeepLargest = Annotated[bool | None, typer.Option("--keep-largest", help="Only the largest piece of a mask.")]

@@ -17,7 +17,7 @@ from segmae.commands.cluster import (
     Workers,
     run_batch,
 )
-from segmae.commands.options import Device, Engine, FillHoles, Json, KeepLargest, Threads, Views, given
+from segmae.commands.options import Device, Engine, FillHoles, Json, KeepLargest, Model, Threads, Views, given
 from segmae.commands.show import exit_code, note, print_failures, print_json, print_table, progress
 
 NAMED = 3  # files of one reason
@@ -38,9 +38,12 @@ def predict(
             "--format",
             help="mask, overlay, probability, npz, entropy, geojson, coco, coco-rle, labelstudio, csv, html, sheet; "
             "several with commas.",
+            show_default="mask,overlay",
         ),
     ] = None,
-    overlay_style: Annotated[str | None, typer.Option(help="contour, fill or side.")] = None,
+    overlay_style: Annotated[
+        str | None, typer.Option(help="contour, fill or side.", show_default="contour")
+    ] = None,
     keep_largest: KeepLargest = None,
     fill_holes: FillHoles = None,
     measure: Annotated[bool | None, typer.Option("--measure", help="Measurements, in results.jsonl.")] = None,
@@ -52,12 +55,21 @@ def predict(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="Model name, folder or run. May be repeated: the mean of all."),
+        typer.Option(
+            "--model",
+            help="Model name, folder or run. May be repeated: the mean of all.",
+            show_default="segmae-tiny",
+        ),
     ] = None,
     engine: Engine = None,
     device: Device = None,
-    threads: Threads = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs at once.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads.", show_default="one per core; with --engine-cluster 1"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Photographs at once.", show_default="8")
+    ] = None,
     resume: Annotated[bool | None, typer.Option("--resume", help="Skip what is already done.")] = None,
     views: Views = None,
     fractional: Annotated[
@@ -147,8 +159,8 @@ def predict(
 
 def rank(
     folder: Annotated[Path, typer.Argument(help="Photographs without masks.")],
-    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
-    n: Annotated[int | None, typer.Option("-n", min=1, help="How many to rank.")] = None,
+    model: Model = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many to rank.", show_default="50")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write.")] = None,
     device: Device = None,
     threads: Threads = None,
@@ -186,10 +198,12 @@ def rank(
 
 def demo(
     image: Annotated[
-        Path | None, typer.Argument(help="Your photograph, or a folder; default: drawn lesions.")
+        Path | None, typer.Argument(help="Your photograph, or a folder.", show_default="drawn lesions")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the pictures.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the pictures.", show_default="demo")
+    ] = None,
+    model: Model = None,
 ) -> None:
     """Segment lesions that the project draws, or your own photographs, and show the result as a page."""
     from segmae.demo import run_demo
@@ -213,7 +227,7 @@ def demo(
 
 def doctor(
     as_json: Json = False,
-    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+    model: Model = None,
 ) -> None:
     """Show versions, extras, device and model, and time one drawn image."""
     from segmae.doctor import diagnose

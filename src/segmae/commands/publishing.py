@@ -27,7 +27,8 @@ def publish(
     model: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Model name, folder or run.")],
     folder: Annotated[Path, typer.Argument(help="New folder.")],
     licence: Annotated[
-        str | None, typer.Option(help="As Hugging Face writes it, e.g. apache-2.0 or cc-by-4.0.")
+        str | None,
+        typer.Option(help="As Hugging Face writes it, e.g. apache-2.0 or cc-by-4.0.", show_default="unknown"),
     ] = None,
     results: Annotated[
         list[Path] | None, typer.Option("--results", help="summary.json of `evaluate`. May be repeated.")
@@ -43,9 +44,17 @@ def publish(
 
 def fetch(
     model: Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]", help="On huggingface.co.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Where models are kept.")] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Only what is kept already.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.", show_default="main")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Where models are kept.", show_default="models, in the user's cache folder"),
+    ] = None,
+    offline: Annotated[
+        bool | None,
+        typer.Option(
+            "--offline", help="Only what is kept already.", show_default="where HF_HUB_OFFLINE is set"
+        ),
+    ] = None,
     update: Annotated[bool | None, typer.Option("--update", help="Ask whether the branch has moved.")] = None,
 ) -> None:
     """Download a model once, checked, and print its folder: segmae predict photos/ --model $(segmae fetch OWNER/NAME)."""

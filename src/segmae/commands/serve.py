@@ -7,25 +7,41 @@ from typing import Annotated
 
 import typer
 
-from segmae.commands.options import Device, Engine, Threads, given
+from segmae.commands.options import Device, Engine, Model, given
 from segmae.commands.show import note
 
 
 def serve(
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; this machine alone by default.")
+        str | None,
+        typer.Option(
+            help="Address to listen on; 127.0.0.1: for this machine alone.", show_default="127.0.0.1"
+        ),
     ] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: a free one.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model name, folder or run.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="0: a free one.", show_default="8000")
+    ] = None,
+    model: Model = None,
     engine: Engine = None,
     device: Device = None,
-    threads: Threads = None,
-    state: Annotated[Path | None, typer.Option(help="Folder of keys and jobs.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images that the network sees at once.")] = None,
-    waiting: Annotated[int | None, typer.Option(min=1, help="Requests at once; more get 429.")] = None,
-    rate: Annotated[int | None, typer.Option(min=0, help="Requests a minute and key; 0: no limit.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores but one")
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder of keys and jobs.", show_default="segmae/serve in ~/.local/state"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images that the network sees at once.", show_default="8")
+    ] = None,
+    waiting: Annotated[
+        int | None, typer.Option(min=1, help="Requests at once; more get 429.", show_default="64")
+    ] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=0, help="Requests a minute and key; 0: no limit.", show_default="600")
+    ] = None,
     keep_hours: Annotated[
-        float | None, typer.Option(min=0, help="How long results of jobs are kept.")
+        float | None, typer.Option(min=0, help="How long results of jobs are kept.", show_default="24")
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate, for https.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,

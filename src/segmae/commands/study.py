@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segmae.commands.options import Device, Json, Threads, given
+from segmae.commands.options import Json, given
 from segmae.commands.show import note, print_failures, print_json, print_table, progress, short
 from segmae.errors import ConfigError
 
@@ -15,10 +15,11 @@ study = typer.Typer(
     no_args_is_help=True, help="Grids of runs: train and test them, and report what they show."
 )
 Scale = Annotated[
-    str | None, typer.Option(help="One of the study's scales, e.g. cpu; default: paper, as written.")
+    str | None,
+    typer.Option(help="One of the study's scales, e.g. cpu; paper: as written.", show_default="paper"),
 ]
-Results = Annotated[Path | None, typer.Option(help="Folder of outcomes; default: results.")]
-Runs = Annotated[Path | None, typer.Option(help="Folder of checkpoints; default: runs/studies.")]
+Results = Annotated[Path | None, typer.Option(help="Folder of outcomes.", show_default="results")]
+Runs = Annotated[Path | None, typer.Option(help="Folder of checkpoints.", show_default="runs/studies")]
 
 
 @study.command("run")
@@ -27,15 +28,23 @@ def run_study(
         list[str], typer.Argument(metavar="STUDY...", help="Names in recipes/studies, or YAML files.")
     ],
     scale: Scale = None,
-    budget: Annotated[str | None, typer.Option(help="Stop after this time, saved: 45s, 9m, 1.5h.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Stop after this time, saved: 45s, 9m, 1.5h.", show_default="no limit")
+    ] = None,
     test_grace: Annotated[
-        str | None, typer.Option(help="Past the budget, for the tests of a cell that is trained: 60s.")
+        str | None,
+        typer.Option(help="Past the budget, for the tests of a cell that is trained: 60s.", show_default="0"),
     ] = None,
     rows: Annotated[
-        str | None, typer.Option(help="Only cells of these rows, in this order: unet,cpfnet.")
+        str | None,
+        typer.Option(help="Only cells of these rows, in this order: unet,cpfnet.", show_default="all"),
     ] = None,
-    device: Device = None,
-    threads: Threads = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="as the settings say")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="as the settings say")
+    ] = None,
     results: Results = None,
     runs: Runs = None,
     retry_failed: Annotated[
@@ -132,13 +141,14 @@ def report_study(
         str | None,
         typer.Argument(
             metavar="[STUDY]",
-            help="Name or YAML file, or the name of its folder in results, e.g. table2-cpu; default: all of them, and a page of all claims.",
+            help="Name or YAML file, or the name of its folder in results, e.g. table2-cpu.",
+            show_default="all of them, and a page of all claims",
         ),
     ] = None,
     scale: Scale = None,
     results: Results = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write to; default: docs/results.")
+        Path | None, typer.Option("--out", "-o", help="Folder to write to.", show_default="docs/results")
     ] = None,
 ) -> None:
     """Tables, tests and plots as Markdown and HTML, from the outcomes alone."""

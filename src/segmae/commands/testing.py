@@ -15,11 +15,19 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="Model name, model folder or run folder.")],
     data_folder: Annotated[Path, typer.Option("--data", help="Dataset folder.")],
     split: Annotated[
-        str | None, typer.Option(help="Name or CSV file of a split; default: every case.")
+        str | None, typer.Option(help="Name or CSV file of a split.", show_default="every case")
     ] = None,
-    part: Annotated[str | None, typer.Option(help="Part of the split: train, val or test.")] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Part of the split: train, val or test.", show_default="test")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for table, summary and pictures.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for table, summary and pictures.",
+            show_default="evaluation/... in the run, else here",
+        ),
     ] = None,
     engine: Engine = None,
     device: Device = None,
@@ -27,9 +35,13 @@ def evaluate(
     views: Views = None,
     keep_largest: KeepLargest = None,
     fill_holes: FillHoles = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    resamples: Annotated[int | None, typer.Option(min=1, help="Bootstrap samples of the intervals.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the bootstrap.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images that the network sees at once.", show_default="16")
+    ] = None,
+    resamples: Annotated[
+        int | None, typer.Option(min=1, help="Bootstrap samples of the intervals.", show_default="2000")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the bootstrap.", show_default="0")] = None,
     allow_leaks: Annotated[
         bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
     ] = None,
@@ -69,8 +81,12 @@ def evaluate(
 def calibrate(
     model: Annotated[str, typer.Argument(help="Model folder or run folder; its trust.json is written.")],
     data_folder: Annotated[Path, typer.Option("--data", help="Dataset with masks.")],
-    split: Annotated[str | None, typer.Option(help="Name or CSV file; default: every case.")] = None,
-    part: Annotated[str | None, typer.Option(help="Part of the split; never the one you publish on.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Name or CSV file of a split.", show_default="every case")
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Part of the split; never the one you publish on.", show_default="val")
+    ] = None,
     threads: Threads = None,
     allow_leaks: Annotated[
         bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")

@@ -72,9 +72,15 @@ def finetune(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, as for train.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model name, folder or run to start from.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run's folder.", show_default="runs/mine")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model name, folder or run to start from.", show_default="segmae-tiny")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the images.", show_default="20")
+    ] = None,
     dry_run: Annotated[
         bool | None, typer.Option("--dry-run", help="Only the split, and how long it will take.")
     ] = None,
@@ -106,11 +112,12 @@ def export(
     checkpoint: Annotated[str, typer.Argument(help="Model name, model folder or run folder.")],
     to: Annotated[Format, typer.Option("--to", help="Format to write.")],
     precision: Annotated[
-        Precision | None, typer.Option(help="int8 is calibrated on --data and --split, and judged there.")
+        Precision | None,
+        typer.Option(help="int8 is calibrated on --data and --split, and judged there.", show_default="fp32"),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File, or a new model folder; default: beside the weights."),
+        typer.Option("--out", "-o", help="File, or a new model folder.", show_default="beside the weights"),
     ] = None,
     data_folder: Annotated[str | None, typer.Option("--data", help="int8: a dataset folder.")] = None,
     split: Annotated[
