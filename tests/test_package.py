@@ -80,6 +80,22 @@ def test_the_data_that_the_package_reads_is_installed_with_it() -> None:
     assert data <= packed
 
 
+def test_the_page_on_variables_names_those_that_the_code_reads() -> None:
+    text = (REPOSITORY / "docs" / "environment.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[A-Z].*?) \|", text, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    read, argument = set(), re.compile(r"""(?:\.\w+)?[\[(]["'](\w+)["']""")
+    for file in sorted((REPOSITORY / "src").rglob("*.py")):
+        source = file.read_text(encoding="utf-8")
+        for use in re.finditer(r"\b(?:environ|getenv)\b", source):
+            name = argument.match(source, use.end())
+            assert name, (
+                f"{file}: a variable without its name beside it cannot be compared with docs/environment.md"
+            )
+            read.add(name[1])
+    assert read == named
+
+
 def test_every_result_says_what_made_it() -> None:
     """`results/README.md` names each folder and file beside it; studies have a report instead."""
     text = (REPOSITORY / "results" / "README.md").read_text(encoding="utf-8")

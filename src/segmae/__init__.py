@@ -27,8 +27,8 @@ __version__ = "0.1.0"
 
 # onnxruntime and Ray report to their makers what runs here, from their import on (OpenVINO: see `errors.require`). Nothing is to leave the
 # machine; a variable that the user has set stands.
-for _name, _value in {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
-    os.environ.setdefault(_name, _value)
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 # The home of every public name. They are imported on first use, so that `import segmae` is quick and needs no torch.
 _HOMES = {
