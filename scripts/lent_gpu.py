@@ -5,7 +5,7 @@
 
 `pack` fetches the packages that such a machine lacks and packs the photographs. `run` puts the packages beside the machine's own torch, unpacks
 the photographs, runs what is asked for, stops in time, and leaves results/ and the weights of models that ship in $OUT. What it has made
-stays in .cache/lent for the next call on that machine, which goes on from there. docs/studies.md says how to use both.
+stays in .cache/lent for the next call on that machine, which goes on from there. CONTRIBUTING.md says how to use both.
 """
 
 from __future__ import annotations
