@@ -435,7 +435,7 @@ def test_another_test_of_a_finished_cell_needs_no_training(
     assert (once["views"], by_views["views"]) == (1, 8)
     assert once["per_image_mean"] != by_views["per_image_mean"]
     titles = [place.label for place in load_evidence(Ledger("drawn", tmp_path / "results")).places]
-    assert titles == ["drawn", "drawn, mean of 8 views", "drawn, tested on val, mean of 8 views"]
+    assert titles == ["drawn", "drawn, mean of 8 views", "drawn, validation, mean of 8 views"]
 
 
 def test_a_call_that_finishes_nothing_leaves_the_figures_in_their_report(

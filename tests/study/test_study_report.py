@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from segmae.errors import ConfigError, DataError
 from segmae.study.ledger import Ledger
 from segmae.study.page import Table
 from segmae.study.printed import faults, printed
-from segmae.study.report import build_page, write_all_reports, write_report
+from segmae.study.report import _against, build_page, write_all_reports, write_report
 from segmae.study.tables import Figures, Place, SeedSpread, corrected, load_evidence
 
 # Per row, dataset and seed: true positives, false positives and false negatives of each image, of 64 pixels.
@@ -330,6 +331,34 @@ def test_a_place_is_named_by_its_dataset_its_test_and_its_views(tmp_path: Path) 
         path.write_text(text.replace('"network_size": 8', '"network_size": 8, "views": 8'))
     (place,) = load_evidence(Ledger("study", tmp_path)).places
     assert place.label == "Fold 1, tested on ph2, mean of 8 views"
+
+
+@pytest.mark.parametrize("label", ["Fold 1", "Fold 1, validation"])
+def test_that_images_are_those_of_validation_is_said_once(tmp_path: Path, label: str) -> None:
+    folder = tmp_path / "study"
+    write_plan(folder, {"a": ""}, {"fold1": label}, [0])
+    write_cell(folder, "a", "fold1", 0, {"i1": (10, 0, 0)})
+    for path in folder.iterdir():
+        path.write_text(path.read_text().replace('"test"', '"val"').replace("\ntest,", "\nval,"))
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    assert place.label == "Fold 1, validation"
+
+
+@pytest.mark.parametrize(
+    "verdicts, text",
+    [
+        ("better better", "holds against all 2"),
+        ("better worse", "holds against 1 of 2; the other way round against c"),
+        ("not_shown worse", "does not hold: the other way round against c; not shown against b"),
+        ("not_shown few_seeds", "not decided by so few seeds against c; not shown against b"),
+        ("not_shown not_shown", "not shown against b, c"),
+    ],
+)
+def test_a_claim_on_several_rows_begins_with_what_is_the_case(verdicts: str, text: str) -> None:
+    plan = {"rows": {name: {"label": name} for name in "abc"}}
+    found = [SimpleNamespace(than=than, verdict=verdict.replace("_", " "))
+             for than, verdict in zip("bc", verdicts.split(), strict=True)]  # fmt: skip
+    assert _against(plan, found) == text
 
 
 def test_chance_between_seeds_is_corrected_for_the_number_of_comparisons(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ VERDICTS = {
     "few seeds": "not decided: other seeds may change as much",
     "worse": "does not hold: it is the other way round",
 }
-SHORT = {"few seeds": "not decided by so few seeds", "not shown": "not shown", "worse": "the other way round"}
+SHORT = {"worse": "the other way round", "few seeds": "not decided by so few seeds", "not shown": "not shown"}
 HOW = (
     "**mean of images**: measured on each image, averaged over seeds, then over the images of all folds. **pooled**: from the "
     f"pixels of all images together. In brackets 95 % bootstrap intervals over images ({RESAMPLES} resamples).",
@@ -190,7 +190,9 @@ def _against(plan: Plan, found: Sequence[Comparison]) -> str:
     others = [
         f"{short} against {', '.join(names)}" for kind, short in SHORT.items() if (names := verdicts[kind])
     ]
-    return "; ".join([f"holds against {better} of {len(found)}", *others])
+    if better:
+        return "; ".join([f"holds against {better} of {len(found)}", *others])
+    return ("does not hold: " if verdicts["worse"] else "") + "; ".join(others)
 
 
 def _claim_row(plan: Plan, place: Place, c: Comparison) -> list[str]:

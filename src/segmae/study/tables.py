@@ -316,8 +316,8 @@ class Evidence:
         label = entries[0]["label"] if len({e["label"] for e in entries}) == 1 else group
         views = summaries[0].get("views", 1)
         name = test.removesuffix(views_suffix(views))
-        label += "" if name == "test" else f", tested on {name}"
-        label += by_views(views)
+        where = {"test": "", "val": ", validation"}.get(name, f", tested on {name}")
+        label = label.removesuffix(where) + where + by_views(views)  # a study's own label may say it already
         fewest: dict[str, tuple[int, int]] = {}  # of each fold's images, in any cell
         for data in (summary["data"] for summary in summaries):
             seen = data["evaluated"], data["expected"]
