@@ -49,6 +49,8 @@ def test_run_status_report_and_sheets(
         Path("docs/results/drawn.html"),
     ]
     assert "2 of 2 cells are finished" in Path("docs/results/drawn.md").read_text()
+    code, out, err = call(capsys, "report")
+    assert (code, err) == (0, "drawn: 1 of 1\n") and "claims.md" in out
     code, out, _ = call(capsys, "sheets", path)
     assert code == 0 and list(map(Path, out.split())) == [Path("runs/studies/drawn/sheets/drawn-test.png")]
     with Image.open("runs/studies/drawn/sheets/drawn-test.png") as sheet:

@@ -160,7 +160,7 @@ def report_study(
     if name:
         written = list(write_report(name, **options, **given(scale=scale)))
     else:
-        written, failed = write_all_reports(**options)
+        written, failed = write_all_reports(**options, tell=note)
     for path in written:
         print(path)
     print_failures(failed)

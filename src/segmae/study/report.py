@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,13 @@ def write_report(
     return build_page(evidence).write(Path(out), name)
 
 
-def write_all_reports(results: Path = RESULTS, out: Path = OUT) -> tuple[list[Path], list[dict[str, str]]]:
+def write_all_reports(
+    results: Path = RESULTS, out: Path = OUT, tell: Callable[[str], None] = lambda text: None
+) -> tuple[list[Path], list[dict[str, str]]]:
     """The report of every study in `results`, and `OUT/claims.md` and `.html`: what all of them say together.
+
+    Args:
+        tell: called with a line before each study, since all take minutes.
 
     Returns:
         The paths, and `study` and `problem` of each whose results are damaged. Where there is one, the page of claims stays as it is.
@@ -94,7 +99,8 @@ def write_all_reports(results: Path = RESULTS, out: Path = OUT) -> tuple[list[Pa
         "claims of one study, not for all lines of this page together. Rows of a study share images and epochs, not operations: stage 1 and hybrid "
         "training compute more (the reports' costs), and no learning rate was tuned for a row."
     ))  # fmt: skip
-    for study in studies:
+    for number, study in enumerate(studies, 1):
+        tell(f"{study}: {number} of {len(studies)}")
         try:
             evidence = load_evidence(Ledger(study, Path(results)))
             report = build_page(evidence)
