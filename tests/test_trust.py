@@ -48,8 +48,10 @@ def test_mask_warnings() -> None:
     assert t.mask_warnings(mask) == [t.NO_LESION]
     mask[20:30, 20:30] = True
     assert t.mask_warnings(mask) == []
-    mask[:10, 10:30] = True
-    assert t.mask_warnings(mask) == [t.AT_BORDER]
+    for side in range(4):
+        touching = np.rot90(mask, side).copy()
+        touching[:10, 10:30] = True
+        assert t.mask_warnings(np.rot90(touching, -side)) == [t.AT_BORDER]
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def test_uniform_keeps_one_of_each_cell_and_each_place_as_often() -> None:
     assert (seen.mean((0, 1, 3)) - 0.25).abs().max() < 0.02
 
 
-@pytest.mark.parametrize(("grid", "ratio"), [((14, 14), 0.6), ((13, 14), 0.75)])
+@pytest.mark.parametrize(("grid", "ratio"), [((14, 14), 0.6), ((13, 14), 0.75), ((14, 13), 0.75)])
 def test_uniform_refuses_what_leaves_no_cells_of_four(grid: tuple[int, int], ratio: float) -> None:
     with pytest.raises(ConfigError, match=r"ratio.*0\.75.*multiple of 32"):
         choose_visible("uniform", IDS, grid, ratio)
