@@ -519,11 +519,27 @@ def test_absent_patient_entries_are_written_empty(tmp_path: Path) -> None:
     assert (seg.PatientName, seg.PatientID, seg.StudyDate) == ("", None, None) or not seg.PatientID
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_ratio_of_sides_is_the_sources_where_there_is_no_spacing(tmp_path: Path, count: int) -> None:
+    def written(**tags: Any) -> Dataset:
+        path = save(photograph(lesions(count), **tags), tmp_path / "a.dcm")
+        return pydicom.dcmread(segment(path, tmp_path / "seg.dcm", darkness()))
+
+    assert list(written(PixelSpacing=None, PixelAspectRatio=["6", "5"]).PixelAspectRatio) == [6, 5]
+    assert "PixelAspectRatio" not in written(PixelAspectRatio=["6", "5"])  # Pixel Spacing says it
+    for useless in (["1", "1"], ["2", "2"], ["0", "1"], "2", None):
+        assert "PixelAspectRatio" not in written(PixelSpacing=None, PixelAspectRatio=useless)
+
+
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (Debian's dicom3tools) is not installed")
+@pytest.mark.parametrize("ratio", [None, ["6", "5"]])
 @pytest.mark.parametrize("fractional", [False, True])
 @pytest.mark.parametrize("count", [1, 3])
-def test_dciodvfy_finds_no_fault(tmp_path: Path, count: int, fractional: bool) -> None:
-    path = save(photograph(lesions(count)), tmp_path / "a.dcm")
+def test_dciodvfy_finds_no_fault(
+    tmp_path: Path, count: int, fractional: bool, ratio: list[str] | None
+) -> None:
+    tags = {"PixelSpacing": None, "PixelAspectRatio": ratio} if ratio else {}
+    path = save(photograph(lesions(count), **tags), tmp_path / "a.dcm")
     written = segment(path, tmp_path / "seg.dcm", darkness(), fractional=fractional)
     done = subprocess.run(["dciodvfy", "-new", written], capture_output=True, text=True, timeout=60)
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]

@@ -105,7 +105,7 @@ class DicomObject:
             return _decode(self, number - 1), Frame(
                 path=str(self.path), sop_class_uid=str(self.dataset.SOPClassUID), sop_instance_uid=self.sop_instance_uid,
                 number=number, count=self.count, width=self.width, height=self.height,
-                mm_per_pixel=pixel_size(self.dataset, number - 1), pixel_aspect=_pixel_aspect(self.dataset),
+                mm_per_pixel=pixel_size(self.dataset, number - 1), pixel_aspect=pixel_aspect_of(self.dataset),
                 patient_orientation=patient_orientation_of(self.dataset),
             )  # fmt: skip
 
@@ -337,7 +337,7 @@ def pixel_size(dataset: Any, index: int) -> tuple[float, float] | None:
     return None
 
 
-def _pixel_aspect(dataset: Any) -> float:
+def pixel_aspect_of(dataset: Any) -> float:
     """Height / width of a pixel; DICOM names the vertical side first. 1 where the ratio is absent or beyond belief."""
     try:
         height, width = (float(value) for value in dataset.PixelAspectRatio)

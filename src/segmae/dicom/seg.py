@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.dicom.quiet import guarded, quiet
-from segmae.dicom.read import DicomObject, open_object, patient_orientation_of, pixel_size, whole_number
+from segmae.dicom.read import (
+    DicomObject,
+    open_object,
+    patient_orientation_of,
+    pixel_aspect_of,
+    pixel_size,
+    whole_number,
+)
 from segmae.errors import OutputError, require
 from segmae.files import atomic_write
 from segmae.predictor import Predictor
@@ -182,6 +189,8 @@ def _built(source: DicomObject, frames: NDArray[Any], algorithm: Algorithm, crea
         seg.SpecificCharacterSet = dataset.SpecificCharacterSet
     seg.copy_patient_and_study_information(_readable(dataset))
     seg.PatientOrientation = list(patient_orientation_of(dataset))
+    if pixel_aspect_of(dataset) != 1 and not any(pixel_size(dataset, i) for i in range(source.count)):
+        seg.add(dataset["PixelAspectRatio"])  # type 1C of the Image Pixel module: where no spacing says it
     seg.InstanceCreationDate = seg.ContentDate = created.strftime("%Y%m%d")
     seg.InstanceCreationTime = seg.ContentTime = created.strftime("%H%M%S.%f")
     for equipment in seg.get("ContributingEquipmentSequence", ()):
