@@ -33,6 +33,7 @@ from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion
 from segmae.dicom import Algorithm, open_object, predict_dicom, read_frames, segment, walk, write_segmentation
 from segmae.errors import DataError, ImageError, MissingExtra, OutputError, SegmaeError
+from segmae.masks import measure_masks
 from segmae.outputs import FORMATS
 from segmae.photographs import FILES
 from segmae.predictor import Predictor
@@ -697,6 +698,42 @@ def test_a_ratio_of_sides_is_kept_where_there_is_no_spacing(by_darkness: None, t
         assert not predict_dicom([path], tmp_path / "out", mm_per_pixel=0.1).notes
     save(photograph(PixelAspectRatio=["2", "1"]), path)  # Pixel Spacing says more
     assert predict_dicom([path], tmp_path / "out").rows[0]["mm_per_pixel"] == (0.03, 0.02)
+
+
+def test_masks_corrected_by_hand_are_measured_on_their_frames(by_darkness: None, tmp_path: Path) -> None:
+    """By the names of the results, or of the file of one frame: the figures of predict but for the outline's."""
+    study, out, drawn = tmp_path / "study", tmp_path / "out", tmp_path / "drawn"
+    one = save(photograph(), study / "IM0001")
+    save(photograph(lesions(2), number=2), study / "b" / "two.dcm")
+    save(photograph(number=3, PixelSpacing=None, PixelAspectRatio=["6", "5"]), study / "b" / "x.dcm")
+    for place in "ab":  # names that two objects share belong to neither
+        save(photograph(number=4 + (place == "a")), study / place / "same.dcm")
+    (study / "damaged.dcm").write_bytes(one.read_bytes()[:2000])
+    Image.fromarray(lesions()[0]).save(study / "snapshot.jpg")
+    rows = predict_dicom([study], out, formats=["mask", "csv"]).rows
+    drawn.mkdir()
+    named = {row["name"]: row for row in rows if row["file"].endswith(("IM0001", "two.dcm"))}
+    for row in rows:
+        file = row["mask"] if row["name"] in named else f"{Path(row['file']).stem}_mask.png"
+        (out / row["mask"]).rename(drawn / file)
+    done = measure_masks(drawn, photos=study, mm_per_pixel=0.1)
+    assert [Path(failure["file"]).name for failure in done.failures] == ["same_mask.png"]
+    found = {row["name"]: row for row in done.rows}
+    assert found.keys() == named.keys() | {"x"} and len(named) == 3
+    assert (
+        len({row["measurements"]["colour_variegation_de"] for row in done.rows}) == 3
+    )  # x shows what IM0001 does
+    for name, row in named.items():
+        for key in ("area_px", "area_mm2", "mm_per_pixel", "colours", "colour_variegation_de"):
+            assert found[name]["measurements"][key] == row["measurements"][key], key
+    assert found["x"]["measurements"]["mm_per_pixel"] == [0.1, 0.12]
+    assert "1 of 4 frames have pixels that are not square" in done.notes[-1]
+    (drawn / "x_mask.png").unlink()
+    table = measure_masks(drawn, mm_table=out / "results.csv")  # which names the results
+    assert len(table.failures) == 1  # same
+    assert {r["name"]: r["measurements"]["area_mm2"] for r in table.rows} == {
+        name: row["measurements"]["area_mm2"] for name, row in named.items()
+    }
 
 
 def test_one_bad_object_never_stops_a_batch(by_darkness: None, tmp_path: Path) -> None:

@@ -204,6 +204,7 @@ def test_each_photograph_may_have_its_own_scale(
 def test_masks_of_other_formats_are_told(run: Run, lesions: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
+    (folder / "one_seg.dcm").touch()  # beside masks that predict wrote
     for name in ("one_mask.png", "two_mask.webp", "three_mask.gif"):
         Image.fromarray(read_mask(masks(lesions)[0]) * 255).save(folder / name)
     code, out, err = run(folder)
@@ -222,6 +223,13 @@ def test_results_are_a_table_of_scales(run: Run, table: Table, lesions: Path, tm
     scales.write_bytes((tmp_path / "results.csv").read_bytes())
     assert run(*masks(lesions), "--mm-table", scales)[0] == 0
     assert table() == first
+    (odd := lesions / "-x_mask.png").write_bytes(
+        masks(lesions)[0].read_bytes()
+    )  # no formula of a spreadsheet
+    scales.write_text("file,mm_per_pixel\n-x,0.02\n")
+    assert run(odd, "--mm-table", scales)[0] == 0
+    scales.write_bytes((tmp_path / "results.csv").read_bytes())
+    assert run(odd, "--mm-table", scales)[0] == 0
 
 
 @pytest.mark.parametrize(

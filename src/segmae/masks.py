@@ -10,13 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segmae import contour
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, find_data, image_files, masks_in
 from segmae.data.preprocess import PIXELS_AT_ONCE, image_size, read_image, read_mask
+from segmae.dicom.read import open_object
+from segmae.dicom.study import frames_by_name, holds_dicom, not_square
 from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
-from segmae.measure import Measurements, measure, pixel_scale
+from segmae.files import harmless
+from segmae.measure import Measurements, measure, pixel_scale, with_aspect
 from segmae.outputs import (
     CSV_COLUMNS,
     Row,
@@ -60,11 +64,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class _With:
-    """What masks are measured with: photographs and scales of images by their safe names, if a folder or table was given."""
+    """What masks are measured with: photographs (of DICOM file and frame) and scales of images by their safe names, if a folder
+    or table was given."""
 
     want: Wanted
     folder: Path | None
-    photographs: Mapping[str, Path]
+    photographs: Mapping[str, Path | tuple[Path, int]]
     table: Path | None
     scales: Mapping[str, Scale | None]
 
@@ -88,8 +93,9 @@ def measure_masks(
     Args:
         masks: files and folders; of a folder the files with such an ending if there are any (`segmae predict` writes overlays
             beside them), else every image, else the masks of the datasets in it.
-        photos: folder or dataset of the photographs. Without it, what depends on colours is None.
-        mm_per_pixel: width of a pixel, or its (width, height).
+        photos: folder or dataset of the photographs, or a folder of DICOM objects, whose frames have the names that
+            `segmae predict` gives their results, or their files'. Without it, what depends on colours is None.
+        mm_per_pixel: width of a pixel, or its (width, height). A DICOM object's own Pixel Spacing goes before any scale given.
         mm_table: instead, a CSV file with the columns file,mm_per_pixel: names of photographs or masks, and the width
             of their pixels, or width;height, or nothing where it is unknown. `results.csv` of `segmae predict` is one.
         keep_largest, fill_holes: see `segmae.contour`.
@@ -98,6 +104,7 @@ def measure_masks(
     Raises:
         ConfigError: an option that cannot be used.
         DataError: no photographs in `photos`, or a table that cannot be used.
+        MissingExtra: photographs are DICOM objects and pydicom is not installed.
     """
     masks = listed(masks)
     refuse_nameless(masks)
@@ -111,8 +118,7 @@ def measure_masks(
         check_table(Path(out), CSV_COLUMNS)
     folder = None if photos is None else find_data(str(photos))
     table = None if mm_table is None else Path(mm_table)
-    photographs = find_photographs([folder]) if folder else {}
-    given = _With(want, folder, photographs, table, _read_scales(table) if table else {})
+    scales = _read_scales(table) if table else {}
     found, files, rows = Measured(), list[Path](), list[Row]()
     for source in map(Path, masks):
         try:
@@ -120,6 +126,7 @@ def measure_masks(
         except DataError as error:
             rows.append({"name": safe_name(source.name), "file": str(source), "error": str(error)})
     files, room = list(dict.fromkeys(files)), Room(PIXELS_AT_ONCE)
+    given = _With(want, folder, _photographs_for(files, folder) if folder else {}, table, scales)
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
         for done, row in enumerate(ahead(pool, lambda path: _row(path, given, room), files, 4), 1):
             rows.append(row)
@@ -130,10 +137,23 @@ def measure_masks(
     if empty := [row["name"] for row in found.rows if not row["measurements"]["area_px"]]:
         found.notes.append(f"{len(empty)} of {len(found.rows)} masks {'is' if len(empty) == 1 else 'are'} empty: {', '.join(empty[:5])}"
                            + (" ..." if len(empty) > 5 else ""))  # fmt: skip
-    found.notes += several_pieces(found.rows)
+    found.notes += several_pieces(found.rows) + not_square(found.rows)
     if out is not None and found.rows:
         write_csv(Path(out), rows)
     return found
+
+
+def _photographs_for(masks: Collection[Path], folder: Path) -> Mapping[str, Path | tuple[Path, int]]:
+    """A folder's photographs, and where some masks have none, the frames of its DICOM objects too."""
+    found: Mapping[str, Path | tuple[Path, int]] = {}
+    try:
+        found = find_photographs([folder])
+    except DataError:
+        if not holds_dicom(folder):
+            raise
+    if all(image_name(path.name, found) in found for path in masks) or not holds_dicom(folder):
+        return found
+    return {**frames_by_name(folder), **found}
 
 
 def image_name(file: str, photographs: Collection[str] = ()) -> str:
@@ -158,7 +178,8 @@ def _masks_of(folder: Path, notes: list[str]) -> list[Path]:
         notes.append(
             f"{folder}: passed over {unnamed} of {len(images)} images: their names do not end in _mask"
         )
-    if others := [str(path) for path in folder.iterdir() if is_other_image(path)]:
+    others = [str(p) for p in folder.iterdir() if is_other_image(p) and not p.name.endswith("_seg.dcm")]
+    if others:
         notes.append(f"{folder}: passed over: {Ignored(others)}. Export masks as PNG")
     return files
 
@@ -171,10 +192,15 @@ def _read_scales(path: Path) -> dict[str, Scale | None]:
             lines = csv.DictReader(file, restval="")
             if not set(COLUMNS) <= set(lines.fieldnames or ()):
                 raise ValueError("a column is absent")
+            ours = (
+                tuple(lines.fieldnames or ())[:3] == CSV_COLUMNS[:3]
+            )  # whose names are those of the results
             for line in lines:
                 if None in line:
                     raise ValueError(f"line {lines.line_num} has more cells than there are columns")
                 name, text = _stem(line["file"].strip()), line["mm_per_pixel"].strip()
+                if ours:
+                    name = line["name"][1:] if harmless(line["name"][1:]) == line["name"] else line["name"]
                 try:
                     scale = _scale(text)
                 except ValueError as error:
@@ -216,7 +242,9 @@ def _measured(path: Path, name: str, given: _With) -> Row:
     Raises:
         ImageError: mask or photograph cannot be read, they differ in size, or photograph or scale are absent.
     """
-    want, photo = given.want, None
+    want = given.want
+    pixels: NDArray[np.uint8] | None = None
+    known: Row = {"orientation": None}
     scale: Scale | None = given.want.mm_per_pixel
     named = next(
         (n for n in (name, _stem(path.name)) if n in given.scales), None
@@ -231,15 +259,22 @@ def _measured(path: Path, name: str, given: _With) -> Row:
         if name not in given.photographs:
             remedy = "Put one there under this name, or measure shape alone, without photographs"
             raise ImageError(path, f"no photograph {name}.* is in {given.folder}, or several", remedy)
-        photo = read_image(given.photographs[name])
-    lesion = read_mask(path, (photo.width, photo.height) if photo else None) > 0
+        source = given.photographs[name]
+        if isinstance(source, tuple):
+            pixels, frame = open_object(source[0]).frame(source[1])
+            known |= {"mm_per_pixel": frame.mm_per_pixel, "pixel_aspect": frame.pixel_aspect}
+            scale = frame.mm_per_pixel or with_aspect(pixel_scale(scale), frame.pixel_aspect)
+        else:
+            photo = read_image(source)
+            pixels, known = photo.pixels, {"orientation": photo.orientation}
+    lesion = read_mask(path, None if pixels is None else (pixels.shape[1], pixels.shape[0])) > 0
     lesion = contour.cleaned(lesion, want.keep_largest, want.fill_holes)
-    pixels = photo.pixels if photo else np.broadcast_to(np.uint8(0), (*lesion.shape, 3))
-    values = measure(pixels, lesion, scale).to_dict()
+    coloured = np.broadcast_to(np.uint8(0), (*lesion.shape, 3)) if pixels is None else pixels
+    values = measure(coloured, lesion, scale).to_dict()
     return {
-        "width": lesion.shape[1], "height": lesion.shape[0], "orientation": photo.orientation if photo else None,
+        "width": lesion.shape[1], "height": lesion.shape[0], **known,
         "lesion_share": round(float(lesion.mean()), 6), "keep_largest": want.keep_largest, "fill_holes": want.fill_holes,
         "measurements": {
-            key: None if key in OF_COLOURS and not photo else nine_digits(value) for key, value in values.items()
+            key: None if key in OF_COLOURS and pixels is None else nine_digits(value) for key, value in values.items()
         },
     }  # fmt: skip

@@ -14,7 +14,8 @@ def measure(
     masks: Annotated[list[str], typer.Argument(metavar="MASK|FOLDER...", help="Masks, or folders of them.")],
     out: Annotated[str, typer.Option("--out", "-o", help="CSV file to write, one row a mask.")],
     photos: Annotated[
-        str | None, typer.Option(help="Folder of the photographs; without it, shape alone is measured.")
+        str | None,
+        typer.Option(help="Folder of the photographs, DICOM too; without it, shape alone is measured."),
     ] = None,
     mm_per_pixel: Annotated[
         float | None, typer.Option(help="Width of a pixel: measurements in mm too.")

@@ -35,7 +35,7 @@ from segmae.outputs import (
     write_files,
     write_rows,
 )
-from segmae.photographs import FILES, RESULTS, Sources, earlier_rows, file_stamp, listed
+from segmae.photographs import FILES, RESULTS, Sources, earlier_rows, file_stamp, listed, safe_name
 from segmae.predict import Predictions, Progress, merged, of_earlier_calls
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
@@ -89,6 +89,27 @@ def walk(sources: Sequence[str | Path]) -> Study:
         if len(objects) == before:
             passed_over.append((source, "holds no DICOM photograph"))
     return Study(tuple(dict.fromkeys(objects)), tuple(passed_over))
+
+
+def frames_by_name(folder: Path) -> dict[str, tuple[Path, int]]:
+    """File and number of each frame in a folder of DICOM photographs, by the name that its results get and, where but one
+    object has it and no further frame, by its file's name without folder and ending. Objects that cannot be read are left out.
+
+    Raises:
+        MissingExtra: pydicom is not installed.
+    """
+    frames: dict[str, tuple[Path, int]] = {}
+    files: dict[str, list[Path]] = {}
+    for path in walk([folder]).objects:
+        try:
+            opened = open_object(path)
+        except ImageError:
+            continue
+        for number in range(1, opened.count + 1):
+            frames[_frame_name(_name(opened.sop_instance_uid), number)] = path, number
+            stem = path.stem if path.suffix.lower() in (".dcm", ".dicom") else path.name
+            files.setdefault(safe_name(stem), []).append(path)
+    return {name: (paths[0], 1) for name, paths in files.items() if len(paths) == 1} | frames
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -250,7 +271,7 @@ def predict_dicom(
             progress(index, len(study.objects))
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
-    report.notes = several_pieces(report.rows) + _not_square(report.rows, want)
+    report.notes = several_pieces(report.rows) + (not_square(report.rows) if want.measure else [])
     with turn(folder):
         written = write_rows(folder, ordered, gone)
         report.notes += write_collections(folder, written.values(), want.formats, _read)
@@ -281,7 +302,7 @@ def _segmented(
             frames.append(
                 as_stored(result.probability) if settings["segmentation"] == "fractional" else result.mask
             )
-            own = name if number == 1 else f"{name}-{number}"
+            own = _frame_name(name, number)
             written += [folder / f"{own}{FILES[kind]}" for kind in want.files]
             files = write_files(
                 folder,
@@ -316,15 +337,19 @@ def _scaled(want: Wanted, spacing: Sequence[float] | None, aspect: float) -> Wan
     return replace(want, mm_per_pixel=scale)
 
 
-def _not_square(rows: Sequence[dict[str, Any]], want: Wanted) -> list[str]:
-    """A line on frames whose pixels are known not to be square, by a ratio alone."""
-    some = [row for row in rows if not row["mm_per_pixel"] and row.get("pixel_aspect", 1) != 1]
-    if not some or not want.measure:
+def not_square(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line on measured frames whose pixels are known not to be square, by a ratio alone."""
+    some = [row for row in rows if not row.get("mm_per_pixel") and row.get("pixel_aspect", 1) != 1]
+    if not some:
         return []
     what = f"{len(some)} of {len(rows)} frames have pixels that are not square (Pixel Aspect Ratio) and no Pixel Spacing: "
-    if want.mm_per_pixel is None:
+    if any(row["measurements"]["mm_per_pixel"] is None for row in some):
         return [what + "shape is measured as if they were. Give --mm-per-pixel, the width of a pixel"]
     return [what + "--mm-per-pixel is taken for the width of a pixel"]
+
+
+def _frame_name(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
 
 
 def _name(text: str) -> str:
