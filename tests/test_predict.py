@@ -491,22 +491,36 @@ def test_rows_made_with_other_options_are_told_and_scales_stay(by_darkness: Path
     assert predict_files([one, two], out, by_darkness, formats=["csv"], mm_per_pixel=0.02).notes == []
 
 
-def test_a_mask_that_was_changed_in_the_folder_of_results_is_told(by_darkness: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["coco-rle", "html", "sheet"])
+def test_a_mask_that_was_changed_in_the_folder_of_results_is_told(
+    by_darkness: Path, tmp_path: Path, kind: str
+) -> None:
+    """One of the same area too, also after a call that wrote no masks; one that was only saved anew is not."""
     half_dark(64, 64).save(tmp_path / "a.png")
+    path = tmp_path / "out" / "a_mask.png"
 
-    def notes() -> list[str]:
-        formats = ["coco", "coco-rle", "csv"]
+    def notes(*formats: str, resume: bool = True) -> list[str]:
         return predict_files(
-            tmp_path / "a.png", tmp_path / "out", by_darkness, formats=formats, resume=True
+            tmp_path / "a.png", tmp_path / "out", by_darkness, formats=formats, resume=resume
         ).notes
 
-    assert notes() == []
-    path = tmp_path / "out" / "a_mask.png"
+    assert notes("mask", kind) == []
     mask = np.array(Image.open(path))
-    mask[0, 0] ^= 255
-    Image.fromarray(mask).save(path)
-    (note,) = notes()
+    Image.fromarray(mask).convert("RGB").save(path)
+    assert notes(kind) == []
+    Image.fromarray(mask[::-1, ::-1]).save(path)
+    assert notes("csv", resume=False) == []  # which reads no masks
+    (note,) = notes(kind)
     assert note.startswith("1 mask changed after segmae wrote them: a. ") and "segmae measure" in note
+    assert notes("mask", kind, resume=False) == []  # predicted anew
+
+
+def test_a_page_tells_of_a_mask_that_cannot_be_read_any_more(by_darkness: Path, tmp_path: Path) -> None:
+    half_dark(64, 64).save(tmp_path / "a.png")
+    predict_files(tmp_path / "a.png", tmp_path / "out", by_darkness, formats=["mask"])
+    half_dark(64, 64).convert("L").point(lambda value: value // 2).save(tmp_path / "out" / "a_mask.png")
+    done = predict_files(tmp_path / "a.png", tmp_path / "out", by_darkness, formats=["html"], resume=True)
+    assert done.notes[0].startswith("1 mask changed")
 
 
 def test_another_photograph_of_the_same_name_is_refused(by_darkness: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ Row = dict[str, Any]
 Read = Callable[
     [Row, int], NDArray[np.uint8]
 ]  # the photograph of a row [H,W,3], with both sides at least so many pixels
+Drawn = Callable[[Path, Row], NDArray[np.uint8]]  # the mask of a row in a folder [H,W], 0/1
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,12 @@ def read_file(row: Row, at_least: int) -> NDArray[np.uint8]:
     return read_image(row["file"], at_least=at_least).pixels
 
 
-def thumbnail(folder: Path, row: Row, box: tuple[int, int], read: Read = read_file) -> Thumbnail:
+def mask_file(folder: Path, row: Row) -> NDArray[np.uint8]:
+    """The mask that a row of results.jsonl names."""
+    return read_mask(folder / row["mask"])
+
+
+def thumbnail(folder: Path, row: Row, box: tuple[int, int], read: Read, drawn: Drawn) -> Thumbnail:
     """A photograph and its mask, scaled to fit into a box (width, height)."""
     size = fitted(row["width"], row["height"], box, largest=1)
     try:
@@ -62,21 +68,21 @@ def thumbnail(folder: Path, row: Row, box: tuple[int, int], read: Read = read_fi
     except (ImageError, MemoryError):
         photo = Image.new("RGB", size, GREY)
     try:
-        mask = resize_mask(read_mask(folder / row["mask"]), size)
+        mask = resize_mask(drawn(folder, row), size)
     except (ImageError, MemoryError):
         mask = np.zeros((size[1], size[0]), np.uint8)
     return Thumbnail(np.asarray(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)), mask)
 
 
 def _thumbnails(
-    folder: Path, rows: Sequence[Row], box: tuple[int, int], read: Read
+    folder: Path, rows: Sequence[Row], box: tuple[int, int], read: Read, drawn: Drawn
 ) -> Iterator[tuple[Row, Thumbnail]]:
     """In order, made in threads, a few at a time."""
     room = Room(PIXELS_AT_ONCE)
 
     def make(row: Row) -> Thumbnail:
         with room.taken(row["width"] * row["height"]):
-            return thumbnail(folder, row, box, read)
+            return thumbnail(folder, row, box, read, drawn)
 
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
         made = ahead(pool, make, rows, 8)
@@ -86,7 +92,13 @@ def _thumbnails(
 # -- the page
 
 
-def write_page(folder: Path, rows: Sequence[Row], failed: Sequence[Row] = (), read: Read = read_file) -> Path:
+def write_page(
+    folder: Path,
+    rows: Sequence[Row],
+    failed: Sequence[Row] = (),
+    read: Read = read_file,
+    drawn: Drawn = mask_file,
+) -> Path:
     """Write `gallery.html`: every photograph with its contour, to be sorted by name, lesion share, uncertainty and expected Dice.
 
     It works from the keyboard and without any other file; pictures and script are part of it.
@@ -94,7 +106,7 @@ def write_page(folder: Path, rows: Sequence[Row], failed: Sequence[Row] = (), re
     path = folder / PAGE
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write(_head(rows))
-        for row, small in _thumbnails(folder, rows, THUMBNAIL, read):
+        for row, small in _thumbnails(folder, rows, THUMBNAIL, read, drawn):
             file.write(_figure(row, small))
         file.write(_tail(failed))
     return path
@@ -227,12 +239,14 @@ main.addEventListener("keydown", event => {
 # -- contact sheets
 
 
-def write_sheets(folder: Path, rows: Sequence[Row], read: Read = read_file) -> list[Path]:
+def write_sheets(
+    folder: Path, rows: Sequence[Row], read: Read = read_file, drawn: Drawn = mask_file
+) -> list[Path]:
     """Write `sheet_001.png` and so on, each of up to `COLUMNS` x `ROWS` photographs with their contours, in the order of `rows`."""
     a_sheet, written = COLUMNS * ROWS, []
     for start in range(0, len(rows), a_sheet):
         path = folder / f"sheet_{start // a_sheet + 1:03}.png"
-        sheet = draw_sheet(folder, rows[start : start + a_sheet], read)
+        sheet = draw_sheet(folder, rows[start : start + a_sheet], read, drawn)
         with atomic_path(path) as temporary:
             sheet.save(temporary, "PNG", compress_level=3)
         written.append(path)
@@ -242,13 +256,13 @@ def write_sheets(folder: Path, rows: Sequence[Row], read: Read = read_file) -> l
     return written
 
 
-def draw_sheet(folder: Path, rows: Sequence[Row], read: Read = read_file) -> Image.Image:
+def draw_sheet(folder: Path, rows: Sequence[Row], read: Read, drawn: Drawn) -> Image.Image:
     """Photographs with their contours, name and lesion share below each; RGB."""
     columns, lines = min(COLUMNS, len(rows)), -(-len(rows) // COLUMNS)
     step = (TILE[0] + GAP, TILE[1] + CAPTION + GAP)
     sheet = Image.new("RGB", (columns * step[0] + GAP, lines * step[1] + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for index, (row, small) in enumerate(_thumbnails(folder, rows, TILE, read)):
+    for index, (row, small) in enumerate(_thumbnails(folder, rows, TILE, read, drawn)):
         left, top = GAP + index % COLUMNS * step[0], GAP + index // COLUMNS * step[1]
         height, width = small.mask.shape
         place = (left + (TILE[0] - width) // 2, top + (TILE[1] - height) // 2)

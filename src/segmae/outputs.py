@@ -11,9 +11,11 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 
 from segmae import exchange, gallery
 from segmae.contour import Polygon
-from segmae.data.preprocess import read_mask, restored_strips
+from segmae.data.preprocess import restored_strips
 from segmae.errors import ConfigError, ImageError, OutputError, did_you_mean
 from segmae.files import atomic_path, atomic_write, harmless, read_json, taking_turns
 from segmae.measure import Measurements, measure, pixel_scale
@@ -125,6 +127,7 @@ def write_files(
     polygons = result.contours if want.measure or "geojson" in row else []
     if "mask" in row:
         write_png(folder / row["mask"], _mask_strips(result.mask), height)
+        row["mask_crc"] = _crc(result.mask)
     if "probability" in row:
         strips = restored_strips(result.network, (width, height))
         grey = (np.rint(strip * 65535).astype(np.uint16) for strip in strips)
@@ -171,6 +174,11 @@ def is_complete(row: Mapping[str, Any], folder: Path, want: Wanted) -> bool:
         if "measurements" not in row or scale not in (None, row["measurements"]["mm_per_pixel"]):
             return False
     return all(_is_there(folder, row, kind) for kind in want.files)
+
+
+def _crc(mask: NDArray[Any]) -> int:
+    """CRC-32 of a mask's pixels, bool or 0/1 in uint8."""
+    return zlib.crc32(np.ascontiguousarray(mask).data)
 
 
 def _mask_strips(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
@@ -228,14 +236,17 @@ def write_collections(
     """
     ordered = sorted(rows, key=lambda row: row["name"])
     segmented = [row for row in ordered if "error" not in row and "uncertainty" in row]
-    notes, changed = list[str](), list[str]()
+    notes, changed = list[str](), set[str]()
+    drawn = partial(_drawn_now, changed)
     writers: dict[str, Callable[[list[Row]], Any]] = {
         "coco": lambda some: _write_coco(folder / "coco.json", some, _polygons(folder)),
-        "coco-rle": lambda some: _write_coco(folder / "coco_rle.json", some, _runs(folder, changed)),
+        "coco-rle": lambda some: _write_coco(folder / "coco_rle.json", some, _runs(folder, drawn)),
         "labelstudio": lambda some: _write_label_studio(folder, some),
         "csv": lambda some: write_csv(folder / "results.csv", ordered),
-        "html": lambda some: gallery.write_page(folder, some, [r for r in ordered if "error" in r], read),
-        "sheet": lambda some: gallery.write_sheets(folder, some, read),
+        "html": lambda some: gallery.write_page(
+            folder, some, [r for r in ordered if "error" in r], read, drawn
+        ),
+        "sheet": lambda some: gallery.write_sheets(folder, some, read, drawn),
     }
     for name, kinds in NEEDS.items():
         if name not in formats:
@@ -250,8 +261,9 @@ def write_collections(
     if changed:
         masks = f"{len(changed)} mask{'s' * (len(changed) > 1)}"
         notes.append(
-            f"{masks} changed after segmae wrote them: {', '.join(changed[:3])}{' ...' if changed[3:] else ''}. coco_rle.json has what is drawn "
-            "now, other files and measurements what was predicted. Keep such masks in another folder and use `segmae measure` there"
+            f"{masks} changed after segmae wrote them: {', '.join(sorted(changed)[:3])}{' ...' if len(changed) > 3 else ''}. coco_rle.json, "
+            "gallery.html and sheets have what is drawn now, other files and all figures what was predicted. Keep such masks in another "
+            "folder and use `segmae measure` there"
         )
     return notes
 
@@ -271,16 +283,24 @@ def _polygons(folder: Path) -> Annotate:
     return annotate
 
 
-def _runs(folder: Path, changed: list[str]) -> Annotate:
-    """Annotations from masks; names of those whose area is not that of their row are put into `changed`."""
-
+def _runs(folder: Path, drawn: gallery.Drawn) -> Annotate:
     def annotate(number: int, row: Row) -> exchange.Json | None:
-        mask = read_mask(folder / row["mask"])
-        if abs(float(mask.mean()) - row["lesion_share"]) > 1e-6:
-            changed.append(row["name"])
+        mask = drawn(folder, row)
         return exchange.coco_rle(number, row, mask) if mask.any() else None
 
     return annotate
+
+
+def _drawn_now(changed: set[str], folder: Path, row: Row) -> NDArray[np.uint8]:
+    """A row's mask as it is now; its name is put into `changed` where that is not what was written."""
+    crc = None
+    try:
+        mask = gallery.mask_file(folder, row)
+        crc = _crc(mask)
+        return mask
+    finally:
+        if row.get("mask_crc") not in (None, crc):
+            changed.add(row["name"])
 
 
 def _write_coco(path: Path, rows: Sequence[Row], annotate: Annotate) -> None:

@@ -376,7 +376,7 @@ def merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: st
             row[kind] = before[kind]
         else:
             (folder / before[kind]).unlink(missing_ok=True)
-    for key in ("measurements", "overlay_style"):
+    for key in ("measurements", "overlay_style", "mask_crc"):
         if same and key in before:
             row.setdefault(key, before[key])
     return row
