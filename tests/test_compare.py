@@ -16,9 +16,10 @@ from PIL import Image
 
 from segmae import cli
 from segmae import compare as module
-from segmae.compare import compare, find_masks, table
+from segmae.compare import compare, table
 from segmae.data.phantom import write_dataset
 from segmae.errors import CheckpointError, DataError
+from segmae.photographs import find_masks
 from segmae.predict import predict_files
 
 
@@ -174,12 +175,26 @@ def test_the_rest_goes_on_after_a_mask_that_does_not_fit(
 
 def test_masks_are_told_from_what_lies_beside_them(tmp_path: Path) -> None:
     results = write(tmp_path / "out", {"x_mask": square(9), "x_overlay": square(3), "x": square(4)})
-    assert find_masks(results) == {"x": results / "x_mask.png"}
+    assert find_masks(results, []) == [("x", results / "x_mask.png")]
     dataset = write_dataset(tmp_path / "data", 2, size=(64, 48))
-    assert list(find_masks(dataset)) == ["drawn_0000", "drawn_0001"]
+    assert [name for name, _ in find_masks(dataset, [])] == ["drawn_0000", "drawn_0001"]
     write(tmp_path / "twice", {"x_mask": square(9), "x_lesion": square(9)})
     with pytest.raises(DataError, match="two masks for 'x'"):
-        find_masks(tmp_path / "twice")
+        compare([results, tmp_path / "twice"])
+
+
+def test_masks_of_formats_that_are_not_read_from_folders_are_told(tmp_path: Path, capsys: Any) -> None:
+    a, b = (write(tmp_path / name, {"x": square(9), "y": square(9)}) for name in "ab")
+    (b / "y.png").unlink()
+    Image.fromarray(square(9)).save(b / "y.webp")
+    (b / "x_seg.dcm").touch()  # beside masks that predict wrote
+    with pytest.raises(SystemExit) as stopped:
+        cli.app(["compare", str(a), str(b)])
+    assert stopped.value.code == 0
+    assert f"{b}: passed over: 1 .webp file. Export masks as PNG" in capsys.readouterr().err
+    (b / "x.png").unlink()
+    with pytest.raises(DataError, match=r"b: holds no masks; passed over: 1 \.webp file\. Export"):
+        compare([a, b])
 
 
 def test_a_model_against_masks(tmp_path: Path, small_model: Path) -> None:

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from segmae import metrics
 from segmae.background import ahead, usable_cpus
 from segmae.checkpoint import resolve
-from segmae.data.catalog import find_data, masks_in
+from segmae.data.catalog import find_data
 from segmae.data.preprocess import read_mask
 from segmae.errors import TOO_LARGE, CheckpointError, DataError, ImageError
 from segmae.files import atomic_write, harmless, write_json
 from segmae.metrics import Counts
-from segmae.photographs import find_photographs, safe_name
+from segmae.photographs import find_masks, find_photographs, safe_name
 from segmae.predict import Progress
 from segmae.predictor import Predictor, load
 from segmae.statistics import mean_interval
@@ -94,6 +94,7 @@ class Comparison:
         summary: what summary.json holds.
         failures: `file` and `problem` of images and pairs that could not be compared.
         missing: by reader, names of images that others have and this one has not.
+        notes: further lines for the user: images of a folder that were not taken for masks.
     """
 
     readers: list[str]
@@ -101,6 +102,7 @@ class Comparison:
     summary: dict[str, Any] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
     missing: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def compare(
@@ -133,7 +135,8 @@ def compare(
     """
     if len(readers) < 2:
         raise DataError("one reader has nobody to be compared with. Name two folders of masks or models")
-    known = _matched(_open_readers(readers, data, device, threads))
+    notes: list[str] = []
+    known = _matched(_open_readers(readers, data, device, threads, notes))
     having = Counter(name for reader in known for name in reader.files)
     shared = sorted(name for name, count in having.items() if count > 1)
     if not shared:
@@ -141,7 +144,7 @@ def compare(
         raise DataError(
             f"no image is in two of them ({some}). Masks are matched by the names of their images"
         )
-    found = Comparison([reader.name for reader in known], [])
+    found = Comparison([reader.name for reader in known], [], notes=notes)
     for reader in known:
         found.missing[reader.name] = sorted(set(having) - set(reader.files))
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
@@ -162,7 +165,11 @@ def compare(
 
 
 def _open_readers(
-    sources: Sequence[str | Path], data: str | Path | None, device: str | None, threads: int | None
+    sources: Sequence[str | Path],
+    data: str | Path | None,
+    device: str | None,
+    threads: int | None,
+    notes: list[str],
 ) -> list[Reader]:
     short = [Path(source).expanduser().resolve().name for source in sources]
     names = short if len(set(short)) == len(short) else [str(source) for source in sources]
@@ -172,7 +179,7 @@ def _open_readers(
     readers = []
     for name, source in zip(names, sources, strict=True):
         if not _is_model(source):
-            readers.append(Reader(name, find_masks(Path(source).expanduser())))
+            readers.append(Reader(name, _masks_by_name(Path(source).expanduser(), notes)))
             continue
         if data is None:
             raise DataError(
@@ -214,19 +221,13 @@ def _is_model(source: str | Path) -> bool:
     return True
 
 
-def find_masks(folder: Path) -> dict[str, Path]:
-    """A folder's masks by the name of their image, see `segmae.data.catalog.masks_in`.
-
-    Raises:
-        DataError: no masks, or two of one image.
-    """
+def _masks_by_name(folder: Path, notes: list[str]) -> dict[str, Path]:
+    """`find_masks`, and DataError where two masks are of one image."""
     masks: dict[str, Path] = {}
-    for name, path in masks_in(folder):
+    for name, path in find_masks(folder, notes):
         if name in masks:
             raise DataError(f"{path} and {masks[name]}: two masks for '{name}'. Keep one of them")
         masks[name] = path
-    if not masks:
-        raise DataError(f"{folder}: holds no masks. Give a folder of them, or a dataset that has some")
     return masks
 
 

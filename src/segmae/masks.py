@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segmae import contour
 from segmae.background import Room, ahead, usable_cpus
-from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, find_data, image_files, masks_in
+from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, find_data, image_files
 from segmae.data.preprocess import PIXELS_AT_ONCE, image_size, read_image, read_mask
 from segmae.dicom.read import open_object
 from segmae.dicom.study import frames_by_name, holds_dicom, not_square
@@ -33,10 +33,9 @@ from segmae.outputs import (
     write_csv,
 )
 from segmae.photographs import (
-    Ignored,
     Sources,
+    find_masks,
     find_photographs,
-    is_other_image,
     listed,
     refuse_nameless,
     safe_name,
@@ -170,17 +169,14 @@ def _stem(file: str) -> str:
 
 
 def _masks_of(folder: Path, notes: list[str]) -> list[Path]:
-    files = [path for _, path in masks_in(folder)]
-    if not files:
-        raise DataError(f"{folder}: holds no masks. Name mask files, or a folder of them")
+    others: list[str] = []
+    files = [path for _, path in find_masks(folder, others)]
     images = list(image_files(folder))
     if images and (unnamed := len(images) - len(files)):
         notes.append(
             f"{folder}: passed over {unnamed} of {len(images)} images: their names do not end in _mask"
         )
-    others = [str(p) for p in folder.iterdir() if is_other_image(p) and not p.name.endswith("_seg.dcm")]
-    if others:
-        notes.append(f"{folder}: passed over: {Ignored(others)}. Export masks as PNG")
+    notes += others
     return files
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.data import heic
-from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, composed, image_files, open_datasets
+from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, composed, image_files, masks_in, open_datasets
 from segmae.data.preprocess import read_image
 from segmae.errors import DataError, ImageError
 
@@ -267,6 +267,30 @@ def is_other_image(path: Path) -> bool:
     """Whether a file has the ending of images that are not looked for in folders."""
     suffix = path.suffix.lower()
     return suffix in OTHER_IMAGES and suffix not in IMAGE_SUFFIXES and path.is_file()
+
+
+def find_masks(folder: Path, notes: list[str]) -> list[tuple[str, Path]]:
+    """A folder's masks, each after the name of its image, see `segmae.data.catalog.masks_in`.
+
+    Args:
+        notes: a line is added where images lie there that are not looked for in folders.
+
+    Raises:
+        DataError: no masks.
+    """
+    others = [str(path) for path in folder.iterdir() if is_other_image(path)]
+    others = [name for name in others if not name.endswith("_seg.dcm")]  # which predict wrote
+    passed_over = f"passed over: {Ignored(others)}. Export masks as PNG" if others else ""
+    try:
+        found = masks_in(folder)
+    except DataError as error:
+        if not passed_over:
+            raise
+        raise DataError(f"{folder}: holds no masks; {passed_over}") from error
+    if not found:
+        raise DataError(f"{folder}: holds no masks. Give a folder of them, or a dataset that has some")
+    notes += [f"{folder}: {passed_over}"] * bool(passed_over)
+    return found
 
 
 def file_stamp(path: Path) -> list[int] | None:

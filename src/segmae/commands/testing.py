@@ -141,6 +141,8 @@ def compare(
     for reader, names in found.missing.items():
         if names:
             note(f"not in {reader}: {len(names)} of the others' images: {', '.join(names)}")
+    for text in found.notes:
+        note(text)
     if as_json:
         print_json(found.summary)
     else:
