@@ -47,6 +47,7 @@ COMPILES = 120  # seconds that a part of the benchmark may need which compiles
 
 def pack(data: str, python: str) -> None:
     """Fill .carry/ and print its sizes and the calls that they take."""
+    images = photographs(data)
     shutil.rmtree(CARRY, ignore_errors=True)
     wheels = CARRY / "wheels"
     wheels.mkdir(parents=True)
@@ -59,7 +60,6 @@ def pack(data: str, python: str) -> None:
 
     tree = sum(path.stat().st_size for path in travelling())
     small = size_of(wheels)
-    images = photographs(data)
     total = sum(path.stat().st_size for path in images)
     count = max(1, -(-total // max(MIB, CALL - MARGIN - tree - small)))
     archives = write_archives(images, data, count)
@@ -80,7 +80,7 @@ def photographs(data: str) -> list[Path]:
     """All files of a dataset under $SEGMAE_DATA."""
     base = os.environ.get("SEGMAE_DATA")
     if not base or not (Path(base) / data).is_dir():
-        sys.exit(f"SEGMAE_DATA={base or ''}: set it to the folder above {data}/")
+        sys.exit(f"error: SEGMAE_DATA={base or ''}: set it to the folder above {data}/")
     return [path for path in sorted((Path(base) / data).rglob("*")) if path.is_file()]
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command import in_one_line
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
@@ -155,4 +156,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_one_line(main))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command import in_one_line
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -361,4 +362,4 @@ def skin_table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

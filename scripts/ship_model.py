@@ -12,6 +12,7 @@ results/default_model/{isic2018-fold1-test,ph2-all-test,ham10000-sample-test}.{j
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 from dataclasses import replace
@@ -20,10 +21,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from command import in_one_line
 from judged_on import JUDGED_ON
 
 from segmae.card import sentence
 from segmae.checkpoint import ASSETS, CALIBRATION, load_model, model_card, resolve, save_pretrained
+from segmae.data.catalog import find_data
 from segmae.data.splits import LISTS
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import atomic_write, read_json, write_json
@@ -48,7 +51,7 @@ def ship(run: Path, name: str = DEFAULT_MODEL) -> None:
     calibration = resolve(run) / CALIBRATION
     if not calibration.is_file():
         sys.exit(
-            f"{calibration}: is absent. Calibrate the run first: segmae calibrate {run} --data isic2018 --split isic2018/fold1"
+            f"error: {calibration}: is absent. Calibrate the run first: segmae calibrate {run} --data isic2018 --split isic2018/fold1"
         )
     model, info = load_model(run)
     lists = {*LISTS, "started_from"}  # ids are named by the split and its checksum
@@ -89,8 +92,20 @@ def measure(name: str = DEFAULT_MODEL) -> list[str]:
     return figures
 
 
-if __name__ == "__main__":
-    if sys.argv[1:]:
-        ship(Path(sys.argv[1]), *sys.argv[2:])
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", nargs="?", type=Path)
+    parser.add_argument("name", nargs="?", default=DEFAULT_MODEL)
+    options = parser.parse_args()
+    for data, _, _ in JUDGED_ON.values():  # before anything is replaced
+        find_data(data)
+    if options.run:
+        ship(options.run, options.name)
     else:
         measure()
+
+
+if __name__ == "__main__":
+    in_one_line(main)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command import in_one_line
 
 from segmae import metrics
 from segmae.checkpoint import load_model
@@ -94,4 +95,4 @@ def dice(logits: list[torch.Tensor], masks: np.ndarray, threshold: float) -> flo
 
 if __name__ == "__main__":
     with torch.inference_mode():
-        main()
+        in_one_line(main)
