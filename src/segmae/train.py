@@ -28,7 +28,7 @@ from segmae.data.catalog import Case
 from segmae.data.dataset import Cache
 from segmae.data.splits import Split
 from segmae.files import locked
-from segmae.models import create_model
+from segmae.models import code_file, create_model, named_own_error
 from segmae.models.pretrained import load_cnn, load_encoder, load_start, load_vit
 from segmae.optimizer import build_optimizer, learning_rate
 from segmae.runlog import RunLog
@@ -58,6 +58,10 @@ from segmae.trainset import (
     tell_copies,
 )
 
+PROBABILITIES = (
+    "model '{}': all its outputs in the first step lie between 0 and 1, as probabilities do. It has to return logits, of which those above 0 "
+    "are lesion: if its forward ends in a sigmoid, leave that out"
+)
 GPU_PAUSE = 20.0  # seconds between two saves: there an epoch can be over in two, and its files be gigabytes
 
 
@@ -220,8 +224,11 @@ def fit(
         1, len(epoch_batches(rows["train"], config, 0, fabric.world_size, cache.starts)) // config.accumulate
     )
     saver = Saver(fabric, config, state, folder, GPU_PAUSE if fabric.device.type == "cuda" else 0.0)
+    own, first = code_file(config.model.name) is not None, list[torch.Tensor]()
     with ExitStack() as held:
         held.callback(saver.save_best)  # however the run ends
+        if fabric.world_size == 1:  # else it may be another process's end, which the network's norms wait for
+            held.enter_context(named_own_error(config.model.name, config.preprocess.size))
         request = held.enter_context(Request())
         while state.epoch < config.epochs:
             started, seen_before = time.perf_counter(), state.images
@@ -236,7 +243,11 @@ def fit(
                     ]
                     if fabric.world_size > 1:  # what a network draws by itself is its process's own
                         torch.manual_seed(step_seed(config, state.epoch, step) + fabric.global_rank + 1)
-                    values = train_step(fabric, config, state, task, inputs, steps)
+                    looked_at = first if own and not (state.epoch or step) else None
+                    values = train_step(fabric, config, state, task, inputs, steps, looked_at)
+                if first and all(map(like_probabilities, first)):
+                    tell({"kind": "message", "text": PROBABILITIES.format(config.model.name)})
+                first.clear()
                 late = deadline is not None and time.monotonic() >= deadline
                 values, (late, asked) = devices.agree(fabric, values, late, request.made)
                 images = sum(len(batch) for batch in chunk)
@@ -306,9 +317,13 @@ def read_share(
 
 
 def train_step(
-    fabric: Fabric, config: Config, state: State, task: Task, batches: list[Batch], steps: int
-) -> dict[str, float]:
+    fabric: Fabric, config: Config, state: State, task: Task, batches: list[Batch], steps: int,
+    outputs: list[torch.Tensor] | None = None,
+) -> dict[str, float]:  # fmt: skip
     """One optimiser step for each phase of the task; returns the mean of each logged value over the batches.
+
+    Args:
+        outputs: what the network gives for masks is added to it, for a look at it.
 
     Raises:
         TrainingStopped: a loss, or with `optimizer.clip` a gradient, is not finite. By then the weights are spoilt.
@@ -325,6 +340,8 @@ def train_step(
             with fabric.no_backward_sync(state.model, enabled=index + 1 < len(batches)):
                 output = task(state.model, batch, phase)
                 fabric.backward(output["loss"] / len(batches))
+            if outputs is not None and "logits" in output:
+                outputs.append(output["logits"])
             for key, value in {phase: output["loss"], **output.get("parts", {})}.items():
                 share = value.detach().float() / len(batches)
                 found[key] = found[key] + share if key in found else share
@@ -355,6 +372,12 @@ def train_step(
     if state.averaged is not None:
         update_average(state.averaged, state.model, config.ema, state.epoch * steps + state.step)
     return values
+
+
+def like_probabilities(outputs: torch.Tensor) -> bool:
+    """Whether all of them lie in [0, 1], and not all are 0, as those of a last layer that starts at 0."""
+    low, high = outputs.aminmax()
+    return bool((low >= 0) & (high > 0) & (high <= 1))
 
 
 def uncompiled(config: Config) -> AbstractContextManager[Any]:

@@ -23,8 +23,9 @@ from segmae.errors import CheckpointError, ConfigError  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 from segmae.optimizer import build_optimizer  # noqa: E402
 from segmae.predictor import load  # noqa: E402
+from segmae.stopping import TrainingStopped  # noqa: E402
 from segmae.tasks import Batch, create_task  # noqa: E402
-from segmae.train import run  # noqa: E402
+from segmae.train import like_probabilities, run  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-model.md"
 
@@ -56,7 +57,9 @@ def test_the_pages_network_trains_is_saved_and_loads_only_where_trusted(
         "threads=1",
         "batch_size=2",
     ]
-    trained = run(load_config(None, [*settings, *mine]))
+    events: list[dict[str, object]] = []
+    trained = run(load_config(None, [*settings, *mine]), events.append)
+    assert "probabilities" not in str(events)
     with pytest.raises(CheckpointError, match=r"SEGMAE_TRUST_CODE=toy\.py"):
         load_model(trained)
     monkeypatch.setenv("SEGMAE_TRUST_CODE", str(toy))
@@ -132,6 +135,49 @@ def test_two_losses_of_one_name_are_refused(toy: Path) -> None:
         Path(name).write_text("def f(logits, mask):\n    return (logits - mask).mean()\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"losses\.own: two\.py:f: another loss is logged as 'own_f'"):
         create_task("supervised", Losses(own={"one.py:f": 1.0, "two.py:f": 1.0}), Reconstruction())
+
+
+def train_toy(toy: Path, *edits: tuple[str, str]) -> list[str]:
+    """Train the page's network for an epoch after these edits of its file; the messages."""
+    code = toy.read_text(encoding="utf-8")
+    for old, new in edits:
+        assert old in code
+        code = code.replace(old, new)
+    toy.write_text(code, encoding="utf-8")
+    save_split(make_split(open_dataset(write_dataset("lesions", 6)).cases, ratios=(0.6, 0.2, 0.2)), "s.csv")
+    mine = ["data.root=lesions", "data.split=s.csv", "data.cache=cache", "device=cpu", "threads=1", "batch_size=2", "epochs=2",
+            "preprocess.size=32", "model.name=toy.py:Toy", "task=supervised", "name=toy"]  # fmt: skip
+    events: list[dict[str, object]] = []
+    run(load_config(None, mine), events.append)
+    return [str(event["text"]) for event in events if event["kind"] == "message"]
+
+
+def test_a_network_that_gives_probabilities_is_told_of_once(toy: Path) -> None:
+    said = train_toy(toy, ("self.body(image)", "self.body(image).sigmoid()"))
+    (text,) = (text for text in said if "probabilities" in text)
+    assert "model 'toy.py:Toy'" in text and "leave that out" in text
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"), [((0.1, 0.9), True), ((0, 1), True), ((0, 0), False), ((-0.1, 0.9), False), ((0.1, 1.1), False)]
+)  # fmt: skip
+def test_logits_are_told_from_probabilities(outputs: tuple[float, float], expected: bool) -> None:
+    assert like_probabilities(torch.tensor(outputs)) is expected
+
+
+def test_what_fails_in_a_networks_own_file_is_said_with_its_line(toy: Path) -> None:
+    said = (
+        r"model 'toy\.py:Toy': its forward fails on images \[B,3,32,32\]: RuntimeError: Given groups=1, .* to have 4 channels, "
+        r"but got 3 channels instead \(toy\.py, line 15\)\. It takes"
+    )
+    with pytest.raises(ConfigError, match=said):
+        train_toy(toy, ("nn.Conv2d(3,", "nn.Conv2d(4,"))
+
+
+def test_running_out_of_memory_in_a_networks_own_file_is_no_mistake_of_it(toy: Path) -> None:
+    raising = "(_ for _ in ()).throw(MemoryError())"
+    with pytest.raises(TrainingStopped, match="out of memory"):
+        train_toy(toy, ("self.body(image)", raising))
 
 
 def test_what_is_wrong_with_a_name_is_said(toy: Path) -> None:

@@ -6,11 +6,12 @@ import importlib
 import importlib.util
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmae.errors import ConfigError, did_you_mean, require
+from segmae.errors import ConfigError, SegmaeError, did_you_mean, require
 from segmae.models.table import TABLE, Entry
 
 if TYPE_CHECKING:
@@ -149,6 +150,26 @@ def model_function(name: str) -> Callable[..., Any]:
     if not callable(getattr(code, function, None)):
         raise ConfigError(f"model '{name}': {file} has no class or function '{function}'")
     return getattr(code, function)
+
+
+@contextmanager
+def named_own_error(name: str, size: int) -> Iterator[None]:
+    """Whatever fails in the Python file of a network of one's own, given images of this side, becomes one line.
+
+    Raises:
+        ConfigError: it failed there; other networks' errors, those for users, and those from elsewhere stay as they are.
+    """
+    try:
+        yield
+    except SegmaeError:
+        raise
+    except Exception as error:
+        if not (line := _line(error, code_file(name))):
+            raise
+        raise ConfigError(
+            f"model '{name}': its forward fails on images [B,3,{size},{size}]: {type(error).__name__}: {error}{line}. "
+            "It takes these and returns logits [B,1,H,W]: mend the file"
+        ) from error
 
 
 def _line(error: Exception, file: Path | None) -> str:
