@@ -471,8 +471,19 @@ def test_results_of_a_renamed_photograph_are_told(by_darkness: Path, tmp_path: P
     (photos / "one.png").rename(photos / "three.png")
     (note,) = predict_files(photos, out, by_darkness, formats=["csv"], resume=True).notes
     assert note.startswith("results of 1 photograph that is not there now") and ": one.png." in note
-    shutil.rmtree(photos)  # a disk that is not there, or another working folder: nothing is known of them
+    shutil.rmtree(photos)  # a disk that is not there: nothing is known of them
     assert predict_files(tmp_path / "elsewhere.png", out, by_darkness, formats=["csv"]).notes == []
+
+
+def test_photographs_named_from_another_working_folder_are_not_missed(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("one", "two"):
+        half_dark(64, 64).save(tmp_path / f"photos/{name}.png")
+    for place, name in ((tmp_path / "photos", "one.png"), (tmp_path, "photos/two.png")):
+        monkeypatch.chdir(place)
+        assert predict_files(name, tmp_path / "out", by_darkness, formats=["csv"]).notes == []
 
 
 def test_rows_made_with_other_options_are_told_and_scales_stay(by_darkness: Path, tmp_path: Path) -> None:
@@ -489,6 +500,9 @@ def test_rows_made_with_other_options_are_told_and_scales_stay(by_darkness: Path
     scales = {row["name"]: row["measurements"]["mm_per_pixel"] for row in rows_of(out)}
     assert scales == {"one": [0.02, 0.02], "two": None}
     assert predict_files([one, two], out, by_darkness, formats=["csv"], mm_per_pixel=0.02).notes == []
+    (by_darkness / "model.onnx").write_bytes(b"others")
+    (note,) = predict_files(two, out, by_darkness, formats=["csv"], mm_per_pixel=0.02).notes
+    assert "differ in model or views. " in note
 
 
 @pytest.mark.parametrize("kind", ["coco-rle", "html", "sheet"])

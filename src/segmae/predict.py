@@ -259,9 +259,10 @@ def _notes(folder: Path, rows: Sequence[Row], renamed: dict[str, str], ignored: 
 def of_earlier_calls(folder: Path, rows: Iterable[Row], want: Wanted) -> list[str]:
     """Lines on rows of a folder that do not fit the others: their photographs are gone, or options were other ones."""
     good = [row for row in rows if "error" not in row]
-    files = [Path(row["file"]) for row in good]
-    # nothing is known of a folder that is not there from here
-    names = [file.name for file in files if file.parent.is_dir() and not file.exists()]
+    there = {file: file.exists() for file in (Path(row["file"]) for row in good)}
+    # nothing is known of a folder of which no photograph is there: it may lie elsewhere, seen from another working folder
+    known = {file.parent for file, is_there in there.items() if is_there}
+    names = [file.name for file, is_there in there.items() if file.parent in known and not is_there]
     notes = []
     if names:
         whose = "1 photograph that is" if len(names) == 1 else f"{len(names)} photographs that are"
@@ -283,8 +284,7 @@ def _differing(rows: Sequence[Row]) -> list[str]:
     # a DICOM object's own spacing or ratio is no option
     scaled = [row for row in measured if not row.get("mm_per_pixel") and row.get("pixel_aspect", 1) == 1]
     options: dict[str, set[Any]] = {
-        "model": {row.get("weights") for row in rows},
-        "views": {row.get("views") for row in rows},
+        "model or views": {row.get("weights") for row in rows},
         "repairs of the mask": {(row.get("keep_largest"), row.get("fill_holes")) for row in rows},
         "scale": {str(row["measurements"]["mm_per_pixel"]) for row in scaled},
     }
