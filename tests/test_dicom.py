@@ -675,6 +675,17 @@ def test_every_format_has_the_frames_and_their_own_scale(by_darkness: None, tmp_
     assert other["name"] in {row["name"] for row in changed.rows}
 
 
+def test_masks_of_frames_keep_the_scales_in_the_table_of_results(by_darkness: None, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    save(photograph(lesions(2), number=1), tmp_path / "study" / "a.dcm")
+    save(photograph(number=2, PixelSpacing=None), tmp_path / "study" / "b.dcm")
+    predict_dicom([tmp_path / "study"], out, formats=["mask", "csv"])
+    found = measure_masks(out, mm_table=out / "results.csv")
+    scales = sorted(str(row["measurements"]["mm_per_pixel"]) for row in found.rows)
+    assert (scales, found.failures) == (["None", "[0.03, 0.02]", "[0.03, 0.02]"], [])
+    assert not any("passed over: " in note for note in found.notes), "SEG objects are no masks to export"
+
+
 def test_a_ratio_of_sides_is_kept_where_there_is_no_spacing(by_darkness: None, tmp_path: Path) -> None:
     """DICOM names the vertical side first: 2\\1 are pixels twice as high as wide."""
     path = save(photograph(PixelSpacing=None, PixelAspectRatio=["2", "1"]), tmp_path / "a.dcm")
@@ -689,10 +700,12 @@ def test_a_ratio_of_sides_is_kept_where_there_is_no_spacing(by_darkness: None, t
     assert (
         predict_dicom([path], tmp_path / "out", formats=["csv"], mm_per_pixel=0.1, resume=True).skipped == 1
     )
+    kept = predict_dicom([path], tmp_path / "out", formats=["csv"], resume=True)
+    assert kept.rows[0]["measurements"]["mm_per_pixel"] == [0.1, 0.2] and not kept.notes
     (note,) = predict_dicom([path], tmp_path / "out", measure=True).notes
     assert "shape is measured as if they were" in note
-    given = predict_dicom([path], tmp_path / "out", mm_per_pixel=(0.1, 0.3)).rows[0]
-    assert given["measurements"]["mm_per_pixel"] == [0.1, 0.3]
+    given = predict_dicom([path], tmp_path / "out", mm_per_pixel=(0.1, 0.3))
+    assert given.rows[0]["measurements"]["mm_per_pixel"] == [0.1, 0.3] and not given.notes
     for useless in (["0", "1"], ["1", "0"], ["1000", "1"], "2", None):
         save(photograph(PixelSpacing=None, PixelAspectRatio=useless), path)
         assert not predict_dicom([path], tmp_path / "out", mm_per_pixel=0.1).notes

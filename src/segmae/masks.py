@@ -136,7 +136,7 @@ def measure_masks(
     if empty := [row["name"] for row in found.rows if not row["measurements"]["area_px"]]:
         found.notes.append(f"{len(empty)} of {len(found.rows)} masks {'is' if len(empty) == 1 else 'are'} empty: {', '.join(empty[:5])}"
                            + (" ..." if len(empty) > 5 else ""))  # fmt: skip
-    found.notes += several_pieces(found.rows) + not_square(found.rows)
+    found.notes += several_pieces(found.rows) + not_square(found.rows, want.mm_per_pixel)
     if out is not None and found.rows:
         write_csv(Path(out), rows)
     return found
@@ -181,16 +181,18 @@ def _masks_of(folder: Path, notes: list[str]) -> list[Path]:
 
 
 def _read_scales(path: Path) -> dict[str, Scale | None]:
-    """Scales in mm by the safe names of images, None where the table has none."""
+    """Scales in mm by the safe names of images, None where the table has none.
+
+    A `results.csv` names the images itself: a DICOM object's frames have names of their own.
+    """
     scales: dict[str, Scale | None] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.DictReader(file, restval="")
-            if not set(COLUMNS) <= set(lines.fieldnames or ()):
+            columns = tuple(lines.fieldnames or ())
+            if not set(COLUMNS) <= set(columns):
                 raise ValueError("a column is absent")
-            ours = (
-                tuple(lines.fieldnames or ())[:3] == CSV_COLUMNS[:3]
-            )  # whose names are those of the results
+            ours = columns[:3] == CSV_COLUMNS[:3]  # whose names are those of the results
             for line in lines:
                 if None in line:
                     raise ValueError(f"line {lines.line_num} has more cells than there are columns")

@@ -271,7 +271,7 @@ def predict_dicom(
             progress(index, len(study.objects))
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
-    report.notes = several_pieces(report.rows) + (not_square(report.rows) if want.measure else [])
+    report.notes = several_pieces(report.rows) + (not_square(report.rows, want.mm_per_pixel) if want.measure else [])
     with turn(folder):
         written = write_rows(folder, ordered, gone)
         report.notes += write_collections(folder, written.values(), want.formats, _read)
@@ -337,15 +337,17 @@ def _scaled(want: Wanted, spacing: Sequence[float] | None, aspect: float) -> Wan
     return replace(want, mm_per_pixel=scale)
 
 
-def not_square(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A line on measured frames whose pixels are known not to be square, by a ratio alone."""
+def not_square(rows: Sequence[dict[str, Any]], given: Sequence[float] | None) -> list[str]:
+    """A line on measured frames whose pixels are known not to be square, by a ratio alone, under the scale that was given."""
     some = [row for row in rows if not row.get("mm_per_pixel") and row.get("pixel_aspect", 1) != 1]
-    if not some:
-        return []
-    what = f"{len(some)} of {len(rows)} frames have pixels that are not square (Pixel Aspect Ratio) and no Pixel Spacing: "
-    if any(row["measurements"]["mm_per_pixel"] is None for row in some):
-        return [what + "shape is measured as if they were. Give --mm-per-pixel, the width of a pixel"]
-    return [what + "--mm-per-pixel is taken for the width of a pixel"]
+    unscaled = [row for row in some if not row["measurements"]["mm_per_pixel"]]
+    what = f"of {len(rows)} frames have pixels that are not square (Pixel Aspect Ratio) and no Pixel Spacing"
+    if unscaled:
+        remedy = "shape is measured as if they were. Give --mm-per-pixel, the width of a pixel"
+        return [f"{len(unscaled)} {what}: {remedy}"]
+    if some and given and given[0] == given[1]:  # see `with_aspect`
+        return [f"{len(some)} {what}: --mm-per-pixel is taken for the width of a pixel"]
+    return []
 
 
 def _frame_name(name: str, number: int) -> str:
