@@ -16,6 +16,7 @@ from segmae.data import splits
 from segmae.data.catalog import Case, open_dataset
 from segmae.data.splits import (
     Split,
+    copies_apart,
     group_copies,
     group_leaks,
     list_splits,
@@ -202,6 +203,14 @@ def test_unknown_names_get_the_nearest_one_and_folders_are_refused(tmp_path: Pat
         load_split("nonsense.csv")
     with pytest.raises(DataError, match=r"is a folder\. Give the CSV file"):
         load_split(tmp_path)
+
+
+def test_copies_in_two_parts_are_named_by_an_image_of_the_split(tmp_path: Path) -> None:
+    cases = [Case(name, tmp_path / f"{name}.png") for name in "abcde"]
+    for case, content in zip(cases, ("same", "same", "same", "alike", "alike"), strict=True):
+        case.image.write_text(content)
+    split = Split("mine", "drawn", {"train": ("b", "d", "e"), "test": ("c",)}, "")
+    assert copies_apart(split, cases) == ["b"]
 
 
 def test_a_part_that_another_model_met_whole_is_left_out() -> None:

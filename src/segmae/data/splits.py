@@ -203,7 +203,8 @@ def group_leaks(split: Split, cases: Iterable[Case]) -> list[str]:
 
 def copies_apart(split: Split, cases: Iterable[Case]) -> list[str]:
     """Of images that are the same byte by byte in more than one part of a split, the first of each."""
-    alone, _ = group_copies([replace(case, group=None) for case in cases])
+    inside = {name for ids in split.parts.values() for name in ids}
+    alone, _ = group_copies([replace(case, group=None) for case in cases if case.id in inside])
     return [name.removeprefix("\0") for name in group_leaks(split, alone)]
 
 
