@@ -45,7 +45,7 @@ class MaskLoss:
             if logits.requires_grad and not own.requires_grad:
                 raise ConfigError(
                     f"losses.own: {name.removeprefix('own_')} gives a number without a gradient, from which nothing is learnt. Leave out what cuts it off: "
-                    "detach(), a comparison, argmax or numpy"
+                    "detach(), a comparison, argmax or numpy. Where it is 0, for masks without a lesion perhaps, return 0 * logits.sum()"
                 )
             loss, parts[name] = loss + weight * own, own.detach()
         return loss, parts

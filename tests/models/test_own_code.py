@@ -114,6 +114,10 @@ def test_a_network_that_cannot_be_trained_is_refused(toy: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"forward cannot be called with the images alone .*'other'"):
         create_model("two.py:Two")
+    Path("traced.py").write_text(
+        "import torch\ndef net():\n    return torch.jit.trace(torch.nn.Conv2d(3, 1, 1), torch.zeros(1, 3, 8, 8))\n"
+    )
+    assert create_model("traced.py:net")(torch.zeros(1, 3, 4, 4)).shape == (1, 1, 4, 4)
     with pytest.raises(ConfigError, match="no parameter to train"):
         build_optimizer(torch.nn.ReLU(), load_config(None))
 

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,8 @@ def create_model(name: str, **options: Any) -> nn.Module:
             f"model '{name}' gives a {type(model).__name__}, not a torch.nn.Module. Return the network"
         )
     try:
-        inspect.signature(model.forward).bind("image")
+        with suppress(ValueError):  # a network of torch.jit.trace has no signature
+            inspect.signature(model.forward).bind("image")
     except TypeError as error:
         raise ConfigError(
             f"model '{name}': forward cannot be called with the images alone ({error}). Give its other arguments defaults"
