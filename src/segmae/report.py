@@ -84,10 +84,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
     header, *rows = ["| " + " | ".join(row) + " |" for row in summary_table(summary)]
     data, warnings = summary["data"], [f"- **{warning}**" for warning in summary["warnings"]]
     gains = [f"- {line}" for line in sentences(summary["against"])] if "against" in summary else []
-    level, over = (
-        f"{summary['bootstrap']['level']:.0%}",
-        summary["bootstrap"]["method"].removeprefix("percentile, "),
-    )
+    level = f"{summary['bootstrap']['level']:.0%}"
+    over = summary["bootstrap"]["method"].removeprefix("percentile, ")
     lines = [
         f"# {title(summary)}",
         "",
