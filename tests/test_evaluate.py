@@ -236,17 +236,17 @@ def test_missing_images_of_the_split_are_listed(cases: tuple[Case, ...], tmp_pat
 
 
 def test_images_of_one_lesion_are_drawn_together(cases: tuple[Case, ...], tmp_path: Path) -> None:
-    """Of two lesions with two images each a quarter of the samples holds the first one alone, a quarter the second."""
-    pairs = [replace(case, group=group) for case, group in zip(cases, "abab", strict=True)]
+    """Of two lesions, with one image and with three, a quarter of the samples holds the first one alone, a quarter the second."""
+    pairs = [replace(case, group=group) for case, group in zip(cases, "abbb", strict=True)]
     summary = evaluate(Darkness(), pairs, tmp_path / "out", data="drawn", resamples=500)
     assert "over the 2 lesions or patients" in summary["bootstrap"]["method"]
-    dice = summary["per_image_mean"]["dice@original"]  # 1 and 1 of a, 2/3 and 0 of b
-    assert (dice["low"], dice["mean"], dice["high"]) == pytest.approx((1 / 3, 2 / 3, 1), abs=1e-6)
+    dice = summary["per_image_mean"]["dice@original"]  # 1 of a; 2/3, 1 and 0 of b
+    assert (dice["low"], dice["mean"], dice["high"]) == pytest.approx((5 / 9, 2 / 3, 1), abs=1e-6)
     write_report(summary, tmp_path / "out", Darkness(), pairs)
     assert (
         "intervals over the 2 lesions or patients of the images" in (tmp_path / "out/report.md").read_text()
     )
-    assert [row["group"] for row in read_csv(tmp_path / "out")] == ["0", "1", "0", "1"]
+    assert [row["group"] for row in read_csv(tmp_path / "out")] == ["0", "1", "1", "1"]
     lesions = [replace(case, group=case.id) for case in cases]
     alone = evaluate(Darkness(), lesions, tmp_path / "alone", data="drawn", resamples=500)
     assert alone["bootstrap"]["method"] == "percentile, over images"
