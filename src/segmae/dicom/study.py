@@ -271,7 +271,9 @@ def predict_dicom(
             progress(index, len(study.objects))
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
-    report.notes = several_pieces(report.rows) + (not_square(report.rows, want.mm_per_pixel) if want.measure else [])
+    report.notes = several_pieces(report.rows) + (
+        not_square(report.rows, want.mm_per_pixel) if want.measure else []
+    )
     with turn(folder):
         written = write_rows(folder, ordered, gone)
         report.notes += write_collections(folder, written.values(), want.formats, _read)
