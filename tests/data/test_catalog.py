@@ -285,6 +285,7 @@ def test_a_lesions_images_stay_together_where_not_every_row_names_the_patient(tm
         ("image_id;dx\na;mel\n", "separate columns by commas"),
         ("", "image_id, image or id"),
         ("image_id,dx\n,mel\n", "names no image"),
+        ("image_id,patient_id\na,p\nb,q\na.jpg,q\n", "two rows of a differ"),
     ],
 )
 def test_a_table_that_says_nothing_about_images_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -380,7 +380,11 @@ def _table(path: Path) -> dict[str, tuple[str | None, str | None]]:
         if name is None:
             raise DataError(f"{path}: a row names no image ({line}). Write its id, or remove the row")
         name = composed(Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name)
-        found[name] = (first(PATIENT_COLUMNS), first(LESION_COLUMNS), first(LABEL_COLUMNS))
+        said = (first(PATIENT_COLUMNS), first(LESION_COLUMNS), first(LABEL_COLUMNS))
+        if found.setdefault(name, said) != said:
+            raise DataError(
+                f"{path}: two rows of {name} differ in patient, lesion or diagnosis. Keep the right one"
+            )
     patients: dict[str | None, set[str]] = defaultdict(set)  # of each lesion
     for patient, lesion, _ in found.values():
         patients[lesion] |= {patient} if patient else set()
