@@ -119,7 +119,9 @@ def test_splits_are_made_shown_and_verified(run: Run, lesions: Path, tmp_path: P
     parts = json.loads(out)["parts"]
     assert {part: len(ids) for part, ids in parts.items()} == {"train": 6, "val": 2, "test": 2}
     code, out, _ = run("data", "splits", "show", file, "--part", "test")
-    assert out == "".join(f"{name},test\n" for name in parts["test"])
+    assert out == "id,part\n" + "".join(f"{name},test\n" for name in parts["test"])
+    (tmp_path / "shown.csv").write_text(run("data", "splits", "show", file)[1])
+    assert (tmp_path / "shown.csv").read_text() == file.read_text()
     assert run("data", "splits", "verify", file, "--data", lesions)[0] == 0
 
     file.write_text(file.read_text() + f"{parts['train'][0]},test\n")

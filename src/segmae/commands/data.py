@@ -159,8 +159,8 @@ def show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The ids of a split, as CSV lines id,part."""
-    from segmae.data.splits import load_split
+    """The ids of a split, as the CSV file id,part that `--split` takes."""
+    from segmae.data.splits import as_csv, load_split
 
     found = load_split(split)
     if part is not None and part not in found.parts:
@@ -169,9 +169,7 @@ def show(
     if as_json:
         print_json({"name": found.name, "sha256": found.sha256, "parts": parts})
         return
-    for name, ids in parts.items():
-        for case in ids:
-            print(f"{case},{name}")
+    print(as_csv(parts), end="")
 
 
 @splits.command()

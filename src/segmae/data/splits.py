@@ -84,7 +84,7 @@ def load_split(name: str | Path) -> Split:
 
 def save_split(split: Split, path: str | Path) -> Path:
     """Write a split as CSV and return the path."""
-    atomic_write(path, _text(split.parts))
+    atomic_write(path, as_csv(split.parts))
     return Path(path)
 
 
@@ -275,10 +275,11 @@ def _divide(cases: Sequence[Case], shares: Sequence[float], seed: int) -> list[t
 
 
 def _split(name: str, dataset: str, parts: dict[str, tuple[str, ...]]) -> Split:
-    return Split(name, dataset, parts, hashlib.sha256(_text(parts).encode()).hexdigest())
+    return Split(name, dataset, parts, hashlib.sha256(as_csv(parts).encode()).hexdigest())
 
 
-def _text(parts: dict[str, tuple[str, ...]]) -> str:
+def as_csv(parts: Mapping[str, tuple[str, ...]]) -> str:
+    """The lines of a split's file."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")  # quotes an id that has a comma
     table.writerows([("id", "part"), *((name, part) for part, ids in parts.items() for name in ids)])
