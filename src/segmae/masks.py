@@ -20,7 +20,7 @@ from segmae.dicom.read import open_object
 from segmae.dicom.study import frames_by_name, holds_dicom, not_square
 from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
 from segmae.files import harmless
-from segmae.measure import Measurements, measure, pixel_scale, with_aspect
+from segmae.measure import Measurements, WrongOption, measure, pixel_scale, with_aspect
 from segmae.outputs import (
     CSV_COLUMNS,
     Row,
@@ -199,13 +199,14 @@ def _read_scales(path: Path) -> dict[str, Scale | None]:
                 name, text = _stem(line["file"].strip()), line["mm_per_pixel"].strip()
                 if ours:
                     name = line["name"][1:] if harmless(line["name"][1:]) == line["name"] else line["name"]
+                where = f"line {lines.line_num}, {line['file']}: "
                 try:
                     scale = _scale(text)
+                    pixel_scale(scale)
+                except WrongOption as error:
+                    raise ValueError(f"{where}{error}") from error
                 except ValueError as error:
-                    raise ValueError(
-                        f"line {lines.line_num}, {line['file']}: {text!r} is no number, nor width;height"
-                    ) from error
-                pixel_scale(scale)
+                    raise ValueError(f"{where}{text!r} is no number, nor width;height") from error
                 if line["file"].strip() and scales.setdefault(name, scale) != scale:
                     raise ValueError(f"line {lines.line_num} has another scale for {name}")
     except (OSError, ValueError, csv.Error) as error:
