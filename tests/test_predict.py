@@ -274,7 +274,7 @@ def test_resume_skips_what_is_done_and_redoes_what_changed(by_darkness: Path, tm
     files[0].write_bytes(files[1].read_bytes() + b"\0")  # another file under the old name
     (out / first.rows[2]["mask"]).unlink()
     with (out / "results.jsonl").open("a") as log:
-        log.write('{"name": "half a li')
+        log.write('{"name": 3, "file": "of another program"}\n{"name": "half a li')
     read: list[Any] = []
     again = predict_files([folder], out, by_darkness, resume=True, progress=lambda *state: read.append(state))
     assert (again.skipped, len(again.rows), len(read)) == (2, 4, 2)
@@ -535,6 +535,8 @@ def test_a_page_tells_of_a_mask_that_cannot_be_read_any_more(by_darkness: Path, 
     half_dark(64, 64).convert("L").point(lambda value: value // 2).save(tmp_path / "out" / "a_mask.png")
     done = predict_files(tmp_path / "a.png", tmp_path / "out", by_darkness, formats=["html"], resume=True)
     assert done.notes[0].startswith("1 mask changed")
+    with pytest.raises(ImageError, match=r"a_mask\.png: .*remove it and predict again"):
+        predict_files(tmp_path / "a.png", tmp_path / "out", by_darkness, formats=["coco-rle"], resume=True)
 
 
 def test_another_photograph_of_the_same_name_is_refused(by_darkness: Path, tmp_path: Path) -> None:

@@ -285,7 +285,11 @@ def _polygons(folder: Path) -> Annotate:
 
 def _runs(folder: Path, drawn: gallery.Drawn) -> Annotate:
     def annotate(number: int, row: Row) -> exchange.Json | None:
-        mask = drawn(folder, row)
+        try:
+            mask = drawn(folder, row)
+        except ImageError as error:
+            remedy = "Write it with 0 and 255 alone, or remove it and predict again"
+            raise ImageError(error.path, error.problem, remedy) from error
         return exchange.coco_rle(number, row, mask) if mask.any() else None
 
     return annotate

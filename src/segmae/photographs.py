@@ -189,10 +189,10 @@ def earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
         for line in lines:
             try:
                 row = json.loads(line)
-                name, file = row["name"], str(row["file"])
+                name, file = str(row["name"]), str(row["file"])
                 if raw := row.pop("file_bytes", None):
                     file = os.fsdecode(bytes.fromhex(raw))
-                rows[name] = {**row, "file": file}
+                rows[name] = {**row, "name": name, "file": file}
             except (
                 ValueError,
                 KeyError,
