@@ -160,6 +160,8 @@ def test_from_images_to_the_table(small_model: Path, tmp_path: Path, capsys: Any
     code, again, err = call()  # all is done: the same table
     assert again == out
     assert "will take" not in err
+    with pytest.raises(ConfigError, match=r"epochs: 1 -> 2.*finetune: --out"):
+        finetune(data, run, model=small_model, epochs=2, settings=settings(tmp_path))
     write_dataset(data, 12, size=(96, 72))
     with pytest.raises(ConfigError, match="other images"):
         finetune(data, run, model=small_model, epochs=1, settings=settings(tmp_path))

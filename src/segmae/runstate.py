@@ -83,7 +83,7 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
         changed = [changes(read_json(folder / "cases.json"), checksums(cache)), *changed]
     if changed:
         raise ConfigError(f"{folder}: was started with other settings or data ({'; '.join(changed[:4])}). "
-                          "Choose another name=, or restore what changed to go on")  # fmt: skip
+                          "Choose another name= (finetune: --out), or restore what changed to go on")  # fmt: skip
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
         resumed = load_state(fabric, folder, state, tell)
         devices.refuse_other_places(fabric, (state.epoch, state.step))
         if state.epoch >= config.epochs:
-            text = f"{folder}: all {config.epochs} epochs are done: nothing to train (a longer run needs another name=)"
+            text = f"{folder}: all {config.epochs} epochs are done: nothing to train (a longer run needs another name=, of finetune another --out)"
             tell({"kind": "message", "text": text})
             return folder
         if resumed:
