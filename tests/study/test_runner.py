@@ -27,6 +27,7 @@ from segmae.study.grid import load_study  # noqa: E402
 from segmae.study.ledger import Ledger, counted, status, total_seconds, work  # noqa: E402
 from segmae.study.report import build_page  # noqa: E402
 from segmae.study.runner import chosen_cells, describe_failure, run_studies, seconds  # noqa: E402
+from segmae.study.sheets import write_sheets  # noqa: E402
 from segmae.study.tables import load_evidence  # noqa: E402
 from segmae.train import train_step  # noqa: E402
 
@@ -123,12 +124,20 @@ def test_a_cell_that_another_study_has_finished_is_taken_over(write_study: Write
     assert (outcome["study"], outcome["row"], outcome["taken_from"]) == (
         "again", "named-otherwise", "drawn/plain_drawn_s0",
     )  # fmt: skip
+    assert write_sheets(second, **folders(tmp_path)), "its network is the other study's"
     for name, other in (("drawn", "again"), ("again", "drawn")):
         page = build_page(load_evidence(Ledger(name, results))).markdown(name)
         assert f"1 of 1 finished cells are also in `{other}`" in page
 
-    # a damaged one is not taken
+    # of the study that ran it, though another that took it over stands first; a damaged one is not taken
+    shutil.copytree(results / "again", results / "a")
     shutil.rmtree(results / "again")
+    run_studies([second], **folders(tmp_path))
+    assert (
+        read_json(results / "again" / "named-otherwise_drawn_s0.json")["taken_from"] == "drawn/plain_drawn_s0"
+    )
+    for name in ("again", "a"):
+        shutil.rmtree(results / name)
     (results / "drawn" / "plain_drawn_s0.csv").write_text("test,id\n")
     run_studies([second], **folders(tmp_path), listener=events.append)
     assert len(epochs_of(events)) == 2
@@ -444,8 +453,9 @@ def test_a_call_that_finishes_nothing_leaves_the_figures_in_their_report(
     settings = {"task": "supervised", "epochs": 1, "model": {"options": {"decoder": None}}}
     run_studies([write_study(rows={"plain": {"settings": settings}})], **folders(tmp_path))
     settings["model"] = {"options": {"decoder": None}, "cnn": str(tmp_path / "absent.pth")}
-    path = write_study(rows={"plain": {"settings": settings}})
-    assert run_studies([path], **folders(tmp_path)).failed
+    path = write_study(rows={"damaged": {"settings": settings}, "plain": {"settings": settings}})
+    (tmp_path / "results" / "drawn" / "damaged_drawn_s0.json").write_text("")
+    assert len(run_studies([path], **folders(tmp_path)).failed) == 2
     assert load_evidence(Ledger("drawn", tmp_path / "results")).places
 
 

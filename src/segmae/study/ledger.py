@@ -65,7 +65,7 @@ class Ledger:
         """
         with suppress(DataError):  # a damaged plan
             self.plan()
-            if any(self.state(cell.id, cell.digest) == "outdated" for cell in study.cells):
+            if any(self.checked(cell)[0] == "outdated" for cell in study.cells):
                 return
         self.write_plan(study)
 
@@ -108,6 +108,13 @@ class Ledger:
         if failed.is_file() and self.failure(cell)["digest"] == digest:
             return "failed"
         return "outdated" if finished.is_file() else "open"
+
+    def checked(self, cell: Cell) -> tuple[str, str]:
+        """A cell's state, and where a file of it is damaged "damaged" and what is wrong."""
+        try:
+            return self.state(cell.id, cell.digest), ""
+        except DataError as error:
+            return "damaged", str(error)
 
     def outcome(self, cell: str) -> dict[str, Any]:
         """A finished cell's JSON."""
@@ -159,9 +166,11 @@ class Ledger:
         wanted, mine = set(digests), self.folder.name
         others = [Ledger(name, self.folder.parent) for name in studies_in(self.folder.parent) if name != mine]
         for other in others if wanted else ():
+            cells = []
             with suppress(DataError):  # what is damaged there is no concern of this study
-                for cell in other.plan()["cells"]:
-                    id_, digest = cell["id"], cell["digest"]
+                cells = other.plan()["cells"]
+            for id_, digest in ((cell["id"], cell["digest"]) for cell in cells):
+                with suppress(DataError):
                     if digest in wanted and other.state(id_, digest) == "done" and other.images(id_):
                         yield digest, other, id_
 
@@ -169,7 +178,7 @@ class Ledger:
         """Record the outcome of another study's cell as that of this one; where it is from, or "" where there is none."""
         for _, other, twin in self.elsewhere([cell.digest]):
             origin = f"{other.folder.name}/{twin}"
-            outcome = other.outcome(twin) | names_of(study, cell) | {"taken_from": origin}
+            outcome = {"taken_from": origin} | other.outcome(twin) | names_of(study, cell)
             self.write_plan(study)
             self._record(cell, outcome, other._csv(twin).read_text(encoding="utf-8"))
             return origin
@@ -246,21 +255,18 @@ def status(
     """A study and the standing of each of its cells, in order of importance."""
     study = load_study(name, scale)
     ledger = Ledger(study.name, results)
-    states, problems = {}, {}
-    for cell in study.cells:
-        try:
-            states[cell.id] = ledger.state(cell.id, cell.digest)
-        except DataError as error:
-            states[cell.id], problems[cell.id] = "damaged", str(error)
-    rates = [(cell.row, rate(ledger.outcome(cell.id))) for cell in study.cells if states[cell.id] == "done"]
-    left_over = [cell.digest for cell in study.cells if states[cell.id] != "done"]
+    checked = {cell.id: ledger.checked(cell) for cell in study.cells}
+    rates = [
+        (cell.row, rate(ledger.outcome(cell.id))) for cell in study.cells if checked[cell.id][0] == "done"
+    ]
+    left_over = [cell.digest for cell in study.cells if checked[cell.id][0] != "done"]
     elsewhere: dict[str, str] = {}  # the first of each, which is the one that is taken
     for digest, other, twin in ledger.elsewhere(left_over):
         elsewhere.setdefault(digest, f"{other.folder.name}/{twin}")
     paid: set[str] = set()
     found = []
     for cell in study.cells:
-        state, reason = states[cell.id], problems.get(cell.id, "")
+        state, reason = checked[cell.id]
         run = Path(runs) / study.name / cell.config.name
         epochs = cell.config.epochs if state == "done" else epochs_done(run)
         left = 0.0
@@ -281,7 +287,7 @@ def status(
                 state = "begun"
         speed = _speed(cell.row, rates)
         seconds = left / speed if left and speed else None
-        if state in ("done", "failed") or epochs >= cell.config.epochs or reason:
+        if reason or epochs >= cell.config.epochs:
             seconds = 0.0
         found.append(Standing(cell.id, state, epochs, cell.config.epochs, round(left, 3), seconds, reason))
     return study, found

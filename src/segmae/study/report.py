@@ -346,7 +346,10 @@ def _sources(evidence: Evidence) -> list[str]:
     lines += [f"{count} of {len(outcomes)} finished cells are also in `{name}`, with the same settings, seed and tests: no further evidence beside it"
               for name, count in twins.items()]  # fmt: skip
     again = Counter(o["retested"]["code"]["commit"] or "no clone" for o in outcomes if "retested" in o)
-    lines += [f"{count} of them tested later, by the code of {name}" for name, count in again.items()]
+    lines += [
+        f"{count} of {len(outcomes)} finished cells tested later, by the code of {name}"
+        for name, count in again.items()
+    ]
     missing = len(plan["cells"]) - len(outcomes) - len(evidence.failures)
     lines += [f"open: {missing} of {len(plan['cells'])} cells"] if missing else []
     lines += [f"failed: `{cell}`: {reason}" for cell, reason in evidence.failures.items()]

@@ -166,10 +166,9 @@ def run_study(
     ledger = Ledger(study.name, place.results)
     ledger.begin(study)
     for cell in cells:
-        try:
-            state = ledger.state(cell.id, cell.digest)
-        except DataError as error:  # a damaged file of this cell; the others go on
-            done.failed.append({"cell": cell.id, "problem": str(error)})
+        state, problem = ledger.checked(cell)
+        if problem:  # a damaged file of this cell; the others go on
+            done.failed.append({"cell": cell.id, "problem": problem})
             continue
         if state == "failed" and not retry_failed:
             done.passed_over.append(cell.id)

@@ -48,7 +48,7 @@ def write_sheets(
             leader = done.get(study.reference) or next(iter(done.values()))
             dice = {line["id"]: _dice(line) for line in ledger.images(leader.id) if line["test"] == test.name}
             ids = [case for some in choose_cases(dice, CASES).values() for case in some]
-            models = {row: load(Path(runs) / study.name / cell.config.name) for row, cell in done.items()}
+            models = {row: load(Path(runs) / _run(ledger, cell.id)) for row, cell in done.items()}
             with atomic_path(path) as temporary:
                 draw_sheet(study, models, dataset.select(ids)).save(temporary)
             found.append(path)
@@ -84,6 +84,13 @@ def draw_sheet(study: Study, models: dict[str, Predictor], cases: tuple[Case, ..
             tile.thumbnail(TILE, Image.Resampling.LANCZOS)
             sheet.paste(tile, place)
     return sheet
+
+
+def _run(ledger: Ledger, cell: str) -> Path:
+    """Where under RUNS a finished cell was trained: one that was taken over, for another study."""
+    outcome = ledger.outcome(cell)
+    study = outcome.get("taken_from", ledger.folder.name).split("/")[0]
+    return Path(study, outcome["training"]["run"])
 
 
 def _dice(line: dict[str, str]) -> float:
