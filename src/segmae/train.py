@@ -58,10 +58,6 @@ from segmae.trainset import (
     tell_copies,
 )
 
-PROBABILITIES = (
-    "model '{}': all its outputs in the first step lie between 0 and 1, as probabilities do. It has to return logits, of which those above 0 "
-    "are lesion: if its forward ends in a sigmoid, leave that out"
-)
 GPU_PAUSE = 20.0  # seconds between two saves: there an epoch can be over in two, and its files be gigabytes
 
 
@@ -154,6 +150,8 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
             tell({"kind": "message", "text": f"resuming {folder} at {where}"})
         elif fabric.is_global_zero:
             tell_copies(split, dataset, tell)
+            if code_file(config.model.name) is not None and "segment" in task.phases:
+                tell_probabilities(model, config.model.name, tell)
         if fabric.is_global_zero:
             forget_later_records(folder / "metrics.jsonl", state)
 
@@ -172,6 +170,20 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
             cache, rows, targets = make_resident(cache, rows, targets, fabric.device)
         fit(fabric, config, state, task, cache, rows, classes, folder, provenance, tell, targets, deadline)
     return folder
+
+
+def tell_probabilities(model: nn.Module, name: str, tell: Listener) -> None:
+    """Tell where a network's first outputs all lie in [0, 1]. If all are 0, its last layer may only start there."""
+
+    def look(_: nn.Module, images: Any, outputs: Any) -> None:
+        hook.remove()
+        logits = outputs.get("logits") if isinstance(outputs, dict) else outputs
+        if isinstance(logits, torch.Tensor) and 0 <= logits.min() <= logits.max() <= 1 and logits.any():
+            text = f"model '{name}': its first outputs all lie between 0 and 1, as probabilities do. It has to return logits, of which "
+            text += "those above 0 are lesion: if its forward ends in a sigmoid, leave that out"
+            tell({"kind": "message", "text": text})
+
+    hook = model.register_forward_hook(look)
 
 
 def load_weights(
@@ -224,7 +236,6 @@ def fit(
         1, len(epoch_batches(rows["train"], config, 0, fabric.world_size, cache.starts)) // config.accumulate
     )
     saver = Saver(fabric, config, state, folder, GPU_PAUSE if fabric.device.type == "cuda" else 0.0)
-    own, first = code_file(config.model.name) is not None, list[torch.Tensor]()
     with ExitStack() as held:
         held.callback(saver.save_best)  # however the run ends
         if fabric.world_size == 1:  # else it may be another process's end, which the network's norms wait for
@@ -243,11 +254,7 @@ def fit(
                     ]
                     if fabric.world_size > 1:  # what a network draws by itself is its process's own
                         torch.manual_seed(step_seed(config, state.epoch, step) + fabric.global_rank + 1)
-                    looked_at = first if own and not (state.epoch or step) else None
-                    values = train_step(fabric, config, state, task, inputs, steps, looked_at)
-                if first and all(map(like_probabilities, first)):
-                    tell({"kind": "message", "text": PROBABILITIES.format(config.model.name)})
-                first.clear()
+                    values = train_step(fabric, config, state, task, inputs, steps)
                 late = deadline is not None and time.monotonic() >= deadline
                 values, (late, asked) = devices.agree(fabric, values, late, request.made)
                 images = sum(len(batch) for batch in chunk)
@@ -317,13 +324,9 @@ def read_share(
 
 
 def train_step(
-    fabric: Fabric, config: Config, state: State, task: Task, batches: list[Batch], steps: int,
-    outputs: list[torch.Tensor] | None = None,
-) -> dict[str, float]:  # fmt: skip
+    fabric: Fabric, config: Config, state: State, task: Task, batches: list[Batch], steps: int
+) -> dict[str, float]:
     """One optimiser step for each phase of the task; returns the mean of each logged value over the batches.
-
-    Args:
-        outputs: what the network gives for masks is added to it, for a look at it.
 
     Raises:
         TrainingStopped: a loss, or with `optimizer.clip` a gradient, is not finite. By then the weights are spoilt.
@@ -340,8 +343,6 @@ def train_step(
             with fabric.no_backward_sync(state.model, enabled=index + 1 < len(batches)):
                 output = task(state.model, batch, phase)
                 fabric.backward(output["loss"] / len(batches))
-            if outputs is not None and "logits" in output:
-                outputs.append(output["logits"])
             for key, value in {phase: output["loss"], **output.get("parts", {})}.items():
                 share = value.detach().float() / len(batches)
                 found[key] = found[key] + share if key in found else share
@@ -372,12 +373,6 @@ def train_step(
     if state.averaged is not None:
         update_average(state.averaged, state.model, config.ema, state.epoch * steps + state.step)
     return values
-
-
-def like_probabilities(outputs: torch.Tensor) -> bool:
-    """Whether all of them lie in [0, 1], and not all are 0, as those of a last layer that starts at 0."""
-    low, high = outputs.aminmax()
-    return bool((low >= 0) & (high > 0) & (high <= 1))
 
 
 def uncompiled(config: Config) -> AbstractContextManager[Any]:

@@ -25,7 +25,7 @@ from segmae.optimizer import build_optimizer  # noqa: E402
 from segmae.predictor import load  # noqa: E402
 from segmae.stopping import TrainingStopped  # noqa: E402
 from segmae.tasks import Batch, create_task  # noqa: E402
-from segmae.train import like_probabilities, run  # noqa: E402
+from segmae.train import run, tell_probabilities  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-model.md"
 
@@ -166,7 +166,11 @@ def test_a_network_that_gives_probabilities_is_told_of_once(toy: Path) -> None:
     ("outputs", "expected"), [((0.1, 0.9), True), ((0, 1), True), ((0, 0), False), ((-0.1, 0.9), False), ((0.1, 1.1), False)]
 )  # fmt: skip
 def test_logits_are_told_from_probabilities(outputs: tuple[float, float], expected: bool) -> None:
-    assert like_probabilities(torch.tensor(outputs)) is expected
+    network, said = torch.nn.Identity(), list[dict[str, object]]()
+    tell_probabilities(network, "toy.py:Toy", said.append)
+    for _ in range(2):
+        network({"logits": torch.tensor(outputs)})
+    assert len(said) == expected
 
 
 def test_what_fails_in_a_networks_own_file_is_said_with_its_line(toy: Path) -> None:
