@@ -239,7 +239,9 @@ def fit(
     with ExitStack() as held:
         held.callback(saver.save_best)  # however the run ends
         if fabric.world_size == 1:  # else it may be another process's end, which the network's norms wait for
-            held.enter_context(named_own_error(config.model.name, config.preprocess.size))
+            held.enter_context(
+                named_own_error([config.model.name, *config.losses.own], config.preprocess.size)
+            )
         request = held.enter_context(Request())
         while state.epoch < config.epochs:
             started, seen_before = time.perf_counter(), state.images

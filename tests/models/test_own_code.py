@@ -141,7 +141,7 @@ def test_two_losses_of_one_name_are_refused(toy: Path) -> None:
         create_task("supervised", Losses(own={"one.py:f": 1.0, "two.py:f": 1.0}), Reconstruction())
 
 
-def train_toy(toy: Path, *edits: tuple[str, str]) -> list[str]:
+def train_toy(toy: Path, *edits: tuple[str, str], losses: str = "losses.own={}") -> list[str]:
     """Train the page's network for an epoch after these edits of its file; the messages."""
     code = toy.read_text(encoding="utf-8")
     for old, new in edits:
@@ -150,7 +150,7 @@ def train_toy(toy: Path, *edits: tuple[str, str]) -> list[str]:
     toy.write_text(code, encoding="utf-8")
     save_split(make_split(open_dataset(write_dataset("lesions", 6)).cases, ratios=(0.6, 0.2, 0.2)), "s.csv")
     mine = ["data.root=lesions", "data.split=s.csv", "data.cache=cache", "device=cpu", "threads=1", "batch_size=2", "epochs=2",
-            "preprocess.size=32", "model.name=toy.py:Toy", "task=supervised", "name=toy"]  # fmt: skip
+            "preprocess.size=32", "model.name=toy.py:Toy", "task=supervised", "name=toy", losses]  # fmt: skip
     events: list[dict[str, object]] = []
     run(load_config(None, mine), events.append)
     return [str(event["text"]) for event in events if event["kind"] == "message"]
@@ -174,12 +174,17 @@ def test_logits_are_told_from_probabilities(outputs: tuple[float, float], expect
 
 
 def test_what_fails_in_a_networks_own_file_is_said_with_its_line(toy: Path) -> None:
-    said = (
-        r"model 'toy\.py:Toy': its forward fails on images \[B,3,32,32\]: RuntimeError: Given groups=1, .* to have 4 channels, "
-        r"but got 3 channels instead \(toy\.py, line 15\)\. It takes"
-    )
+    said = r"^RuntimeError: Given groups=1, .* to have 4 channels, but got 3 channels instead \(toy\.py, line 15\), on images \[B,3,32,32\]\. A"
     with pytest.raises(ConfigError, match=said):
         train_toy(toy, ("nn.Conv2d(3,", "nn.Conv2d(4,"))
+
+
+def test_what_fails_in_a_losss_own_file_is_said_with_its_line(toy: Path) -> None:
+    Path("loss.py").write_text("def half(logits, mask):\n    return (logits[..., :7] - mask).mean()\n")
+    with pytest.raises(
+        ConfigError, match=r"^RuntimeError: The size of tensor .* \(loss\.py, line 2\), on images"
+    ):
+        train_toy(toy, losses="losses.own={loss.py:half: 1}")
 
 
 def test_running_out_of_memory_in_a_networks_own_file_is_no_mistake_of_it(toy: Path) -> None:

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,22 +154,22 @@ def model_function(name: str) -> Callable[..., Any]:
 
 
 @contextmanager
-def named_own_error(name: str, size: int) -> Iterator[None]:
-    """Whatever fails in the Python file of a network of one's own, given images of this side, becomes one line.
+def named_own_error(names: Iterable[str], size: int) -> Iterator[None]:
+    """Whatever fails in the Python file of a network or loss of one's own, given images of this side, becomes one line.
 
     Raises:
-        ConfigError: it failed there; other networks' errors, those for users, and those from elsewhere stay as they are.
+        ConfigError: it failed there; errors for users, and those from elsewhere, stay as they are.
     """
     try:
         yield
     except SegmaeError:
         raise
     except Exception as error:
-        if not (line := _line(error, code_file(name))):
+        if not (line := next(filter(None, (_line(error, code_file(name)) for name in names)), "")):
             raise
         raise ConfigError(
-            f"model '{name}': its forward fails on images [B,3,{size},{size}]: {type(error).__name__}: {error}{line}. "
-            "It takes these and returns logits [B,1,H,W]: mend the file"
+            f"{type(error).__name__}: {error}{line}, on images [B,3,{size},{size}]. A forward takes these and returns logits [B,1,H,W], "
+            "a loss takes logits and masks [B,1,H,W] and returns one number: mend the file"
         ) from error
 
 
