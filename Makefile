@@ -84,7 +84,7 @@ release-check: .venv-release/installed
 	.venv-release/bin/python scripts/release_check.py
 
 # The same call again goes on where it stopped. bf16; convolutions are always channels-last.
-STUDIES ?= best table2 table4 table1 table3 external ph2 folds
+STUDIES ?= best table2 table4 longer table1 table3 external ph2 folds
 BUDGET ?= 7m
 gpu-study:
 	$(ON_GPU) -m segmae study run $(STUDIES) --scale gpu --device cuda --budget $(BUDGET) $(ARGS)

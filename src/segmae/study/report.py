@@ -97,7 +97,8 @@ def write_all_reports(
         "Every claim of every study in `results/`, as far as its cells are finished; `segmae study report` writes this page and the "
         "reports, where the differences stand, with their intervals and tests. One seed, unless a report says more. Tests are corrected for all "
         "claims of one study, not for all lines of this page together. Rows of a study share images and epochs, not operations: stage 1 and hybrid "
-        "training compute more (the reports' costs), and no learning rate was tuned for a row."
+        "training compute more (the reports' costs; the study `longer` gives SegMAE's network as many epochs without them), and no learning rate "
+        "was tuned for a row."
     ))  # fmt: skip
     for number, study in enumerate(studies, 1):
         tell(f"{study}: {number} of {len(studies)}")
