@@ -388,7 +388,8 @@ def _about_seeds(evidence: Evidence) -> str:
 def _about_printed(plan: Plan) -> list[str]:
     if not any(row["printed"] for row in plan["rows"].values()):
         return []
-    return [f"**printed**: {SOURCE} {MARK} marks figures that cannot all be right:", *_faults(plan)]
+    what = f"{MARK} marks figures that cannot all be right, or not if they are pooled:"
+    return [f"**printed**: {SOURCE} {what}", *_faults(plan)]
 
 
 def _faults(plan: Plan) -> list[str]:
