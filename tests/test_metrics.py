@@ -49,15 +49,11 @@ def test_mean_over_images_and_pooled_differ_as_they_should() -> None:
     c = metrics.counts(
         np.stack([box(0, 0, 2, 2), box(0, 0, 10, 10)]), np.stack([box(0, 0, 2, 4), box(0, 0, 10, 10)])
     )
-    assert metrics.per_image_mean(c)["dice"] == pytest.approx((8 / 12 + 1) / 2)
-    assert metrics.pooled(c)["dice"] == pytest.approx(208 / 212)
-    assert "thresholded_iou" not in metrics.pooled(c)
+    assert metrics.dice(c).mean() == pytest.approx((8 / 12 + 1) / 2)
+    assert metrics.dice(c.pooled()) == pytest.approx(208 / 212)
+    assert "thresholded_iou" not in metrics.POOLED
     halves = [metrics.Counts(*(v[i] for v in (c.tp, c.fp, c.fn, c.tn))) for i in (0, 1)]
-    assert (
-        metrics.pooled(halves[0] + halves[1])
-        == metrics.pooled(c)
-        == metrics.pooled(metrics.Counts.stack(halves))
-    )
+    assert metrics.Counts.stack(halves).pooled() == c.pooled()
 
 
 @pytest.mark.parametrize("prediction", [EMPTY, FULL, box(0, 0, 2, 3, (6, 8))])
@@ -106,8 +102,7 @@ def test_surface_distances_by_hand() -> None:
     # One far pixel beside 39 shared ones. Forward distances: 39 zeros and one 30; its 95th percentile is 0.
     line = box(0, 0, 39, 1)
     far = line | box(0, 30, 1, 1)
-    assert metrics.hd95(far, line) == 0.0
-    assert metrics.assd(far, line) == pytest.approx(30 / 79)
+    assert metrics.surface_distances(far, line) == (0.0, pytest.approx(30 / 79))
 
 
 def test_surface_distances_of_empty_masks() -> None:
@@ -127,8 +122,8 @@ def test_surface_distances_equal_monai() -> None:
         both = [torch.from_numpy(area[None, None].astype(np.float32)) for area in (found, lesion)]
         hausdorff = monai.compute_hausdorff_distance(*both, include_background=True, percentile=95)
         average = monai.compute_average_surface_distance(*both, include_background=True, symmetric=True)
-        assert metrics.hd95(found, lesion) == pytest.approx(float(hausdorff), abs=1e-4)
-        assert metrics.assd(found, lesion) == pytest.approx(float(average), abs=1e-4)
+        theirs = (float(hausdorff), float(average))
+        assert metrics.surface_distances(found, lesion) == pytest.approx(theirs, abs=1e-4)
 
 
 def test_boundary_iou_by_hand() -> None:
@@ -176,10 +171,8 @@ def test_calibration_by_hand() -> None:
 def test_reliability_adds_up_over_images() -> None:
     rng = np.random.default_rng(0)
     p, y = rng.random((2, 16, 16)), rng.random((2, 16, 16)) > 0.5
-    together, apart = (
-        metrics.reliability(p, y),
-        metrics.reliability(p[0], y[0]) + metrics.reliability(p[1], y[1]),
-    )
+    together, *halves = (metrics.reliability(*both) for both in ((p, y), (p[0], y[0]), (p[1], y[1])))
+    apart = metrics.Reliability(*map(sum, zip(*(vars(half).values() for half in halves), strict=True)))
     assert metrics.expected_calibration_error(together) == pytest.approx(
         metrics.expected_calibration_error(apart)
     )

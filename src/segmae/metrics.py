@@ -30,9 +30,6 @@ class Counts:
     fn: IntArray
     tn: IntArray
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
-
     def pooled(self) -> Counts:
         """The counts of all images together, as if they were one large image (shape ())."""
         return Counts(*(np.asarray(value.sum()) for value in (self.tp, self.fp, self.fn, self.tn)))
@@ -101,17 +98,6 @@ OVERLAP: dict[str, Callable[[Counts], FloatArray]] = {
 POOLED = {name: measure for name, measure in OVERLAP.items() if name != "thresholded_iou"}
 
 
-def per_image_mean(c: Counts) -> dict[str, float]:
-    """Each overlap measure of each image, then the mean over images: the way of the ISIC challenges."""
-    return {name: float(np.mean(measure(c))) for name, measure in OVERLAP.items()}
-
-
-def pooled(c: Counts) -> dict[str, float]:
-    """Each overlap measure of the summed counts: large lesions weigh more. Without the thresholded IoU."""
-    total = c.pooled()
-    return {name: float(measure(total)) for name, measure in POOLED.items()}
-
-
 def surface_distances(prediction: Mask, mask: Mask) -> tuple[float, float]:
     """(hd95, assd) in pixels of two masks [H, W], from edge pixels (lesion with a 4-neighbour outside it).
 
@@ -137,16 +123,6 @@ def surface_distances(prediction: Mask, mask: Mask) -> tuple[float, float]:
     back = cKDTree(edges[0]).query(edges[1])[0]
     hausdorff = max(float(np.percentile(there, 95)), float(np.percentile(back, 95)))
     return hausdorff, float(np.concatenate([there, back]).mean())
-
-
-def hd95(prediction: Mask, mask: Mask) -> float:
-    """95th percentile of the Hausdorff distance in pixels, see `surface_distances`."""
-    return surface_distances(prediction, mask)[0]
-
-
-def assd(prediction: Mask, mask: Mask) -> float:
-    """Average symmetric surface distance in pixels, see `surface_distances`."""
-    return surface_distances(prediction, mask)[1]
 
 
 def boundary_iou(prediction: Mask, mask: Mask, dilation_ratio: float = 0.02) -> float:
@@ -176,14 +152,6 @@ class Reliability:
     probability: FloatArray  # [..., bins], summed over the bin's pixels
     lesion: FloatArray  # [..., bins], how many of them are lesion in the reference
     squared_error: FloatArray  # [...], summed over all pixels
-
-    def __add__(self, other: Reliability) -> Reliability:
-        return Reliability(
-            self.pixels + other.pixels,
-            self.probability + other.probability,
-            self.lesion + other.lesion,
-            self.squared_error + other.squared_error,
-        )
 
 
 def reliability(probability: NDArray[np.floating[Any]], mask: Mask, bins: int = 15) -> Reliability:
