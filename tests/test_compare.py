@@ -192,6 +192,12 @@ def test_masks_of_formats_that_are_not_read_from_folders_are_told(tmp_path: Path
         cli.app(["compare", str(a), str(b)])
     assert stopped.value.code == 0
     assert f"{b}: passed over: 1 .webp file. Export masks as PNG" in capsys.readouterr().err
+    inside = write_dataset(tmp_path / "data", 2, size=(64, 48)) / "masks"
+    (inside / "drawn_0000.png").rename(inside / "drawn_0000.webp")
+    assert (
+        compare([inside.parent, inside]).notes
+        == [f"{inside}: passed over: 1 .webp file. Export masks as PNG"] * 2
+    )
     (b / "x.png").unlink()
     with pytest.raises(DataError, match=r"b: holds no masks; passed over: 1 \.webp file\. Export"):
         compare([a, b])

@@ -273,24 +273,30 @@ def find_masks(folder: Path, notes: list[str]) -> list[tuple[str, Path]]:
     """A folder's masks, each after the name of its image, see `segmae.data.catalog.masks_in`.
 
     Args:
-        notes: a line is added where images lie there that are not looked for in folders.
+        notes: a line is added for each folder of them where images lie that are not looked for in folders.
 
     Raises:
         DataError: no masks.
     """
-    others = [str(path) for path in folder.iterdir() if is_other_image(path)]
-    others = [name for name in others if not name.endswith("_seg.dcm")]  # which predict wrote
-    passed_over = f"passed over: {Ignored(others)}. Export masks as PNG" if others else ""
     try:
         found = masks_in(folder)
     except DataError as error:
-        if not passed_over:
-            raise
-        raise DataError(f"{folder}: holds no masks; {passed_over}") from error
+        if passed_over := _no_masks(folder):
+            raise DataError(f"{folder}: holds no masks; {passed_over}") from error
+        raise
     if not found:
         raise DataError(f"{folder}: holds no masks. Give a folder of them, or a dataset that has some")
-    notes += [f"{folder}: {passed_over}"] * bool(passed_over)
+    for place in dict.fromkeys([folder, *(path.parent for _, path in found)]):
+        if passed_over := _no_masks(place):
+            notes.append(f"{place}: {passed_over}")
     return found
+
+
+def _no_masks(folder: Path) -> str:
+    """Which images directly in a folder are not read as masks; "" where there are none."""
+    others = [str(path) for path in folder.iterdir() if is_other_image(path)]
+    others = [name for name in others if not name.endswith("_seg.dcm")]  # which predict wrote
+    return f"passed over: {Ignored(others)}. Export masks as PNG" if others else ""
 
 
 def file_stamp(path: Path) -> list[int] | None:
