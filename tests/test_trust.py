@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -162,6 +163,21 @@ def test_a_gain_that_images_disagree_on_changes_nothing() -> None:
     assert found["gain"] > 0.002
     assert found["low"] < 0
     assert found["chosen"] == 0.5
+
+
+def test_images_of_one_lesion_count_as_one(small_model: Path, tmp_path: Path) -> None:
+    images = measured(0.35, 0.0)
+    for number, image in enumerate(images):
+        image.dice_at[0.35] += 0.02 if number < 20 else -0.004
+    assert tune(images, 0.5)["chosen"] == 0.35
+    assert tune([replace(one, group="1") if n < 20 else one for n, one in enumerate(images)], 0.5)["low"] < 0
+    case = replace(open_dataset(write_dataset(tmp_path, 1, size=(64, 64))).cases[0], group="1")
+    assert measure(load(small_model, threads=1), [case])[0].group == "1"
+
+
+def test_a_part_of_no_split_is_refused(small_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="part=test: of which split"):
+        calibrate(small_model, tmp_path, part="test")
 
 
 def test_a_tuned_threshold_is_in_every_copy_of_the_configuration(small_model: Path, tmp_path: Path) -> None:

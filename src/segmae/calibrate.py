@@ -49,6 +49,7 @@ class Measured:
         soft, dice: by number of views: `segmae.trust.soft_dice` and the Dice with the mask, at the model's threshold.
         dice_at: Dice of one view by threshold.
         look: see `segmae.trust.appearance`.
+        group: lesion or patient that several images share.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Measured:
     dice: dict[int, float]
     dice_at: dict[float, float]
     look: dict[str, Any]
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def calibrate(
     model: str | Path,
     data: str | Path,
     split: str | None = None,
-    part: str = "val",
+    part: str | None = None,
     *,
     allow_leaks: bool = False,
     threads: int | None = None,
@@ -85,12 +87,16 @@ def calibrate(
         model: a model folder, a run or an ensemble's folder.
         data: a dataset with masks; see `segmae.data.catalog.find_data`.
         split: a name or a CSV file; None for every case.
-        part: of the split. Never the part whose figures are published.
+        part: of the split; default: val. Never the part whose figures are published.
 
     Raises:
         CheckpointError: the model lies inside the package, for all that use it.
-        DataError: fewer than 50 photographs with masks, or (unless `allow_leaks`) some that the model was trained on.
+        DataError: fewer than 50 photographs with masks, (unless `allow_leaks`) some that the model was trained on, or a part of no split.
     """
+    if part and not split:
+        raise DataError(
+            f"part={part}: of which split? Name one as well, or leave the part out to take every case"
+        )
     place = resolve(model)
     if place.is_file():
         raise CheckpointError(
@@ -103,6 +109,7 @@ def calibrate(
         )
     dataset = open_dataset(find_data(str(data)))
     chosen = load_split(split) if split else None
+    part = "all" if chosen is None else part or "val"
     cases = dataset.cases if chosen is None else dataset.select(chosen.parts.get(part, ()))
     cases = tuple(case for case in cases if case.mask is not None)
     if len(cases) < FEW:
@@ -119,7 +126,7 @@ def calibrate(
     fitted_on = {
         "dataset": dataset.name,
         "split": chosen and portable(chosen.name, "split"),
-        "part": part if chosen else "all",
+        "part": part,
         "images": len(cases),
     }
     measured = measure(predictor, cases, progress)
@@ -151,7 +158,7 @@ def measure(predictor: Predictor, cases: Iterable[Case], progress: Progress | No
             if views == 1:
                 look = appearance(image, probability > info.threshold)
                 at = {threshold: _dice(probability, threshold, reference) for threshold in THRESHOLDS}
-        found.append(Measured(case.id, soft, dice, at, look))
+        found.append(Measured(case.id, soft, dice, at, look, case.group))
         if progress:
             progress(number, len(cases))
     return found
@@ -170,8 +177,8 @@ def tune(measured: Sequence[Measured], default: float) -> dict[str, Any]:
 
     Returns:
         `chosen`; `dice`: mean Dice at every threshold of `THRESHOLDS`; `best` among them, and the `gain` of the best over
-        the model's own with its 95 % bootstrap interval over images, `low` and `high`. The best of many is a little
-        flattered; that is one reason for `WORTH`.
+        the model's own with its 95 % bootstrap interval over images, or over lesions or patients that share some, `low` and
+        `high`. The best of many is a little flattered; that is one reason for `WORTH`.
     """
     own = np.array([one.dice[1] for one in measured])
     at = {threshold: np.array([one.dice_at[threshold] for one in measured]) for threshold in THRESHOLDS}
@@ -179,7 +186,7 @@ def tune(measured: Sequence[Measured], default: float) -> dict[str, Any]:
         THRESHOLDS, key=lambda threshold: (round(float(at[threshold].mean()), 6), -abs(threshold - default))
     )
     gains = at[best] - own
-    low, high = mean_interval(gains)
+    low, high = mean_interval(gains, groups=[one.group or one.id for one in measured])
     return {
         "chosen": best if gains.mean() >= WORTH and low > 0 else default,
         "default": default,
