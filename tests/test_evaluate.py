@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -212,6 +213,11 @@ def test_an_evaluation_goes_over_nobody_elses_files(tmp_path: Path, small_model:
     with pytest.raises(DataError, match=r"report\.md: is there and of no evaluation"):
         evaluate_checkpoint(small_model, data, out=mine, resamples=50)
     assert [path.name for path in mine.iterdir()] == ["report.md"]
+    (photos := tmp_path / "photos").mkdir()
+    shutil.copy(next((data / "images").iterdir()), photos)
+    with pytest.raises(DataError, match=r"drawn_000\d\.jpg: is there and of no evaluation"):
+        evaluate_checkpoint(small_model, data, out=photos, resamples=50)
+    assert len(list(photos.iterdir())) == 1, "the sheet of cases would pass for a photograph"
     for _ in range(2):  # an evaluation that is made again takes the earlier one's place
         evaluate_checkpoint(small_model, data, out=tmp_path / "out", resamples=50)
 

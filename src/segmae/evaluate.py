@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from segmae.checkpoint import resolve, weights_digests
 from segmae.config import config_to_dict
 from segmae.contour import cleaned
-from segmae.data.catalog import Case, find_data, open_dataset
+from segmae.data.catalog import Case, find_data, image_files, open_dataset
 from segmae.data.splits import Split, load_split, met_ids, overlap, with_lesions
 from segmae.errors import DataError
 from segmae.files import atomic_write, write_json
@@ -204,7 +204,7 @@ def evaluate_checkpoint(
         The summary (see `evaluate`) and the folder.
 
     Raises:
-        DataError: unusable data or split, images that the model was trained on, or an `out` that holds the dataset's or other files.
+        DataError: unusable data or split, images that the model was trained on, or an `out` that holds the dataset's files, other pictures or a report.
         CheckpointError: no usable model.
     """
     from segmae.predictor import load
@@ -230,7 +230,7 @@ def evaluate_checkpoint(
             f"{best} holds no whole model: these are figures of {path}. Copy the run again, or train it on"
         )
 
-    name = dataset.root.resolve().name if dataset.name == "folder" else dataset.name
+    name = dataset.title
     label = "-".join([name, *([Path(chosen.name).stem] if chosen else []), part])
     label += views_suffix(views) + "-largest" * keep_largest + "-filled" * fill_holes
     folder = Path(out) if out is not None else _default_folder(path, label)
@@ -259,13 +259,13 @@ def evaluate_checkpoint(
 
 
 def _refuse_folder(folder: Path, cases: Sequence[Case]) -> None:
-    """Raises DataError: the evaluation would lie among a dataset's files, or over somebody's own."""
+    """Raises DataError: the evaluation would lie among pictures, where `cases.png` would pass for one of them, or over somebody's own."""
     data = {path.parent.resolve() for case in cases for path in (case.image, case.mask) if path}
     if folder.resolve() in data:
         raise DataError(f"{folder}: holds the dataset's files. Choose another folder for the evaluation")
-    for name in ("report.md", "cases.png"):
-        if (folder / name).exists() and not (folder / "summary.json").exists():
-            raise DataError(f"{folder / name}: is there and of no evaluation. Choose another folder")
+    if folder.is_dir() and not (folder / "summary.json").exists():
+        for path in (*image_files(folder), *folder.glob("report.md")):
+            raise DataError(f"{path}: is there and of no evaluation. Choose another folder")
 
 
 def _cases_of(cases: Sequence[Case], split: Split, part: str, root: str) -> tuple[Case, ...]:

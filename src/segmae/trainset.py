@@ -75,9 +75,8 @@ def choose_cases(config: Config) -> tuple[Split, Dataset, dict[str, tuple[Case, 
 
 
 def name_of(split: Split, dataset: Dataset) -> str:
-    """The dataset's name, which a split of one's own does not say; of a folder of one's own that folder's."""
-    own = dataset.root.resolve().name if dataset.name == "folder" else dataset.name
-    return split.dataset or own
+    """The dataset's name, which a split of one's own does not say."""
+    return split.dataset or dataset.title
 
 
 def prepare_cases(

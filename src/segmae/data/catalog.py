@@ -70,6 +70,11 @@ class Dataset:
     doubles: tuple[tuple[Path, str], ...] = ()
     table_problem: tuple[Path, str] | None = None
 
+    @property
+    def title(self) -> str:
+        """The dataset's name; of a folder of one's own that folder's."""
+        return self.root.resolve().name if self.name == "folder" else self.name
+
     def select(self, ids: Iterable[str]) -> tuple[Case, ...]:
         """The cases of these ids, in their order.
 

@@ -164,7 +164,7 @@ def _open(folders: Sequence[str | Path]) -> tuple[list[Dataset], list[Finding]]:
 
 def _names(datasets: Sequence[Dataset]) -> list[str]:
     """Short names where they tell the datasets apart, else folders."""
-    short = [d.root.resolve().name if d.name == "folder" else d.name for d in datasets]
+    short = [d.title for d in datasets]
     return [name if short.count(name) == 1 else str(d.root) for name, d in zip(short, datasets, strict=True)]
 
 

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from segmae.data.catalog import Dataset, image_files, open_dataset
+from segmae.data.splits import PARTS
 from segmae.errors import DataError
 from segmae.fetch import Remote, Unreachable, fetch, gigabytes, locate, part_of
 from segmae.files import atomic_path
@@ -27,7 +28,6 @@ BASE_URLS = (
     "https://isic-archive.s3.amazonaws.com/challenges",
     "https://isic-challenge-data.s3.amazonaws.com",  # older
 )
-PARTS = ("train", "val", "test")
 PH2_PAGE = "https://www.fc.up.pt/addi/ph2%20database.html"
 PH2_CASES = 200
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
