@@ -57,6 +57,22 @@ def test_run_status_report_and_sheets(
         assert sheet.width > 4 * 200  # image, mask, and a contour of each row
 
 
+def test_a_report_says_that_the_file_was_edited_since(
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segmae.study.grid import load_study
+    from segmae.study.ledger import Ledger
+
+    monkeypatch.chdir(tmp_path)
+    path = write_study(rows=ROWS, reference="one")
+    Ledger("drawn").write_plan(load_study(path))
+    assert call(capsys, "report", path)[::2] == (0, "")
+    write_study(rows=ROWS, reference="two")
+    code, _, err = call(capsys, "report", path)
+    assert code == 0 and "drawn.yaml: was edited since results/drawn/study.json was written" in err
+    assert call(capsys, "report", "drawn")[::2] == (0, "")
+
+
 def test_a_failed_cell_is_told_and_sets_the_exit_code(
     write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

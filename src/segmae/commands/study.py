@@ -158,7 +158,7 @@ def report_study(
         raise ConfigError("--scale goes with a study: `segmae study report STUDY --scale SCALE`")
     options, failed = given(results=results, out=out), []  # type: tuple[dict[str, Any], list[dict[str, str]]]
     if name:
-        written = list(write_report(name, **options, **given(scale=scale)))
+        written = list(write_report(name, **options, **given(scale=scale), tell=note))
     else:
         written, failed = write_all_reports(**options, tell=note)
     for path in written:

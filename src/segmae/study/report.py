@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from segmae.errors import DataError
+from segmae.errors import DataError, SegmaeError
 from segmae.study import plots
-from segmae.study.grid import FULL, SUFFIXES, find_study, folder_name
-from segmae.study.ledger import RESULTS, Ledger, studies_in
+from segmae.study.grid import FULL, SUFFIXES, find_study, folder_name, load_study
+from segmae.study.ledger import PLAN, RESULTS, Ledger, studies_in
 from segmae.study.page import Block, Bullets, Heading, Page, Paragraph, Picture, Table
 from segmae.study.printed import SOURCE, Printed, printed
 from segmae.study.tables import (
@@ -21,6 +22,7 @@ from segmae.study.tables import (
     Figures,
     Interval,
     Place,
+    are_folds,
     common,
     corrected,
     load_evidence,
@@ -53,13 +55,18 @@ HOW = (
 
 
 def write_report(
-    study: str | Path, results: Path = RESULTS, out: Path = OUT, scale: str = FULL
+    study: str | Path,
+    results: Path = RESULTS,
+    out: Path = OUT,
+    scale: str = FULL,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, Path]:
     """Write `OUT/STUDY.md` with pictures in `OUT/STUDY/`, and `OUT/STUDY.html`; the two paths.
 
     Args:
         study: a study's name or YAML file, or a folder's name in `results`, which has `-SCALE` at its end already.
         scale: that the study was run at.
+        tell: called with a line where a YAML file is not what was run: the report is of `study.json` in `results`.
 
     Raises:
         ConfigError: a YAML file that is not there.
@@ -68,8 +75,14 @@ def write_report(
     """
     name = find_study(study).stem if Path(study).suffix in SUFFIXES else str(study)
     name = folder_name(name, scale)
-    evidence = load_evidence(Ledger(name, Path(results)))
-    return build_page(evidence).write(Path(out), name)
+    ledger = Ledger(name, Path(results))
+    if Path(study).suffix in SUFFIXES:
+        with suppress(SegmaeError):  # a report can do without what the file names
+            if not load_study(study, scale).plan().items() <= ledger.plan().items():
+                tell(
+                    f"{study}: was edited since {ledger.folder / PLAN} was written, of which the report is: run the study again"
+                )
+    return build_page(load_evidence(ledger)).write(Path(out), name)
 
 
 def write_all_reports(
@@ -375,9 +388,7 @@ def _about_seeds(evidence: Evidence) -> str:
         )
         for label, s in spreads.items()
     ]  # fmt: skip
-    folds = any(
-        len({data for data, _ in f.runs}) > 1 for place in evidence.places for f in place.figures.values()
-    )
+    folds = any(are_folds(f.runs) for place in evidence.places for f in place.figures.values())
     more = (
         " Of folds it is taken from how much they differ, three at least, corrected for the training images that they share; where seeds were measured "
         "too, the larger p counts."

@@ -190,7 +190,7 @@ class Place:
     def _own_spread(self) -> SeedSpread | None:
         """Of the rows and seeds that make the largest whole table; folds are no seeds."""
         runs = {row: frozenset(each.runs) for row, each in self.figures.items()}
-        if any(_are_folds(list(each)) for each in runs.values()):
+        if any(are_folds(each) for each in runs.values()):
             return None
         every = sorted(map(sorted, set(runs.values())))
         tables = [([row for row in runs if runs[row].issuperset(shared)], shared) for shared in every]
@@ -230,7 +230,7 @@ class Place:
         By `seed_spread`; of folds also by how much the difference differs between them, and the larger p counts.
         """
         found = [self.seed_spread.p(difference, len(runs))] if self.seed_spread else []
-        if _are_folds(runs):
+        if are_folds(runs):
             between = p_between_folds(one, two, runs, difference)
             found += [] if between is None else [between]
         return max(found, default=None)
@@ -417,7 +417,8 @@ def p_between_folds(one: Figures, two: Figures, runs: Sequence[Run], difference:
     return _student(difference, float(np.std(means, ddof=1)) * share**0.5, k - 1)
 
 
-def _are_folds(runs: Sequence[Run]) -> bool:
+def are_folds(runs: Iterable[Run]) -> bool:
+    """Whether runs are of several datasets, which are then the folds of one."""
     return len({data for data, _ in runs}) > 1
 
 
