@@ -22,7 +22,7 @@ from typing import Any
 
 from segmae.checkpoint import epochs_done
 from segmae.errors import DamagedFile, DataError, did_you_mean, reason
-from segmae.files import atomic_write, read_json, read_records, write_json
+from segmae.files import atomic_write, read_json, write_json
 from segmae.models import code_file, find_entry
 from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study, training_images
 
@@ -270,13 +270,11 @@ def status(
         run = Path(runs) / study.name / cell.config.name
         epochs = cell.config.epochs if state == "done" else epochs_done(run)
         left = 0.0
-        if state == "damaged":
-            pass  # is not run before somebody mends it
-        elif state == "failed":
+        if state == "failed":
             reason = ledger.failure(cell.id)["reason"]
-        elif state != "done" and cell.digest in elsewhere:
+        elif state in ("open", "outdated") and cell.digest in elsewhere:
             reason = f"will be taken over from {elsewhere[cell.digest]}"
-        elif state != "done":
+        elif state in ("open", "outdated"):  # not damaged: that is not run before somebody mends it
             if epochs < cell.config.epochs:  # else it only waits for tests
                 left = work(cell.config) * (1 - epochs / cell.config.epochs)
                 if cell.stage1 is not None and cell.stage1.name not in paid:
@@ -316,17 +314,9 @@ def rate(outcome: Mapping[str, Any]) -> float:
     return outcome["training"]["tflop"] / max(outcome["training"]["seconds"], 1e-9)
 
 
-def history(run: Path) -> list[dict[str, Any]]:
-    """The records of a run's epochs."""
-    return read_records(run / "metrics.jsonl")
-
-
 def counted(standings: Iterable[Standing]) -> dict[str, int]:
     """How many cells stand how."""
-    found: dict[str, int] = {}
-    for standing in standings:
-        found[standing.state] = found.get(standing.state, 0) + 1
-    return found
+    return dict(Counter(standing.state for standing in standings))
 
 
 def total_seconds(standings: Sequence[Standing]) -> float | None:

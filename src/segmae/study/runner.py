@@ -36,7 +36,7 @@ from segmae.errors import (
     SegmaeError,
 )
 from segmae.evaluate import evaluate_checkpoint
-from segmae.files import locked, read_json, write_json
+from segmae.files import locked, read_json, read_records, write_json
 from segmae.models import code_file
 from segmae.ownfiles import is_trusted, read_split
 from segmae.provenance import commit, machine, portable, versions, without_folders
@@ -44,7 +44,7 @@ from segmae.runstate import Listener
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped
 from segmae.study.cost import measure_cost
 from segmae.study.grid import FULL, STAGE1, Cell, Study, cell_digest, load_study
-from segmae.study.ledger import RESULTS, RUNS, Ledger, history, names_of, work
+from segmae.study.ledger import RESULTS, RUNS, Ledger, names_of, work
 from segmae.train import run
 
 NOT_HERE = (DataError, CheckpointError, MissingExtra)  # data, weights or packages that this machine lacks
@@ -408,7 +408,7 @@ def _is_trained(folder: Path, config: Config) -> bool:
 
 def _training(folder: Path, config: Config) -> dict[str, Any]:
     """How a finished run went, from its records."""
-    records = history(folder)
+    records = read_records(folder / "metrics.jsonl")
     rates: Sequence[float] = sorted(rate for record in records if (rate := record["images_per_second"]) > 0)
     best: Mapping[str, Any] = max((r for r in records if r["best"]), key=lambda r: r["epoch"], default={})
     return {

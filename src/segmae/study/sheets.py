@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from segmae import metrics
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.preprocess import read_image, read_mask
 from segmae.files import atomic_path
@@ -18,6 +19,7 @@ from segmae.predictor import Predictor, load
 from segmae.report import choose_cases
 from segmae.study.grid import FULL, Cell, Study, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger
+from segmae.study.tables import COUNTED
 
 TILE, GAP, HEADING = (220, 165), 8, 34  # pixels
 INK, GREY, PAPER = (24, 24, 27), (100, 100, 108), (255, 255, 255)
@@ -94,5 +96,5 @@ def _run(ledger: Ledger, cell: str) -> Path:
 
 
 def _dice(line: dict[str, str]) -> float:
-    tp, fp, fn = (float(line[f"{name}@original"]) for name in ("tp", "fp", "fn"))
-    return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
+    counts = metrics.Counts(*np.array([float(line[f"{name}@original"]) for name in COUNTED]))
+    return float(metrics.dice(counts))
