@@ -30,7 +30,7 @@ from segmae.metrics import Counts
 from segmae.photographs import find_masks, find_photographs, safe_name
 from segmae.predict import Progress
 from segmae.predictor import Predictor, load
-from segmae.statistics import mean_interval
+from segmae.statistics import LEVEL, mean_interval
 
 LOW_DICE = 0.7
 CONVENTION = (
@@ -307,7 +307,7 @@ def _summary(found: Comparison, resamples: int, seed: int) -> dict[str, Any]:
     return summary | {
         "missing": found.missing,
         "failures": found.failures,
-        "bootstrap": {"resamples": resamples, "seed": seed, "level": 0.95},
+        "bootstrap": {"resamples": resamples, "seed": seed, "level": LEVEL},
         "convention": CONVENTION,
     }
 

@@ -26,6 +26,7 @@ from segmae.paired import Evaluated, differences, read_evaluation
 from segmae.provenance import machine, portable, versions
 from segmae.report import write_report
 from segmae.scoring import CONVENTION, Progress, Score, aggregate, measure, to_csv
+from segmae.statistics import LEVEL
 from segmae.views import views_suffix
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def evaluate(
         "bootstrap": {
             "resamples": resamples,
             "seed": seed,
-            "level": 0.95,
+            "level": LEVEL,
             "method": f"percentile, {_over(groups)}",
         },
         "convention": CONVENTION,

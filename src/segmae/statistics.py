@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+LEVEL = 0.95  # of all intervals
 
 
 def resampled_sums(
@@ -44,9 +45,9 @@ def _sums_of_groups(columns: FloatArray, groups: Sequence[Hashable]) -> FloatArr
     return sums
 
 
-def percentile_interval(samples: NDArray[Any], level: float = 0.95) -> tuple[FloatArray, FloatArray]:
-    """Bounds of the middle `level` of bootstrap samples [resamples, ...]: two arrays [...]."""
-    tail = (1 - level) / 2
+def percentile_interval(samples: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+    """Bounds of the middle 95 % of bootstrap samples [resamples, ...]: two arrays [...]."""
+    tail = (1 - LEVEL) / 2
     low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
     return low, high
 
@@ -55,10 +56,9 @@ def mean_interval(
     values: NDArray[Any],
     resamples: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
     groups: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over images of `values` [images] (Efron 1979).
+    """95 % percentile bootstrap interval of the mean over images of `values` [images] (Efron 1979).
 
     For two models on the same images, give the differences: the interval is then that of the mean difference.
 
@@ -67,7 +67,7 @@ def mean_interval(
     """
     table = np.stack([values, np.ones(len(values))], axis=1)
     sums = resampled_sums(table, resamples, seed, groups)
-    low, high = percentile_interval(sums[:, 0] / sums[:, 1], level)
+    low, high = percentile_interval(sums[:, 0] / sums[:, 1])
     return float(low), float(high)
 
 
