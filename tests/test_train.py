@@ -405,7 +405,7 @@ def test_averaged_weights_lie_in_memory_as_the_networks_do(
     seen: list[int] = []
 
     def update(averaged: torch.nn.Module, model: Any, *rest: Any) -> None:
-        source = model.module.state_dict()
+        source = model.state_dict()
         for name, value in averaged.state_dict().items():
             assert value.stride() == source[name].stride(), name
         convolutions = [m.weight for m in averaged.modules() if isinstance(m, torch.nn.Conv2d)]

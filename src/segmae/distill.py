@@ -23,7 +23,7 @@ BATCH = 16
 
 
 def soft_masks(
-    teachers: Sequence[str], views: int, cases: Sequence[Case], ids: Sequence[str], size: int, folder: Path, cache: Path | None
+    teachers: Sequence[str], views: int, cases: Sequence[Case], ids: Sequence[str], size: int, folder: Path, cache: str | None
 ) -> np.ndarray:  # fmt: skip
     """The teachers' mean probability of lesion.
 

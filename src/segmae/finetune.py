@@ -269,8 +269,8 @@ def _usable_cases(
             f"{dataset.root}: none of its {len(dataset.cases)} images has a mask, and training needs them. Give the folder that holds "
             "images/ and masks/, with each mask named like its image"
         )
-    place = Path(config.data.cache) if config.data.cache else None
-    broken = dict(prepare(dataset.cases, config.preprocess, folder=place, progress=progress).failures)
+    prepared = prepare(dataset.cases, config.preprocess, folder=config.data.cache or None, progress=progress)
+    broken = dict(prepared.failures)
     whole = [case for case in dataset.cases if case.id not in broken]
     cases = [case for case in whole if case.mask is not None]
     if not cases:
@@ -351,7 +351,7 @@ def estimate(config: Config, split: Split, epochs: int) -> float:
             train.run(timed, listener)
     step = (times[-1] - times[0]) / 2
     parts = {part: len(ids) for part, ids in split.parts.items()}
-    forward = step * FORWARD / config.batch_size  # an image
+    forward = step * FORWARD / (config.batch_size * config.accumulate)  # an image
     passes = epochs * parts["val"] + 2 * parts["test"]
     if parts["val"] >= CALIBRATION_NEEDS:
         passes += 9 * parts["val"]  # one view, and eight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,9 @@ from torch import Tensor
 from segmae.config import Config
 from segmae.errors import require
 from segmae.files import append
-from segmae.models.hiding import choose_visible
+from segmae.models.layers import patch_grid
 from segmae.models.segmae import PATCH, patchify, unpatchify
-
-if TYPE_CHECKING:
-    from segmae.tasks import Batch, Task
+from segmae.tasks import Batch, Pretrain, Task
 
 PICTURES = 4  # validation images shown in TensorBoard
 
@@ -55,10 +53,9 @@ class RunLog:
             self._add(
                 "segmentation: image, mask, probability", [self._colours(image), mask, probability], epoch
             )
-        if "reconstruct" in task.phases:
-            c = self.config.reconstruction
-            grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
-            visible = choose_visible(c.strategy, batch.ids[:PICTURES], grid, c.ratio, image.device)
+        if isinstance(task, Pretrain):
+            c, grid = task.reconstruction, patch_grid(image, PATCH)
+            visible = task.choose_visible(batch, batch.ids[:PICTURES])
             rebuilt = model(image, task="reconstruct", visible=visible, blank=c.blank_hidden_pixels).float()
             patches = patchify(image)
             if c.normalize_patches:

@@ -31,6 +31,11 @@ from segmae.ownfiles import own_files
 Listener = Callable[[dict[str, Any]], None]  # is told every event of a run, see `train.run`
 
 
+def say(tell: Listener, text: str) -> None:
+    """Tell a listener a message for whoever watches the run."""
+    tell({"kind": "message", "text": text})
+
+
 @dataclass
 class State:
     """Everything that changes while a run goes on."""
@@ -48,6 +53,12 @@ class State:
     sums: dict[str, float] = field(default_factory=dict)  # of logged values in the current epoch, over images
 
     COUNTERS = ("epoch", "step", "best", "waited", "factor", "seconds", "images", "sums")
+
+    @property
+    def network(self) -> nn.Module:
+        """The one that is validated and kept."""
+        network: nn.Module = self.model.module if self.averaged is None else self.averaged
+        return network
 
 
 def claim(folder: Path, config: Config, cache: Cache) -> None:
@@ -166,7 +177,7 @@ def load_state(fabric: Fabric, folder: Path, state: State, tell: Listener) -> bo
             # read on the CPU: a GPU has no room for all of it twice, and what counts AdamW's steps may not lie there
             values = torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # a torn, spoilt or foreign file: torch raises many kinds
-            tell({"kind": "message", "text": f"{path}: is damaged; looking for the one before it"})
+            say(tell, f"{path}: is damaged; looking for the one before it")
             continue
         state.model.module.load_state_dict(values["model"])
         state.optimizer.load_state_dict(values["optimizer"])
@@ -178,8 +189,8 @@ def load_state(fabric: Fabric, folder: Path, state: State, tell: Listener) -> bo
         now = torch.get_num_threads()
         before = values.get("threads", now)  # states of earlier versions have none
         if before != now and fabric.device.type == "cpu":
-            text = f"ran with threads={before} so far and has {now} now: sums are rounded otherwise, and it ends with other bits. threads={before} keeps them"
-            tell({"kind": "message", "text": f"{folder}: {text}"})
+            text = f"sums are rounded otherwise, and it ends with other bits. threads={before} keeps them"
+            say(tell, f"{folder}: ran with threads={before} so far and has {now} now: {text}")
         return True
     if paths:
         names = ", ".join(path.name for path in paths)
@@ -240,18 +251,19 @@ class Saver:
         due = self.fabric.broadcast(ended or not waits)  # by the first process's clock
         self.last = provenance
         if improved and self.fabric.global_rank == 0:
-            network, self.best = self._network(), None  # not two copies at once
-            self.best = provenance, network if due else copy.deepcopy(network)
+            self.best = None  # not two copies at once
+            self.best = provenance, self.state.network if due else copy.deepcopy(self.state.network)
         if due:
             self.save()
             self.saved = time.perf_counter()
 
     def save(self) -> None:
         """Save now, between two steps."""
+        self.count_time()
         if self.fabric.global_rank == 0:
             self.save_best()
             if self.last is not None and self.state.step == 0:
-                save_model(self.config, self._network(), self.folder / "last", self.last)
+                save_model(self.config, self.state.network, self.folder / "last", self.last)
         self.last = None
         save_state(self.fabric, self.folder, self.state)
         self.clock = time.perf_counter()
@@ -261,12 +273,6 @@ class Saver:
         if self.best is not None:
             save_model(self.config, self.best[1], self.folder / "best", self.best[0])
         self.best = None
-
-    def _network(self) -> nn.Module:
-        """The one that is validated."""
-        network = self.state.averaged if self.state.averaged is not None else self.state.model.module
-        assert isinstance(network, nn.Module)
-        return network
 
 
 def save_model(config: Config, network: nn.Module, folder: Path, provenance: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from segmae.losses import (
 )
 from segmae.mask_loss import MaskLoss, check_logits, shape_of
 from segmae.models.hiding import choose_visible
+from segmae.models.layers import patch_grid
 from segmae.models.segmae import PATCH, patchify
 
 EXTRA_TARGETS = ("mask", "edge", "label")  # what an extra head may be compared with
@@ -116,11 +117,10 @@ class Pretrain:
     def choose_visible(self, batch: Batch, ids: Sequence[str]) -> Tensor:
         """Indices `[len(ids),V]` of the patches that stay visible, for these ids of images like the batch's."""
         c = self.reconstruction
-        grid = (batch.image.shape[2] // PATCH, batch.image.shape[3] // PATCH)
-        return choose_visible(c.strategy, ids, grid, c.ratio, batch.image.device)
+        return choose_visible(c.strategy, ids, patch_grid(batch.image, PATCH), c.ratio, batch.image.device)
 
 
-class Hybrid:
+class Hybrid(Pretrain):
     """Stage 2: per batch one segmentation step on all tokens, then one reconstruction step (section 3.3).
 
     A deviation where `blank_hidden_pixels` is on, of which the paper does not speak: the batch norms learn no running
@@ -130,16 +130,15 @@ class Hybrid:
     phases: tuple[str, ...] = ("segment", "reconstruct")
 
     def __init__(self, losses: Losses, reconstruction: Reconstruction) -> None:
-        self.blanks = reconstruction.blank_hidden_pixels
-        self.parts: dict[str, Supervised | Pretrain] = {
-            "segment": Supervised(losses),
-            "reconstruct": Pretrain(reconstruction),
-        }
+        super().__init__(reconstruction)
+        self.supervised = Supervised(losses)
 
     def __call__(self, model: Callable[..., Tensor], batch: Batch, phase: str) -> dict[str, Any]:
-        keep = self.blanks and phase == "reconstruct"
-        with statistics_kept(unwrapped(model)) if keep else nullcontext():
-            return self.parts[phase](model, batch, phase)
+        if phase == "segment":
+            return self.supervised(model, batch, phase)
+        blanks = self.reconstruction.blank_hidden_pixels
+        with statistics_kept(unwrapped(model)) if blanks else nullcontext():
+            return super().__call__(model, batch, phase)
 
 
 class Adversarial:
@@ -210,7 +209,7 @@ class Chained:
         return {"loss": weight * loss, "parts": parts, "logits": output.detach().float()}
 
 
-Task = Supervised | Pretrain | Hybrid | Adversarial | Chained
+Task = Supervised | Pretrain | Adversarial | Chained
 
 
 def create_task(

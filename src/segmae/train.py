@@ -40,9 +40,10 @@ from segmae.runstate import (
     describe_data,
     forget_later_records,
     load_state,
+    say,
 )
 from segmae.stopping import OutOfTime, Request, Terminated, TrainingStopped, named_memory_error
-from segmae.tasks import Batch, Hybrid, Pretrain, Task, create_task, freeze_for
+from segmae.tasks import Batch, Pretrain, Task, create_task, freeze_for
 from segmae.trainset import (
     check_teachers,
     choose_cases,
@@ -91,7 +92,7 @@ def run(config: Config, listener: Listener | None = None, deadline: float | None
             with devices.ends_with_the_others():
                 return _run(fabric, config, tell, deadline)
         except KeyboardInterrupt:
-            tell({"kind": "message", "text": _what_is_saved(config)})
+            say(tell, _what_is_saved(config))
             raise
 
 
@@ -142,12 +143,11 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
         resumed = load_state(fabric, folder, state, tell)
         devices.refuse_other_places(fabric, (state.epoch, state.step))
         if state.epoch >= config.epochs:
-            text = f"{folder}: all {config.epochs} epochs are done: nothing to train (a longer run needs another name=, of finetune another --out)"
-            tell({"kind": "message", "text": text})
+            text = "nothing to train (a longer run needs another name=, of finetune another --out)"
+            say(tell, f"{folder}: all {config.epochs} epochs are done: {text}")
             return folder
         if resumed:
-            where = f"epoch {state.epoch + 1}, step {state.step + 1}"
-            tell({"kind": "message", "text": f"resuming {folder} at {where}"})
+            say(tell, f"resuming {folder} at epoch {state.epoch + 1}, step {state.step + 1}")
         elif fabric.is_global_zero:
             tell_copies(split, dataset, tell)
             if code_file(config.model.name) is not None and "segment" in task.phases:
@@ -156,8 +156,8 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
             forget_later_records(folder / "metrics.jsonl", state)
 
         if config.schedule.warmup >= config.epochs:
-            text = f"schedule.warmup={config.schedule.warmup:g} is not over in epochs={config.epochs}: the learning rate only rises"
-            tell({"kind": "message", "text": text})
+            warmup = f"schedule.warmup={config.schedule.warmup:g}"
+            say(tell, f"{warmup} is not over in epochs={config.epochs}: the learning rate only rises")
         provenance = {
             **describe_data(config, split, name_of(split, dataset), cache, rows),
             "classes": classes,
@@ -181,7 +181,7 @@ def tell_probabilities(model: nn.Module, name: str, tell: Listener) -> None:
         if isinstance(logits, torch.Tensor) and 0 <= logits.min() <= logits.max() <= 1 and logits.any():
             text = f"model '{name}': its first outputs all lie between 0 and 1, as probabilities do. It has to return logits, of which "
             text += "those above 0 are lesion: if its forward ends in a sigmoid, leave that out"
-            tell({"kind": "message", "text": text})
+            say(tell, text)
 
     hook = model.register_forward_hook(look)
 
@@ -196,17 +196,17 @@ def load_weights(
         info = read_info(folder)
         provenance = info.provenance
         refuse_seen_images(provenance, split, config, f"model.start={config.model.start}", cases, tell)
-        tell({"kind": "message", "text": f"start {folder}: {load_start(model, folder)}"})
+        say(tell, f"start {folder}: {load_start(model, folder)}")
         if text := other_preprocessing(info.preprocess, config.preprocess):
-            tell({"kind": "message", "text": f"start {folder}: {text}"})
+            say(tell, f"start {folder}: {text}")
     files = {"CNN": config.model.cnn, "ViT": config.model.vit, "encoder": config.model.encoder}
     for (part, file), load in zip(files.items(), (load_cnn, load_vit, load_encoder), strict=True):
         if file:
-            tell({"kind": "message", "text": f"{part} {file}: {load(model, Path(file))}"})
+            say(tell, f"{part} {file}: {load(model, Path(file))}")
     public = getattr(model, "public_weights", {})
     if public and not any((config.model.start, *files.values())):
         takes = ", ".join(f"{file} for {part}" for part, file in public.items())
-        tell({"kind": "message", "text": f"random start; model.encoder=FILE would take {takes}"})
+        say(tell, f"random start; model.encoder=FILE would take {takes}")
     return provenance
 
 
@@ -237,6 +237,7 @@ def fit(
     )
     saver = Saver(fabric, config, state, folder, GPU_PAUSE if fabric.device.type == "cuda" else 0.0)
     with ExitStack() as held:
+        held.callback(log.close)
         held.callback(saver.save_best)  # however the run ends
         if fabric.world_size == 1:  # else it may be another process's end, which the network's norms wait for
             held.enter_context(
@@ -264,11 +265,9 @@ def fit(
                 for key, value in values.items():
                     state.sums[key] = state.sums.get(key, 0.0) + value * images
                 tell({"kind": "step", "epoch": state.epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps,
-                      "loss": next(iter(values.values())), "images": config.batch_size * config.accumulate})  # fmt: skip
+                      "loss": next(iter(values.values()))})  # fmt: skip
                 if late or asked:
-                    saver.count_time()
                     saver.save()
-                    log.close()
                     where = f"at epoch {state.epoch + 1}, step {state.step}"
                     if asked:
                         raise Terminated(
@@ -276,7 +275,6 @@ def fit(
                         )
                     raise OutOfTime(f"{folder}: stopped in time {where}")
                 if state.step % config.save_every == 0 and state.step < steps:
-                    saver.count_time()
                     saver.save()
             rate = (state.images - seen_before) / (time.perf_counter() - started)
             # layer decay slows all groups but one
@@ -306,7 +304,6 @@ def fit(
             with named_memory_error(config):
                 saver.end_epoch(done, improved)
             tell({"kind": "epoch", **record})
-    log.close()
     _, (asked,) = devices.agree(fabric, {}, request.made)
     if asked:  # since the last step: all is saved, and what would come after the run must not start
         raise Terminated(f"{folder}: ended by SIGTERM after its last epoch, and saved")
@@ -319,9 +316,8 @@ def read_share(
     """This process's images of a joined batch, and, of several processes, its patches that stay visible."""
     share = devices.share_of(fabric, len(rows))
     batch = load_batch(cache, rows, augment, fabric.device, classes, targets, share)
-    part = task.parts["reconstruct"] if isinstance(task, Hybrid) else task
-    if fabric.world_size > 1 and isinstance(part, Pretrain):
-        batch.visible = share.of(part.choose_visible(batch, [cache.ids[row] for row in rows]))
+    if fabric.world_size > 1 and isinstance(task, Pretrain):
+        batch.visible = share.of(task.choose_visible(batch, [cache.ids[row] for row in rows]))
     return batch
 
 
@@ -373,7 +369,7 @@ def train_step(
                     f"Look at these images, {remedy} (under another name=)"
                 )
     if state.averaged is not None:
-        update_average(state.averaged, state.model, config.ema, state.epoch * steps + state.step)
+        update_average(state.averaged, state.model.module, config.ema, state.epoch * steps + state.step)
     return values
 
 
@@ -386,7 +382,7 @@ def uncompiled(config: Config) -> AbstractContextManager[Any]:
 def update_average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Move averaged weights and norms' statistics towards the model's. Early steps use a smaller decay."""
     decay = min(decay, (1 + step) / (10 + step))
-    source = dict(model.module.state_dict()) if hasattr(model, "module") else model.state_dict()  # type: ignore[union-attr]
+    source = model.state_dict()
     floats = {}
     for name, value in averaged.state_dict().items():
         if value.is_floating_point():
@@ -409,8 +405,7 @@ def validate(
     """
     if not len(rows):
         return {}
-    model = state.averaged if state.averaged is not None else state.model.module
-    model.eval()
+    model = state.network.eval()
     torch.manual_seed(step_seed(config, 0, -2))  # the same hidden patches in every validation
     augment, sums = Augment(config.preprocess), torch.zeros(4, device=fabric.device, dtype=torch.float64)
     for start in range(0, len(rows), config.batch_size):

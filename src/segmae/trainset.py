@@ -32,7 +32,7 @@ from segmae.distill import soft_masks
 from segmae.errors import ConfigError, DataError
 from segmae.losses import UNKNOWN
 from segmae.models import model_function
-from segmae.runstate import Listener
+from segmae.runstate import Listener, say
 from segmae.tasks import Batch
 
 WINDOW = 2  # stores of prepared images that are shuffled together
@@ -89,11 +89,10 @@ def prepare_cases(
         nonlocal told
         if not told:
             told = True
-            tell({"kind": "message", "text": f"preparing {total} images of {dataset.name}"})
+            say(tell, f"preparing {total} images of {dataset.name}")
 
-    place = Path(config.data.cache) if config.data.cache else None
     # all of the dataset, as `segmae data prepare` does: one cache for any split
-    cache = prepare(dataset.cases, config.preprocess, folder=place, progress=preparing)
+    cache = prepare(dataset.cases, config.preprocess, folder=config.data.cache or None, progress=preparing)
     used = {case.id for case in chain(*parts.values())}
     if failures := [(name, reason) for name, reason in cache.failures if name in used]:
         name, reason = failures[0]
@@ -107,8 +106,7 @@ def count_classes(config: Config, classes: Sequence[str], dataset: str, tell: Li
     if "classes" not in inspect.signature(model_function(config.model.name)).parameters:
         return config
     if not classes:
-        text = f"no class labels in {dataset}: the classifier of {config.model.name} is not trained"
-        tell({"kind": "message", "text": text})
+        say(tell, f"no class labels in {dataset}: the classifier of {config.model.name} is not trained")
     wanted = config.model.options.get("classes", len(classes))
     if wanted and (not classes or (isinstance(wanted, int) and wanted < len(classes))):
         raise ConfigError(
@@ -132,8 +130,8 @@ def refuse_seen_images(
     """
     trained, selected = met_ids(provenance)
     if not trained:
-        text = f"{what} does not say which images it was trained on: those that split {split.name} judges on may be among them"
-        tell({"kind": "message", "text": text})
+        text = f"those that split {split.name} judges on may be among them"
+        say(tell, f"{what} does not say which images it was trained on: {text}")
     trained, selected = with_lesions(trained, cases), with_lesions(selected, cases)
     judged = split.parts.get("val", ()), split.parts.get("test", ())
     shared = sorted({*overlap(trained, [*judged[0], *judged[1]]), *overlap(selected, judged[1])})
@@ -149,7 +147,7 @@ def tell_copies(split: Split, dataset: Dataset, tell: Listener) -> None:
     if copied := copies_apart(split, dataset.cases):
         text = f"images with a copy, byte for byte, in another part: {len(copied)}, e.g. {', '.join(copied[:3])}. They are learnt and judged on"
         remedy = f"`segmae data check {dataset.root}` names the pairs: keep each in one part"
-        tell({"kind": "message", "text": f"split {split.name}: {text}. {remedy}"})
+        say(tell, f"split {split.name}: {text}. {remedy}")
 
 
 def check_teachers(
@@ -177,9 +175,8 @@ def soft_targets(
     if not c.teachers:
         return None
     ids, size = [cache.ids[row] for row in rows], config.preprocess.size
-    tell({"kind": "message", "text": f"soft masks of {len(ids)} images by {len(c.teachers)} teachers"})
-    place = Path(config.data.cache) if config.data.cache else None
-    soft = soft_masks(c.teachers, c.views, dataset.cases, ids, size, folder, place)
+    say(tell, f"soft masks of {len(ids)} images by {len(c.teachers)} teachers")
+    soft = soft_masks(c.teachers, c.views, dataset.cases, ids, size, folder, config.data.cache or None)
     targets = np.zeros(cache.masks.shape, np.uint8)
     for row, said in zip(rows, soft, strict=True):
         targets[row] = np.rint(cache.masks[row] * (255 * (1 - c.weight)) + said * c.weight)
