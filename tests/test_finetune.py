@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ import pytest
 
 from segmae import cli
 from segmae.checkpoint import ModelInfo, read_info, resolve, save_pretrained
-from segmae.config import Preprocess
+from segmae.config import Preprocess, load_config
 from segmae.data.catalog import Case, open_dataset
 from segmae.data.phantom import write_dataset
 from segmae.data.splits import group_leaks, make_split, save_split
 from segmae.errors import CheckpointError, ConfigError, DataError
-from segmae.finetune import Finetuned, before_and_after, divide, finetune, make_config
+from segmae.finetune import Finetuned, before_and_after, divide, estimate, finetune, make_config
 from segmae.models import create_model
 from segmae.models.pretrained import load_start
 
@@ -87,6 +88,18 @@ def test_images_without_masks_are_refused_with_the_folder_to_give(small_model: P
         path.unlink()
     with pytest.raises(DataError, match="none of its 4 images has a mask"):
         finetune(data, tmp_path / "run", model=small_model, settings=more)
+
+
+def test_the_estimate_takes_a_step_for_as_many_images_as_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    event = {"kind": "step", "steps": 10}
+    monkeypatch.setattr("segmae.train.run", lambda config, listener: [listener(event) for _ in range(3)])
+    split = make_split(cases(60), (0.6, 0.2, 0.2), seed=0)
+    images = 3 * len(split.parts["val"]) + 2 * len(split.parts["test"])
+    for accumulate in (1, 4):
+        config = load_config(None, ["batch_size=8", f"accumulate={accumulate}"])
+        assert estimate(config, split, 3) == pytest.approx(30 + images / 3 / (8 * accumulate))
 
 
 def test_differences_are_taken_image_by_image(tmp_path: Path) -> None:

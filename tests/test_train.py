@@ -242,11 +242,14 @@ def test_a_spoilt_state_file_falls_back_to_the_one_before(data: Path, tmp_path: 
         run(config)
 
 
-def test_other_threads_are_told_of_where_a_run_goes_on(data: Path, tmp_path: Path) -> None:
+def test_other_threads_are_told_of_where_a_run_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They round sums otherwise, and with them a run ends with other bits."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     messages: list[str] = []
     for threads in (1, 1, 2):  # stopped in its first step, then again, then not
-        config = config_for(data, tmp_path, f"threads={threads}", "epochs=1")
+        config = config_for(data, tmp_path, f"threads={threads}", "epochs=1", "device=auto")
         with suppress(OutOfTime):
             run(
                 config, lambda event: messages.append(str(event.get("text", ""))), 0 if threads == 1 else None

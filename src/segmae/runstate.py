@@ -208,7 +208,12 @@ def forget_later_records(path: Path, state: State) -> None:
 
 
 def describe_data(
-    config: Config, split: Split, dataset: str, cache: Cache, rows: dict[str, np.ndarray]
+    config: Config,
+    split: Split,
+    dataset: str,
+    cache: Cache,
+    rows: dict[str, np.ndarray],
+    device: torch.device,
 ) -> dict[str, Any]:
     """What a model's config.json says about where it comes from."""
     return {
@@ -218,7 +223,7 @@ def describe_data(
         **{f"{part}_ids": [cache.ids[row] for row in rows[part]] for part in ("train", "val")},
         "seed": config.seed,
         "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {config.device}, threads={torch.get_num_threads()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {device.type}, threads={torch.get_num_threads()}",
         "starts": {key: Path(value).name for key in ("start", "vit", "cnn", "encoder") if (value := getattr(config.model, key))},
         "config": config_to_dict(config),
     }  # fmt: skip

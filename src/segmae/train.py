@@ -159,7 +159,7 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
             warmup = f"schedule.warmup={config.schedule.warmup:g}"
             say(tell, f"{warmup} is not over in epochs={config.epochs}: the learning rate only rises")
         provenance = {
-            **describe_data(config, split, name_of(split, dataset), cache, rows),
+            **describe_data(config, split, name_of(split, dataset), cache, rows, fabric.device),
             "classes": classes,
             "started_from": started_from,
             **({"teachers": teachers} if teachers else {}),
