@@ -29,14 +29,14 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd import DeviceType
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from race import REPOSITORY, RESULTS, save
+from segmae.checkpoint import ModelInfo
 from segmae.config import Config, load_config
 from segmae.files import read_json
 from segmae.models import create_model
 from segmae.provenance import without_folders
+from segmae.study.cost import count
 from segmae.study.runner import seconds
 from train_loop import Form, Loop, noise_cache
 
@@ -119,31 +119,28 @@ def peaks(device: torch.device) -> dict[str, Any]:
 
 
 def step_cost(config: Config, device: torch.device) -> dict[str, float]:
-    """What segmenting one image takes, counted in one pass of it.
+    """What segmenting one image takes: `flops` of the forward pass and `weights`, see `segmae.study.cost.count`, and `bytes`.
 
-    Returns:
-        `flops` of the forward pass. `bytes` that leaf modules take and give in it: what eager code moves, but for sums and
-        interpolation between modules; in mixed precision norms give float32. `weights` that the mask depends on; the MAE decoder's are
-        not among them.
+    These are what leaf modules take and give: what eager code moves, but for sums and interpolation between modules; in mixed precision
+    norms give float32.
     """
+    counted = count(ModelInfo(config.model.name, config.model.options, config.preprocess))
     network = create_model(config.model.name, **config.model.options).to(device).eval()
     image = torch.zeros(1, 3, config.preprocess.size, config.preprocess.size, device=device)
     moved = 0
 
-    def count(module: nn.Module, given: tuple, out: Any) -> None:
+    def add(module: nn.Module, given: tuple, out: Any) -> None:
         nonlocal moved
         moved += sum(v.numel() * v.element_size() for v in (*given, out) if torch.is_tensor(v))
 
     for module in network.modules():
         idle = isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and not module.p)
         if not list(module.children()) and not idle:
-            module.register_forward_hook(count)
+            module.register_forward_hook(add)
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed")
-    with mixed, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        logits = network(image)
-    logits.sum().backward()
-    weights = sum(p.numel() for p in network.parameters() if p.grad is not None)
-    return {"flops": float(counter.get_total_flops()), "bytes": float(moved), "weights": float(weights)}
+    with mixed, torch.no_grad():
+        network(image)
+    return {"flops": counted["gflops"] * 1e9, "bytes": moved, "weights": counted["parameters"]}
 
 
 def roofline(

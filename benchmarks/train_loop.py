@@ -63,7 +63,7 @@ class Loop:
                 for g in optimizer.param_groups
             ]
             optimizer = torch.optim.AdamW(groups, lr=config.optimizer.lr)
-        rows: dict[str, Any] = {"train": torch.arange(len(cache.ids)).numpy()}
+        rows: dict[str, Any] = {"train": np.arange(len(cache.ids))}
         if "resident" in form:
             cache, rows, _ = make_resident(cache, rows, None, self.fabric.device)
         self.model, self.optimizer = self.fabric.setup(module, optimizer)
