@@ -120,7 +120,8 @@ def test_a_folder_of_masks_without_endings_whatever_their_photographs_are_called
     data = write_dataset(tmp_path / "data", 2, size=(96, 72))
     for path in (data / "images" / "drawn_0000.jpg", data / "masks" / "drawn_0000.png"):
         path.rename(path.with_stem(ODD))
-    code, _, err = run(data / "masks", data / "masks" / "drawn_0001.png", "--photos", data / "images")
+    twice = (data / "masks", data / "images" / ".." / "masks" / "drawn_0001.png")
+    code, _, err = run(*twice, "--photos", data / "images")
     assert (code, err) == (0, "")
     assert list(table()) == ["drawn_0001", "say x_"]
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 3  # named twice, measured once

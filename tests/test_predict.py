@@ -407,6 +407,13 @@ def test_slips_of_a_script_are_told(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_folder_in_two_spellings_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "here", 2)
+    monkeypatch.chdir(tmp_path)
+    names = ["here/images", tmp_path / "here" / "images", "here/../here/images/drawn_0001.jpg"]
+    assert list(find_photographs(names)) == ["drawn_0000", "drawn_0001"]
+
+
 def test_a_folder_that_may_not_be_read_is_named(
     by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

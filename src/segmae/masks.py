@@ -37,6 +37,7 @@ from segmae.photographs import (
     find_masks,
     find_photographs,
     listed,
+    once,
     refuse_nameless,
     safe_name,
 )
@@ -124,7 +125,7 @@ def measure_masks(
             files += _masks_of(source, found.notes) if source.is_dir() else [source]
         except DataError as error:
             rows.append({"name": safe_name(source.name), "file": str(source), "error": str(error)})
-    files, room = list(dict.fromkeys(files)), Room(PIXELS_AT_ONCE)
+    files, room = once(files), Room(PIXELS_AT_ONCE)
     given = _With(want, folder, _photographs_for(files, folder) if folder else {}, table, scales)
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
         for done, row in enumerate(ahead(pool, lambda path: _row(path, given, room), files, 4), 1):

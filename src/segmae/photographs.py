@@ -114,7 +114,12 @@ def collect(sources: Sources) -> tuple[list[Path], Ignored]:
             files.append(path)  # it fails like a broken file, and the rest goes on
     if not files:
         raise DataError("no photographs given. Name image files or folders")
-    return list(dict.fromkeys(files)), ignored
+    return once(files), ignored
+
+
+def once(files: Iterable[Path]) -> list[Path]:
+    """Each file once, though a call may name its folder in several ways: `p`, `./p/` and its absolute path."""
+    return list({os.path.abspath(file): file for file in files}.values())
 
 
 def refuse_nameless(sources: Sequence[str | Path]) -> None:

@@ -35,7 +35,7 @@ from segmae.outputs import (
     write_files,
     write_rows,
 )
-from segmae.photographs import FILES, RESULTS, Sources, earlier_rows, file_stamp, listed, safe_name
+from segmae.photographs import FILES, RESULTS, Sources, earlier_rows, file_stamp, listed, once, safe_name
 from segmae.predict import Predictions, Progress, merged, of_earlier_calls
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
@@ -88,7 +88,7 @@ def walk(sources: Sequence[str | Path]) -> Study:
                 objects.append(file)
         if len(objects) == before:
             passed_over.append((source, "holds no DICOM photograph"))
-    return Study(tuple(dict.fromkeys(objects)), tuple(passed_over))
+    return Study(tuple(once(objects)), tuple(passed_over))
 
 
 def frames_by_name(folder: Path) -> dict[str, tuple[Path, int]]:
