@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+import re
 import sys
 import time
 import zipfile
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from serving import Gate, Running, Start, drawn, opened, until
 
 import segmae
@@ -83,11 +86,25 @@ def test_a_job_of_broken_images_alone_failed(running: Running) -> None:
 def test_names_of_files_go_nowhere_but_into_the_results(running: Running) -> None:
     body = (b'--x\r\nContent-Disposition: form-data; name="images"; filename="../../../evil\\..\\up.png"\r\n\r\n' + drawn()
             + b"\r\n--x--\r\n")  # fmt: skip
-    job = running.ask("POST", "/v1/jobs", body, Content_Type="multipart/form-data; boundary=x").json
-    running.client.wait(job)
-    files = unpacked(running.client.results(job))
-    assert sorted(files) == ["0001_mask.png", "results.jsonl"]
-    assert rows_of(files)[0]["file"] == "up.png"
+    for sent, told in ((body, "up.png"), (body.replace(b"up.png", b".."), "0001")):
+        job = running.ask("POST", "/v1/jobs", sent, Content_Type="multipart/form-data; boundary=x").json
+        running.client.wait(job)
+        files = unpacked(running.client.results(job))
+        assert sorted(files) == ["0001_mask.png", "results.jsonl"]
+        assert rows_of(files)[0]["file"] == told
+
+
+def test_a_page_shows_what_was_uploaded_and_no_file_of_the_server(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (200, 150), "lime").save("x.png")
+    (tmp_path / "up").mkdir()
+    sent = tmp_path / "up" / "x.png"
+    Image.new("RGB", (200, 150), "red").save(sent)
+    files = unpacked(running.client.results(running.client.wait(running.client.submit(sent, formats="html"))))
+    (shown,) = re.findall(b'data:image/jpeg;base64,([^"]+)', files["gallery.html"])
+    assert opened(base64.b64decode(shown))[0, 0].tolist() == pytest.approx([255, 0, 0], abs=9)
 
 
 def test_unknown_jobs_and_unfinished_results_are_told_apart(start: Start) -> None:

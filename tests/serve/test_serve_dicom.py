@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -83,11 +85,14 @@ def test_a_job_takes_dicom_too(running: Running, predictor: segmae.Predictor) ->
     import zipfile
 
     frames = lesions(1)
-    status = running.client.wait(running.client.submit([photograph(frames)], formats="mask,overlay"))
+    status = running.client.wait(running.client.submit([photograph(frames)], formats="overlay,csv,html"))
     assert status["done"] == 1
     with zipfile.ZipFile(io.BytesIO(running.client.results(status))) as archive:
         mask = opened(archive.read("0001_mask.png"))
-        assert SECRET.encode() not in archive.read("results.jsonl")
+        assert SECRET.encode() not in (row := archive.read("results.jsonl"))
+        (shown,) = re.findall(b'data:image/jpeg;base64,([^"]+)', archive.read("gallery.html"))
+    assert json.loads(row)["measurements"]["mm_per_pixel"] == [0.03, 0.02]
+    assert np.std(opened(base64.b64decode(shown))) > 5, "the photograph, not a grey place for it"
     assert (mask == predictor(frames[0]).mask * 255).all()
 
 

@@ -21,10 +21,13 @@ import threading
 import time
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 
 from segmae import __version__
@@ -38,7 +41,7 @@ from segmae.serve.problems import Problem
 from segmae.serve.settings import Settings
 from segmae.serve.store import UNFINISHED, Job, Store
 from segmae.serve.uploads import Options
-from segmae.serve.work import Worker, refused
+from segmae.serve.work import Worker, kind_of, open_dicom, refused
 
 log = logging.getLogger("segmae.serve")
 SWEEP_S = 60.0  # between looks for what has expired
@@ -229,6 +232,7 @@ class Jobs:
         with worker.room.taken(prepared.pixels), refused():
             result = worker.result(prepared, output, views).cleaned(want.keep_largest, want.fill_holes)
             make_folder(out)
+            want = replace(want, mm_per_pixel=prepared.scale(want.mm_per_pixel))
             files = write_files(out, name, result, lambda: read_image(prepared.source).pixels, want)
         return dict(
             width=prepared.photo.width, height=prepared.photo.height, orientation=prepared.photo.orientation,
@@ -244,7 +248,13 @@ class Jobs:
         folder = self.folder / id
         out, rows = make_folder(folder / "out"), self.store.rows(id)
         atomic_write(out / RESULTS, json_lines(rows))
-        write_collections(out, rows, _wanted(job.options).formats)
+
+        def photograph(row: dict[str, Any], at_least: int) -> NDArray[np.uint8]:
+            data = (folder / "in" / row["name"]).read_bytes()
+            dicom = kind_of(data) == "DICOM"
+            return open_dicom(data).frame(1)[0] if dicom else read_image(data, at_least=at_least).pixels
+
+        write_collections(out, rows, _wanted(job.options).formats, photograph)
         with atomic_path(folder / "results.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for path in sorted(path for path in out.rglob("*") if not path.name.startswith(".")):
                 if path.is_file():
@@ -294,7 +304,7 @@ def _said(filename: str | None, number: int) -> str:
     """The name that the client gave a file, as results.jsonl repeats it: its last part, printable, not endless."""
     name = re.split(r"[/\\]", filename or "")[-1]
     name = "".join(c for c in name if c.isprintable())[:200]
-    return name or f"{number:04d}"
+    return name if name.strip(".") else f"{number:04d}"  # `..` is no file
 
 
 def _flush(folder: Path) -> None:
