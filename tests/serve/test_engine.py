@@ -92,6 +92,18 @@ def test_jobs_and_requests_do_not_stop_each_other(network: Network) -> None:
     engine.close()
 
 
+def test_jobs_of_other_views_have_their_turn_among_requests_without_end(network: Network) -> None:
+    engine, _ = busy(network)
+    engine.submit(image(1))
+    job = engine.submit(image(2), 8, job=True)
+    for value in range(3, 8):
+        engine.submit(image(value))
+    network.open.set()
+    job.result(PATIENCE)
+    assert network.batches[1:3] == [([1, 3, 4], 1), ([2], 8)]
+    engine.close()
+
+
 def test_more_than_the_limit_is_refused(network: Network) -> None:
     engine, _ = busy(network, limit=2)
     left = engine.submit(image(1))

@@ -120,7 +120,8 @@ class Engine:
                 self._change.wait_for(lambda: self._closed or self.waiting)
                 if not self.waiting:
                     return []
-                first = (self._requests or self._jobs)[0]
+                heads = (queue[0] for queue in (self._requests, self._jobs) if queue)
+                first = min(heads, key=lambda item: item.since)  # or jobs of other views may wait for ever
                 until = first.since + self.window_s
                 self._change.wait_for(
                     lambda: self._closed or self.waiting >= self.batch, max(0.0, until - time.perf_counter())
