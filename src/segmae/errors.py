@@ -108,4 +108,4 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
     finally:
         if hidden:
-            del sys.modules[reporter]
+            sys.modules.pop(reporter, None)  # another thread may have imported something meanwhile
