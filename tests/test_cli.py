@@ -539,6 +539,15 @@ def test_a_demo_that_fails_leaves_the_page_of_an_earlier_one(run: Run, tmp_path:
 
 
 @needs_model
+def test_a_demo_keeps_the_rows_of_a_prediction_in_its_folder(run: Run, lesions: Path, tmp_path: Path) -> None:
+    photo = Path(shutil.copy(next(lesions.rglob("*.jpg")), tmp_path / "mine.jpg"))
+    assert run("predict", photo, "-o", tmp_path / "out")[0] == 0
+    assert run("demo", "-o", tmp_path / "out")[0] == 0
+    rows = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert "mine" in [json.loads(row)["name"] for row in rows] and len(rows) > 1
+
+
+@needs_model
 def test_the_demo_takes_a_photograph_whose_name_has_spaces(run: Run, lesions: Path, tmp_path: Path) -> None:
     name = "my photo (1)" if sys.platform == "win32" else "my photo <1>"
     photo = tmp_path / f"{name}.jpg"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from segmae.data.phantom import write_dataset
 from segmae.data.preprocess import read_image, read_mask, resize_mask
 from segmae.errors import DataError
 from segmae.files import atomic_path, atomic_write, make_folder
+from segmae.gallery import jpeg_base64
 from segmae.overlay import fitted, overlay
 from segmae.photographs import RESULTS
 from segmae.predict import Progress, predict_files
@@ -27,6 +26,7 @@ from segmae.predictor import DEFAULT_MODEL
 Pixels = NDArray[np.uint8]
 
 TILE = (360, 270)  # pixels: the box that one picture of the page fits into
+QUALITY = 88  # of its JPEG
 SHOWN = 24  # pictures on the page; the folder holds all of them
 LESIONS, FIRST_SEED = 6, 20  # that are drawn where no photograph is given
 COLUMNS = 6  # of the sheet
@@ -71,7 +71,8 @@ def run_demo(
         CheckpointError: no usable model.
     """
     folder = make_folder(out)
-    if (folder / RESULTS).exists():
+    page, sheet = folder / "report.html", folder / "sheet.png"
+    if page.exists() and (folder / RESULTS).exists():
         atomic_write(folder / RESULTS, "")  # an earlier demo's photographs may have the same names
     drawn = None if image is not None else write_dataset(folder / "drawn", LESIONS, seed=FIRST_SEED)
     done = predict_files([drawn / "images" if drawn else Path(str(image))], folder, model, progress=progress)
@@ -85,7 +86,6 @@ def run_demo(
             row["dice"] = round(float(metrics.dice(metrics.counts(mask, reference))), 4)
         if len(pictures) < SHOWN:
             pictures.append(show(read_image(row["file"]).pixels, mask, reference, caption(row)))
-    page, sheet = folder / "report.html", folder / "sheet.png"
     write_sheet(pictures, sheet)
     atomic_write(page, page_html(pictures, done.rows, done.failures, drawn is not None, str(model)))
     return Demo(folder, page, sheet, done.rows, done.failures)
@@ -158,13 +158,7 @@ figcaption {{ font-size: .875rem; overflow-wrap: anywhere }}
 def _figure(picture: Picture) -> str:
     title = html.escape(picture.title)
     images = "".join(
-        f'<img alt="{kind} {title}" src="data:image/jpeg;base64,{_jpeg(pixels)}">'
+        f'<img alt="{kind} {title}" src="data:image/jpeg;base64,{jpeg_base64(pixels, QUALITY)}">'
         for kind, pixels in (("Photograph", picture.photo), ("Contour", picture.overlay))
     )
     return f"<figure>{images}<figcaption>{title}</figcaption></figure>"
-
-
-def _jpeg(pixels: Pixels) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -179,7 +179,7 @@ def _figure(row: Row, small: Thumbnail) -> str:
     return (
         f'<a href="{full}" data-name="{name}" data-share="{share}" data-uncertainty="{doubt}" data-expected="{expected or 0}">'
         f'<span class="picture"><img alt="{name}" width="{width}" height="{height}" loading="lazy" '
-        f'src="data:image/jpeg;base64,{_jpeg(small.photo)}">'
+        f'src="data:image/jpeg;base64,{jpeg_base64(small.photo, QUALITY)}">'
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true">{drawn}</svg></span>'
         f'<span class="caption"><b>{name}</b>{row["width"]} x {row["height"]} px, {found}<br>'
         f"{trust}uncertainty {doubt:.3f}{warnings}</span></a>\n"
@@ -190,9 +190,10 @@ def _path(ring: NDArray[np.float64]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in ring[:-1]) + "Z"
 
 
-def _jpeg(pixels: NDArray[np.uint8]) -> str:
+def jpeg_base64(pixels: NDArray[np.uint8], quality: int) -> str:
+    """`[H,W,3]` as what follows `data:image/jpeg;base64,`."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
