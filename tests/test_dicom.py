@@ -804,9 +804,20 @@ def test_resume_leaves_out_what_is_done_with_the_same_settings(by_darkness: None
     assert predict_dicom([root], out, resume=True, fractional=True, include_identifiers=True).skipped == 2
 
 
+def test_a_row_keeps_its_files_where_the_object_is_named_in_another_way(
+    by_darkness: None, tmp_path: Path
+) -> None:
+    save(photograph(), tmp_path / "study" / "a.dcm")
+    predict_dicom([tmp_path / "study"], tmp_path / "out", formats=["overlay"])
+    (row,) = predict_dicom([tmp_path / "out" / ".." / "study"], tmp_path / "out", formats=["mask"]).rows
+    assert (tmp_path / "out" / row["overlay"]).exists() and (tmp_path / "out" / row["mask"]).exists()
+
+
 def test_nothing_to_segment_is_an_error(by_darkness: None, tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "a.txt").write_text("text")
+    with pytest.raises(DataError, match="has no name: is a variable empty"):
+        predict_dicom([tmp_path / "study"], "")
     with pytest.raises(DataError, match=r"a\.txt is no DICOM object.*Name DICOM files"):
         predict_dicom([tmp_path / "study"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

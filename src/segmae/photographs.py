@@ -122,10 +122,10 @@ def once(files: Iterable[Path]) -> list[Path]:
     return list({os.path.abspath(file): file for file in files}.values())
 
 
-def refuse_nameless(sources: Sequence[str | Path]) -> None:
-    """Raises DataError: a source is the empty string, which would stand for the whole working folder."""
-    if not all(map(str, sources)):
-        raise DataError("a source has no name: is a variable empty? Name image files or folders")
+def refuse_nameless(places: Sequence[str | Path]) -> None:
+    """Raises DataError: a source or the folder of results is the empty string, which would stand for the working folder."""
+    if not all(map(str, places)):
+        raise DataError("a file or folder has no name: is a variable empty? Name image files, or folders")
 
 
 def photographs_among(names: Sequence[str]) -> list[str]:

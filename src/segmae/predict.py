@@ -47,6 +47,7 @@ from segmae.photographs import (
     listed,
     name_results,
     read_again,
+    refuse_nameless,
 )
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
@@ -127,8 +128,7 @@ def predict_files(
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}: give 1 or more, or leave it out")
     sources = listed(sources)
-    if not str(out):
-        raise DataError("the folder of the results has no name: is a variable empty?")
+    refuse_nameless([out])
     if any(os.path.isdir(source) and _place(Path(source)) == _place(Path(out)) for source in sources):
         raise DataError(f"{out}: is the folder of the photographs. Choose another one for the results")
     files, ignored = collect(sources)

@@ -29,7 +29,7 @@ def find_sources(sources: Sequence[str], out: str) -> list[str]:
     Raises:
         DataError: not one photograph, no such place, or a list that cannot be read.
     """
-    refuse_nameless(sources)
+    refuse_nameless([*sources, out])
     results = _absolute(out).rstrip("/") + "/"
     if any(_absolute(source).rstrip("/") + "/" == results for source in sources):
         raise DataError(f"{out}: is the folder of the photographs. Choose another one for the results")

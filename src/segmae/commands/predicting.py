@@ -132,9 +132,7 @@ def predict(
     try:
         with progress("photographs") as advance:
             if is_dicom:
-                done = predict_dicom(
-                    [Path(source) for source in sources], Path(out), **options, **of_dicom, progress=advance
-                )
+                done = predict_dicom(sources, out, **options, **of_dicom, progress=advance)
             else:
                 done = predict_files(sources, out, **options, **of_pictures, progress=advance)
     except KeyboardInterrupt:

@@ -23,6 +23,7 @@ from segmae.gallery import read_file
 from segmae.measure import with_aspect
 from segmae.outputs import (
     DEFAULT_FORMATS,
+    Row,
     Scale,
     Wanted,
     is_complete,
@@ -35,7 +36,17 @@ from segmae.outputs import (
     write_files,
     write_rows,
 )
-from segmae.photographs import FILES, RESULTS, Sources, earlier_rows, file_stamp, listed, once, safe_name
+from segmae.photographs import (
+    FILES,
+    RESULTS,
+    Sources,
+    earlier_rows,
+    file_stamp,
+    listed,
+    once,
+    refuse_nameless,
+    safe_name,
+)
 from segmae.predict import Predictions, Progress, merged, of_earlier_calls
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
@@ -225,7 +236,9 @@ def predict_dicom(
         MissingExtra: pydicom or highdicom is not installed.
     """
     want = wanted(formats, overlay_style, keep_largest, fill_holes, measure, mm_per_pixel)
-    study = walk(listed(sources))
+    sources = listed(sources)
+    refuse_nameless([*sources, out])
+    study = walk(sources)
     if not study.objects:
         reasons = "; ".join(f"{path} {reason}" for path, reason in study.passed_over[-3:])
         raise DataError(f"no DICOM photograph to segment ({reasons}). Name DICOM files or a study's folder")
@@ -235,19 +248,21 @@ def predict_dicom(
     folder = make_folder(out)
     report = DicomPredictions(folder)
     report.passed_over = [{"file": str(path), "reason": reason} for path, reason in study.passed_over]
-    rows, log = earlier_rows(folder), folder / RESULTS
+    earlier = earlier_rows(folder)
+    of_file: dict[str, list[Row]] = {}
+    for row in earlier.values():
+        of_file.setdefault(row["file"], []).append(row)
     seen: dict[str, Path] = {}
     gone: set[str] = set()  # rows of earlier calls
-    ordered: list[dict[str, Any]] = []
+    ordered: list[Row] = []
     settings = {"weights": predictor.digest, "segmentation": "fractional" if fractional else "binary"}
     for index, path in enumerate(study.objects, 1):
-        done = _done(path, rows, folder, settings, want, include_identifiers) if resume else []
-        before = {name: rows.pop(name) for name in [*rows] if rows[name]["file"] == str(path)}
-        gone |= before.keys()
-        if done:
-            report.skipped += len(done)
-            found = done
-            seen.setdefault(done[0]["seg"], path)
+        before = of_file.get(str(path), [])
+        gone |= {row["name"] for row in before}
+        if resume and _are_done(before, path, folder, settings, want, include_identifiers):
+            report.skipped += len(before)
+            found = before
+            seen.setdefault(before[0]["seg"], path)
         else:
             try:
                 opened = open_object(path)
@@ -255,7 +270,7 @@ def predict_dicom(
                 if twin == path:
                     found = _segmented(opened, folder, predictor, settings, want, include_identifiers)
                     found = [
-                        merged(folder, before.get(row["name"], {}), row, predictor.digest) for row in found
+                        merged(folder, earlier.get(row["name"], {}), row, predictor.digest) for row in found
                     ]
                 else:
                     found = []
@@ -266,7 +281,7 @@ def predict_dicom(
                 found = [{"name": _name(str(path)), "file": str(path), "error": f"{path}: {TOO_LARGE}"}]
         ordered += found
         with turn(folder):
-            append(log, json_lines(found))
+            append(folder / RESULTS, json_lines(found))
         if progress:
             progress(index, len(study.objects))
     report.rows = [row for row in ordered if "error" not in row]
@@ -281,7 +296,7 @@ def predict_dicom(
     return report
 
 
-def _read(row: dict[str, Any], at_least: int) -> NDArray[np.uint8]:
+def _read(row: Row, at_least: int) -> NDArray[np.uint8]:
     """The photograph of a row; those of earlier calls may lie outside DICOM."""
     return open_object(row["file"]).frame(row["frame"])[0] if "seg" in row else read_file(row, at_least)
 
@@ -293,7 +308,7 @@ def _segmented(
     settings: dict[str, str],
     want: Wanted,
     include_identifiers: bool,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Write one object's files; a row for each frame. Where a frame is damaged nothing of the object is left."""
     name, stamp = _name(source.sop_instance_uid), file_stamp(source.path)
     frames, rows, written = [], [], []
@@ -313,7 +328,7 @@ def _segmented(
                 partial(np.asarray, pixels),
                 _scaled(want, frame.mm_per_pixel, frame.pixel_aspect),
             )
-            row: dict[str, Any] = {
+            row: Row = {
                 "name": own, "file": str(source.path), "frame": number, "frames": source.count, "width": frame.width,
                 "height": frame.height, "mm_per_pixel": frame.mm_per_pixel, "pixel_aspect": frame.pixel_aspect,
                 "patient_orientation": list(frame.patient_orientation), "burned_in_text": _burned_in(source),
@@ -339,7 +354,7 @@ def _scaled(want: Wanted, spacing: Sequence[float] | None, aspect: float) -> Wan
     return replace(want, mm_per_pixel=scale)
 
 
-def not_square(rows: Sequence[dict[str, Any]], given: Sequence[float] | None) -> list[str]:
+def not_square(rows: Sequence[Row], given: Sequence[float] | None) -> list[str]:
     """A line on measured frames whose pixels are known not to be square, by a ratio alone, under the scale that was given."""
     some = [row for row in rows if not row.get("mm_per_pixel") and row.get("pixel_aspect", 1) != 1]
     unscaled = [row for row in some if not row["measurements"]["mm_per_pixel"]]
@@ -370,24 +385,17 @@ def _identifiers(dataset: Any) -> dict[str, str]:
     return {keyword: str(dataset[keyword].value or "") for keyword in IDENTIFIERS if keyword in dataset}
 
 
-def _done(
-    path: Path,
-    rows: dict[str, dict[str, Any]],
-    folder: Path,
-    settings: dict[str, str],
-    want: Wanted,
-    identifiers: bool,
-) -> list[dict[str, Any]]:
-    """The rows of an object that an earlier call did with the same settings, if all its files are there."""
-    found = [row for row in rows.values() if row["file"] == str(path)]
-    whole = bool(found) and all(
+def _are_done(
+    rows: list[Row], path: Path, folder: Path, settings: dict[str, str], want: Wanted, identifiers: bool
+) -> bool:
+    """Whether these are all rows of an object, made with the same settings, and all its files are there."""
+    return bool(rows) and all(
         "error" not in row
-        and row.get("frames") == len(found)
+        and row.get("frames") == len(rows)
         and row.get("stamp") == file_stamp(path)
         and ("identifiers" in row) == identifiers
         and all(row.get(key) == value for key, value in settings.items())
         and is_complete(row, folder, _scaled(want, row["mm_per_pixel"], row.get("pixel_aspect", 1.0)))
         and (folder / row["seg"]).is_file()
-        for row in found
+        for row in rows
     )
-    return found if whole else []
