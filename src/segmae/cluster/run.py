@@ -114,10 +114,8 @@ def predict_batch(
     shards = list(cut(photographs, shard_size))
     missing = [shard for shard in shards if shard.name not in noted]
     mine = [shard for shard in missing if shard.number % part[1] == part[0] - 1]
-    total, done = (
-        len(photographs),
-        len(photographs) - sum(_number(shard, photographs, settings) for shard in missing),
-    )
+    total = len(photographs)
+    done = total - sum(min(shard_size, total - shard.first) for shard in missing)
     if progress:
         progress(done, total)
     if cluster == "ray" and mine:
@@ -142,10 +140,6 @@ def predict_batch(
         if progress:
             progress(done, total)
     return _finish(store, shards, len(shards) - len(missing), total)
-
-
-def _number(shard: Shard, photographs: Sequence[str], settings: Settings) -> int:
-    return min(settings.shard_size, len(photographs) - shard.first)
 
 
 def _finish(store: Store, shards: Sequence[Shard], earlier: int, total: int) -> Batch:

@@ -25,14 +25,14 @@ class PageFile:
     etag: str
 
 
-def load_page(folder: Path = PAGE) -> dict[str, PageFile]:
+def load_page() -> dict[str, PageFile]:
     """Files of the page by the path that they are asked for: `/` is index.html, all others are below `/static/`."""
     found = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(PAGE.rglob("*")):
         kind = TYPES.get(path.suffix)
         if kind is None or not path.is_file():
             continue
-        content, name = path.read_bytes(), path.relative_to(folder).as_posix()
+        content, name = path.read_bytes(), path.relative_to(PAGE).as_posix()
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         found["/" if name == "index.html" else f"/static/{name}"] = PageFile(content, kind, etag)
     return found

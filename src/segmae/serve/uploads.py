@@ -88,7 +88,7 @@ def one_file(form: FormData, name: str) -> UploadFile:
     return found[0]
 
 
-def options_of(form: FormData, outputs: Iterable[str] = OUTPUTS, formats: str = "mask") -> Options:
+def options_of(form: FormData, outputs: Iterable[str] = OUTPUTS) -> Options:
     """The fields that are no files.
 
     Raises:
@@ -109,7 +109,7 @@ def options_of(form: FormData, outputs: Iterable[str] = OUTPUTS, formats: str = 
     scale = _scale(form)
     try:
         want = wanted(
-            _list(form, "formats", (formats,)), _text(form, "overlay_style") or "contour",
+            _list(form, "formats", ("mask",)), _text(form, "overlay_style") or "contour",
             _truth(form, "keep_largest"), _truth(form, "fill_holes"), "measurements" in include, scale,
         )  # fmt: skip
     except ConfigError as error:
