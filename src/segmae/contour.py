@@ -124,9 +124,8 @@ def fill_holes(mask: NDArray[Any]) -> BoolArray:
     box = _box(filled)
     if box is None:
         return filled.copy()
-    labels, count = ndimage.label(
-        ~filled[box]
-    )  # pieces of the background; sides only, as lesions touch at corners
+    # pieces of the background; sides only, as lesions touch at corners
+    labels, count = ndimage.label(~filled[box])
     outside = np.zeros(count + 1, bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         outside[edge] = True

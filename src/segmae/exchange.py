@@ -21,9 +21,7 @@ LESION = "lesion"
 DECIMALS = 3  # of coordinates in pixels
 EXACT = 0.05  # pixels: points are left out where the outline stays this near without them, a third remains
 COCO_CATEGORIES = [{"id": 1, "name": LESION, "supercategory": "skin"}]
-HANDLES = (
-    1e-3  # of the longer side: how far points that a person can drag lie from the exact outline, at most
-)
+HANDLES = 1e-3  # of the longer side: how far points that a person drags lie from the exact outline, at most
 
 
 # -- GeoJSON, as QuPath reads and writes it

@@ -36,9 +36,8 @@ GAP, CAPTION = 8, 22
 INK, GREY, PAPER = (24, 24, 27), (100, 100, 108), (255, 255, 255)
 
 Row = dict[str, Any]
-Read = Callable[
-    [Row, int], NDArray[np.uint8]
-]  # the photograph of a row [H,W,3], with both sides at least so many pixels
+# the photograph of a row [H,W,3], with both sides at least so many pixels
+Read = Callable[[Row, int], NDArray[np.uint8]]
 Drawn = Callable[[Path, Row], NDArray[np.uint8]]  # the mask of a row in a folder [H,W], 0/1
 
 

@@ -245,10 +245,9 @@ def _measured(path: Path, name: str, given: _With) -> Row:
     want = given.want
     pixels: NDArray[np.uint8] | None = None
     known: Row = {"orientation": None}
-    scale: Scale | None = given.want.mm_per_pixel
-    named = next(
-        (n for n in (name, _stem(path.name)) if n in given.scales), None
-    )  # the photograph or the mask
+    scale: Scale | None = want.mm_per_pixel
+    # the photograph or the mask
+    named = next((n for n in (name, _stem(path.name)) if n in given.scales), None)
     if named is not None:
         scale = given.scales[named]
     elif given.table:

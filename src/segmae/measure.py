@@ -31,10 +31,8 @@ from segmae.contour import FloatArray, Polygon, as_mask, block_means, length, si
 from segmae.errors import ConfigError
 
 Point = tuple[float, float]  # (x, y)
-PIXEL_MM = (
-    1e-6,
-    1e3,
-)  # a pixel's smallest and largest side in mm: far beyond photographs, within what squares can hold
+# a pixel's smallest and largest side in mm: far beyond photographs, within what squares can hold
+PIXEL_MM = (1e-6, 1e3)
 
 # Chosen from the sources before the measures met PH2's labels; nothing here was fitted to data.
 SHAPE_THRESHOLD = 0.10  # asymmetric where less than 90 % overlaps (Pellacani, Grana, Seidenari)

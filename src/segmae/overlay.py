@@ -15,11 +15,8 @@ from PIL import Image, ImageFilter
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
 
-PREDICTION: Colour = (
-    0,
-    229,
-    255,
-)  # cyan: absent from skin, told from yellow without colour vision by its hue
+# cyan: absent from skin, told from yellow without colour vision by its hue
+PREDICTION: Colour = (0, 229, 255)
 REFERENCE: Colour = (255, 221, 51)  # yellow
 HALO: Colour = (0, 0, 0)
 STYLES = ("contour", "fill", "side")

@@ -135,9 +135,8 @@ def photographs_among(names: Sequence[str]) -> list[str]:
     keep masks apart; or it is named like a photograph and lies in `masks/`.
     """
     outside = [name for name in names if not _among_masks(name)]
-    stems = {
-        part for name in outside for part in (composed(os.path.basename(name)), _stem(name))
-    }  # results are named by either
+    # results are named by either
+    stems = {part for name in outside for part in (composed(os.path.basename(name)), _stem(name))}
 
     def is_made_of_another(name: str) -> bool:
         stem = _stem(name)
@@ -198,11 +197,7 @@ def earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
                 if raw := row.pop("file_bytes", None):
                     file = os.fsdecode(bytes.fromhex(raw))
                 rows[name] = {**row, "name": name, "file": file}
-            except (
-                ValueError,
-                KeyError,
-                TypeError,
-            ):  # half a line of a killed call, or another program's file
+            except (ValueError, KeyError, TypeError):  # half a line of a killed call, or another's file
                 continue
     return rows
 

@@ -13,16 +13,8 @@ from typing import Any
 from segmae.background import usable_cpus
 from segmae.data.splits import LISTS
 
-PLACES = (
-    "root",
-    "cache",
-    "output",
-    "start",
-    "vit",
-    "cnn",
-    "encoder",
-    "teachers",
-)  # settings that name folders and files
+# settings that name folders and files
+PLACES = ("root", "cache", "output", "start", "vit", "cnn", "encoder", "teachers")
 
 
 def commit() -> str | None:

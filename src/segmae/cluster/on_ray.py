@@ -17,7 +17,7 @@ from segmae.errors import ConfigError, SegmaeError, require
 from segmae.predictor import Models, load
 
 BLOCKS = (
-    10_000  # tasks of a batch at most: a task of a larger batch is several shards, each committed by itself
+    10_000  # tasks of a batch at most: a task of a larger one is several shards, each committed by itself
 )
 
 

@@ -195,9 +195,8 @@ def to_json(value: Any) -> bytes:
 
 
 def _line(photograph: str) -> bytes:
-    return (
-        json.dumps(photograph).encode() + b"\n"
-    )  # in ASCII: a name may hold a newline, or be no valid Unicode
+    # in ASCII: a name may hold a newline, or be no valid Unicode
+    return json.dumps(photograph).encode() + b"\n"
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

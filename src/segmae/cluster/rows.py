@@ -11,13 +11,8 @@ from segmae.errors import require
 from segmae.measure import Measurements
 
 Row = dict[str, Any]
-WHOLE = {
-    "area_px",
-    "asymmetry_shape_score",
-    "colour_count",
-    "pieces",
-    "holes",
-}  # measurements that are whole numbers
+# measurements that are whole numbers
+WHOLE = {"area_px", "asymmetry_shape_score", "colour_count", "pieces", "holes"}
 MARK = b"segmae"  # in the file's metadata: the plan's digest and the shard's number
 
 

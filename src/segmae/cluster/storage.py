@@ -18,15 +18,10 @@ from segmae.files import HALF, flush, half_file, make_folder, replace
 
 EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
 AT_ONCE = 1000  # small files in memory together
-TRIES, PAUSE = (
-    4,
-    0.5,
-)  # of a read from a bucket, and seconds before the second one; each further pause is twice as long
-REFUSED = (
-    "PreconditionFailed",
-    "ConditionalRequestConflict",
-    "412",
-)  # how buckets say that the name is taken
+TRIES = 4  # of a read from a bucket
+PAUSE = 0.5  # seconds before the second one; each further pause is twice as long
+# how buckets say that the name is taken
+REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412")
 
 
 def is_remote(place: str) -> bool:
@@ -251,9 +246,7 @@ def _link(temporary: Path, place: Path) -> bool:
         os.link(temporary, place)
     except FileExistsError:
         return False
-    except (
-        OSError
-    ):  # a file system without hard links: a short moment remains in which another may come between
+    except OSError:  # no hard links here: a short moment remains in which another may come between
         if place.exists():
             return False
         os.replace(temporary, place)

@@ -129,9 +129,8 @@ def _store_half(onnx: Any, model: Any, precision: str) -> None:
             stored = onnx.numpy_helper.from_array(values.astype(np.float16), name + "_half")
         else:
             bits = values.view(np.uint32)
-            rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(
-                np.uint16
-            )  # to nearest, ties to even
+            # to nearest, ties to even
+            rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
             stored = onnx.helper.make_tensor(
                 name + "_half", onnx.TensorProto.BFLOAT16, values.shape, rounded.tobytes(), raw=True
             )

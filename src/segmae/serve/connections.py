@@ -44,9 +44,8 @@ def connection_class(settings: Settings) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if (
-                self.conn.their_state is h11.IDLE and not self.transport.is_closing()
-            ):  # kept for another request
+            # kept for another request
+            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
                 self._wait_for_head()
 
         def connection_lost(self, exc: Exception | None) -> None:

@@ -63,9 +63,7 @@ class Jobs:
         self.folder.chmod(0o700)
         self.store = Store(settings.state / "jobs.sqlite")
         known = set(self.store.ids())
-        for (
-            path
-        ) in self.folder.iterdir():  # of uploads that were not accepted and of jobs that were cancelled
+        for path in self.folder.iterdir():  # of uploads not accepted, and of jobs that were cancelled
             if path.name not in known:
                 shutil.rmtree(path, ignore_errors=True)
         self._change = threading.Condition()

@@ -61,9 +61,8 @@ class Store:
         path.chmod(0o600)
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute(
-            "PRAGMA synchronous=FULL"
-        )  # on disk before the answer is sent, also if the power fails
+        # on disk before the answer is sent, also if the power fails
+        self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute("PRAGMA foreign_keys=ON")
         self._db.executescript(SCHEMA)
 
@@ -113,13 +112,11 @@ class Store:
 
     def complete(self) -> list[str]:
         """Unfinished jobs whose images are all done."""
-        return [
-            id
-            for (id,) in self._rows(
-                "SELECT id FROM jobs WHERE state IN ('queued','running') AND NOT EXISTS"
-                " (SELECT 1 FROM images WHERE job=jobs.id AND state='waiting')"
-            )
-        ]
+        found = self._rows(
+            "SELECT id FROM jobs WHERE state IN ('queued','running') AND NOT EXISTS"
+            " (SELECT 1 FROM images WHERE job=jobs.id AND state='waiting')"
+        )
+        return [id for (id,) in found]
 
     def begin(self, id: str, number: int) -> int:
         """Note that an image is worked at; how many times it now was."""
