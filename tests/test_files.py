@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,6 +129,21 @@ def test_rights_are_those_of_the_umask_which_no_thread_ever_changes(
 def test_names_that_are_no_valid_text_are_escaped(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", "latin \udce9")
     assert json.loads((tmp_path / "a.json").read_text()) == "latin \udce9"
+
+
+def test_on_windows_a_disk_without_locks_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [OSError(errno.EACCES, "held"), OSError(errno.EINVAL, "Invalid argument")]
+
+    def locking(*given: object) -> None:
+        raise answers.pop(0)
+
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking))
+    monkeypatch.setattr(files, "WINDOWS", True)
+    with pytest.raises(OutputError, match="cannot be locked"), locked(tmp_path / "lock", wait=True):
+        pass
+    assert not answers
 
 
 def test_a_disk_without_locks_is_not_taken_for_another_process(

@@ -18,6 +18,7 @@ from segmae.errors import DamagedFile, InUse, OutputError
 WINDOWS = os.name == "nt"
 HALF = ".writing-"  # begins the names of files that are not whole yet
 FULL = ("No space left", "os error 112")  # in errors that wrap the system's; Windows says it in any language
+HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # by another process
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is run by spreadsheets
 
 
@@ -155,8 +156,8 @@ def locked(path: str | Path, wait: bool = False) -> Iterator[IO[str]]:
                     try:
                         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
                         break
-                    except OSError:
-                        if not wait:
+                    except OSError as error:
+                        if not wait or error.errno not in HELD:
                             raise
                         time.sleep(0.05)
             else:
@@ -164,7 +165,7 @@ def locked(path: str | Path, wait: bool = False) -> Iterator[IO[str]]:
 
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            if error.errno not in HELD:
                 reason = f"cannot be locked ({error.strerror})"
                 raise OutputError(f"{path}: {reason}. Choose a place on a disk that knows locks") from error
             raise InUse(f"{path}: another process is at work here. Wait for it, or stop it") from error
