@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -50,20 +52,16 @@ class Request:
             signal.signal(signal.SIGTERM, self._before)
 
 
-class named_memory_error:
+@contextmanager
+def named_memory_error(config: Config) -> Iterator[None]:
     """Turn "out of memory" into a message that names the settings to lower."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
         ran_out = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if ran_out or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
-            c = self.config
-            raise TrainingStopped(
-                f"out of memory at batch_size={c.batch_size}, preprocess.size={c.preprocess.size}. Lower batch_size "
-                f"(and raise accumulate={c.accumulate} by as much), or set precision=bf16-mixed"
-            ) from error
+        if not ran_out and "allocate memory" not in str(error):
+            raise
+        raise TrainingStopped(
+            f"out of memory at batch_size={config.batch_size}, preprocess.size={config.preprocess.size}. Lower batch_size "
+            f"(and raise accumulate={config.accumulate} by as much), or set precision=bf16-mixed"
+        ) from error

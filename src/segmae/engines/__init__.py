@@ -103,10 +103,10 @@ def _fastest(path: Path) -> str:
     """The rule of docs/speed.md: by the files that are there and what is installed."""
     if (path / OPENVINO[0]).is_file() and importlib.util.find_spec("openvino") is not None:
         return "openvino"
-    only_openvino = not (path / ONNX).is_file() and not path.is_file() and not (path / WEIGHTS).is_file()
-    if only_openvino:
-        return "openvino"  # which says what to install
-    return "onnxruntime" if (path / ONNX).is_file() else "torch"
+    if (path / ONNX).is_file():
+        return "onnxruntime"
+    has_weights = path.is_file() or (path / WEIGHTS).is_file()
+    return "torch" if has_weights else "openvino"  # which says what to install
 
 
 def _torch(path: Path, threads: int | None, device: str | None) -> Engine:
