@@ -458,6 +458,36 @@ def test_a_store_creates_once_and_leaves_nothing_half(
     assert sorted(contents(tmp_path / "out")) == ["a/b", "c"]
 
 
+class Refusing:
+    """A bucket that takes nothing."""
+
+    def __init__(self, error: Exception, cause: str) -> None:
+        self.error = error
+        self.error.__cause__ = Exception(cause)
+
+    def pipe_file(self, *given: Any, **options: Any) -> None:
+        raise self.error
+
+
+def test_a_name_that_is_taken_is_known_by_the_code_not_by_an_address(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.remote = True
+    store.files = Refusing(OSError(22, "did not hold"), "(PreconditionFailed)")  # of MinIO, by s3fs
+    assert not store.create("a", b"one")
+    store.files = Refusing(OSError("http://host/shards/000000412.parquet"), "no route")
+    with pytest.raises(OutputError, match="cannot be written"):
+        store.create("a", b"one")
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(
+    by_darkness: None, photographs: Path, tmp_path: Path
+) -> None:
+    predict_batch([str(photographs)], str(tmp_path / "out a"), shard_size=4)
+    predict_batch([str(photographs)], str(tmp_path / "out [a]"), shard_size=5)
+    whole = json.loads((tmp_path / "out [a]" / "done.json").read_text())
+    assert whole["shards"] == 2 and len(list((tmp_path / "out [a]" / "shards").iterdir())) == 2
+
+
 def test_what_a_store_replaces_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

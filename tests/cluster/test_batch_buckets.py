@@ -132,3 +132,20 @@ def test_a_store_in_a_bucket_creates_once(bucket: Any) -> None:
     assert list(store.read_all(["a/c", "a/b"])) == [b"one", b"two"]
     with pytest.raises(OutputError, match="s3://nowhere/a: cannot be written"):
         Store("s3://nowhere").create("a", b"one")
+
+
+def test_a_server_that_is_gone_is_told_with_the_place(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    store = Store("s3://clinic/out")
+    store.files.retries = 1
+    for ask in (
+        store.names,
+        store.sizes,
+        store.exists,
+        store.read,
+        lambda name: list(store.read_all([name])),
+    ):
+        with pytest.raises(OutputError, match=r"s3://clinic/out: cannot be reached .*Check the place"):
+            ask("a")

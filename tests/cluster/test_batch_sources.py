@@ -20,7 +20,8 @@ pytest.importorskip("fsspec", reason="the extra 'batch' is not installed")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     names = "b.jpg a.PNG deep/er/c.tif deep/c2.bmp deep/c2_segmentation.png truth/b_segmentation.png own/masks/b.png a_overlay.png x_superpixels.png notes.txt other.gif"
-    for name in (*names.split(), ".hidden/d.jpg", "deep/.e.jpg", "lone_mask.png", "out/masks/f.png"):
+    for name in (*names.split(), ".hidden/d.jpg", "deep/.e.jpg", "lone_mask.png", "out/masks/f.png",
+                 "earlier/masks/000000000/000000000000_b.png"):  # fmt: skip
         path = tmp_path / ".place" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
@@ -66,7 +67,7 @@ def test_patterns_and_single_files(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("list.txt", "b.jpg\n\n{folder}/a.PNG\ndeep/../b.jpg\n"),
+        ("list.txt", "b.jpg\n\n{folder}/a.PNG\ndeep/../b.jpg\n{folder}/deep/../b.jpg\n"),
         ("list.csv", '\ufeffid,file\r\n1,b.jpg\r\n2,"{folder}/a.PNG"\r\n'),
         ("list.json", '["b.jpg", {{"path": "a.PNG"}}]'),
         ("list.jsonl", '{{"image": "b.jpg", "age": 3}}\n"a.PNG"\n'),
@@ -75,6 +76,14 @@ def test_patterns_and_single_files(folder: Path) -> None:
 def test_lists(name: str, text: str, folder: Path) -> None:
     (folder / name).write_text(text.format(folder=folder), encoding="utf-8")
     assert found(folder, folder / name) == ["a.PNG", "b.jpg"]
+
+
+@pytest.mark.parametrize("ending", ["txt", "jsonl"])
+def test_a_name_may_hold_what_only_unicode_takes_for_the_end_of_a_line(ending: str, folder: Path) -> None:
+    name = "a\u2028b\x85c\x1c.jpg"
+    text = f"{name}\r\nb.jpg\r\n" if ending == "txt" else '"a\u2028b\x85c\\u001c.jpg"\r\n"b.jpg"'
+    (folder / f"list.{ending}").write_text(text, encoding="utf-8", newline="")
+    assert found(folder, folder / f"list.{ending}") == [name, "b.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -115,19 +124,26 @@ def test_a_bucket_without_its_package(folder: Path, monkeypatch: pytest.MonkeyPa
 class Unsteady:
     """A bucket that answers from the n-th time on."""
 
-    def __init__(self, failures: int) -> None:
-        self.failures = failures
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.failures, self.error = failures, error
 
     def cat_file(self, place: str) -> bytes:
         self.failures -= 1
         if self.failures >= 0:
-            raise TimeoutError("no answer")
+            raise self.error
         return json.dumps(place).encode()
 
 
-def test_a_bucket_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+class BrokenOff(Exception):
+    """As botocore and aiohttp have it: no OSError."""
+
+
+@pytest.mark.parametrize("kind", [TimeoutError, BrokenOff])
+def test_a_bucket_that_does_not_answer_is_asked_again(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(storage, "PAUSE", 0)
-    bucket = Unsteady(3)
+    bucket = Unsteady(3, kind("no answer"))
     monkeypatch.setattr(storage, "file_system", lambda place: bucket)
     assert storage.read_bytes("s3://bucket/a.jpg") == b'"s3://bucket/a.jpg"'
     bucket.failures = 4

@@ -6,15 +6,18 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from segmae.cluster.plan import MASKS
 from segmae.cluster.storage import file_system, is_remote, local, read_bytes
 from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.errors import DataError, SegmaeError
 from segmae.photographs import photographs_among, refuse_nameless
 
 LISTS = (".csv", ".json", ".jsonl", ".txt")
+OWN_MASK = re.compile(rf"/{MASKS}/\d{{9,}}/\d{{12,}}_[^/]*\.png$")  # of an earlier batch
 COLUMNS = ("file", "path", "image", "uri")  # of a list: the first of these that it has
 
 
@@ -69,7 +72,11 @@ def _of(source: str) -> Iterable[str]:
     except Exception as error:  # each kind of bucket has its own
         raise DataError(f"{source}: cannot be read ({error}). Check the name and the keys") from error
     top = source.split("*")[0].rsplit("/", 1)[0] if "*" in source else source
-    images = [name for name in found if "/." not in name[len(top) :] and _ending(name) in IMAGE_SUFFIXES]
+    images = [
+        name
+        for name in found
+        if "/." not in name[len(top) :] and _ending(name) in IMAGE_SUFFIXES and not OWN_MASK.search(name)
+    ]
     photographs = photographs_among(images)
     if not photographs:
         raise DataError(
@@ -109,15 +116,20 @@ def read_list(place: str) -> list[str]:
         elif ending == ".json":
             entries = json.loads(text)
         elif ending == ".jsonl":
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+            entries = [json.loads(line) for line in _lines(text)]
         else:
-            entries = [line for line in text.splitlines() if line.strip()]
+            entries = _lines(text)
     except (json.JSONDecodeError, csv.Error, RecursionError) as error:
         raise DataError(f"{place}: is damaged ({error}). Write the list again") from error
     if not isinstance(entries, list):
         raise DataError(f"{place}: is no list. Give a list of paths, or of objects with '{COLUMNS[0]}'")
     folder = place.rsplit("/", 1)[0] if is_remote(place) else os.path.dirname(place)
     return [_in_folder(folder, _entry(place, number, entry)) for number, entry in enumerate(entries, 1)]
+
+
+def _lines(text: str) -> list[str]:
+    """Lines that are not empty. `splitlines` would cut at U+2028 and the like too, which names may hold."""
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None) if line.strip()]
 
 
 def _entry(place: str, number: int, entry: Any) -> str:
@@ -131,8 +143,9 @@ def _entry(place: str, number: int, entry: Any) -> str:
 
 
 def _in_folder(folder: str, name: str) -> str:
-    if is_remote(name) or os.path.isabs(name := local(name)):
+    if is_remote(name):
         return name
-    if is_remote(folder):
+    name = local(name)
+    if is_remote(folder) and not os.path.isabs(name):
         return f"{folder}/{name}"
     return os.path.normpath(os.path.join(folder, name))

@@ -20,8 +20,8 @@ EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "
 AT_ONCE = 1000  # small files in memory together
 TRIES = 4  # of a read from a bucket
 PAUSE = 0.5  # seconds before the second one; each further pause is twice as long
-# how buckets say that the name is taken
-REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412")
+# how buckets say that the name is taken; s3fs keeps the words of some in the cause alone
+REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 def is_remote(place: str) -> bool:
@@ -75,7 +75,7 @@ def read_bytes(place: str) -> bytes:
             return files.cat_file(place)
         except (FileNotFoundError, PermissionError):
             raise
-        except OSError as error:
+        except Exception as error:  # a connection that breaks off is no OSError in every kind of bucket
             if attempt == TRIES:
                 remedy = "Check the address and the network; the same call goes on where it stopped"
                 raise DataError(f"{place}: does not answer ({error}). {remedy}") from error
@@ -101,7 +101,7 @@ class Store:
         place: a path, or an address such as `s3://bucket/prefix`.
 
     Raises:
-        OutputError: the folder cannot be made.
+        OutputError: the folder cannot be made; from every method, the bucket does not answer or lets nobody in.
     """
 
     def __init__(self, place: str) -> None:
@@ -117,51 +117,45 @@ class Store:
 
     def names(self, folder: str) -> set[str]:
         """What lies directly in a folder of it; nothing where the folder is absent."""
-        if self.remote:
-            self.files.invalidate_cache()
         try:
-            found = self.files.ls(self.at(folder), detail=False)
+            with self._asked():
+                found = self.files.ls(self.at(folder), detail=False)
         except FileNotFoundError:
             return set()
         return {name.rstrip("/").rsplit("/", 1)[-1] for name in found}
 
     def sizes(self, folder: str) -> dict[str, int]:
         """The files that lie directly in a folder of it, with their bytes; nothing where the folder is absent."""
-        if self.remote:
-            self.files.invalidate_cache()
         try:
-            found = self.files.ls(self.at(folder), detail=True)
+            with self._asked():
+                found = self.files.ls(self.at(folder), detail=True)
         except FileNotFoundError:
             return {}
         return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found}
 
     def exists(self, name: str) -> bool:
         """A file is there now."""
-        if self.remote:
-            self.files.invalidate_cache(self.at(name))
-        return self.files.exists(self.at(name))
+        with self._asked():
+            return self.files.exists(self.at(name))
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """A file, or the bytes `start` to `end` of it.
 
         Raises:
             FileNotFoundError: it is absent.
-            OutputError: the bucket lets nobody in.
         """
-        try:
+        with self._asked():
             return self.files.cat_file(self.at(name), start=start, end=end)
-        except OSError:
-            raise
-        except Exception as error:  # no keys: each kind of bucket has its own
-            raise OutputError(
-                f"{self.place}: cannot be reached ({error}). Check the place and the keys"
-            ) from error
 
     def read_all(self, names: Sequence[str]) -> Iterator[bytes]:
         """Many small files, in the order of their names; from a bucket many at once."""
-        for first in range(0, len(names), AT_ONCE):
-            found = self.files.cat([self.at(name) for name in sorted(names)[first : first + AT_ONCE]])
-            yield from (found[place] for place in sorted(found))
+        places = [self.at(name) for name in sorted(names)]
+        for first in range(0, len(places), AT_ONCE):
+            with self._asked():  # not `cat`, which takes a [ or * in the folder's name for a pattern
+                found = self.files.cat_ranges(places[first : first + AT_ONCE], None, None)
+                for problem in (one for one in found if isinstance(one, Exception)):
+                    raise problem
+            yield from found
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a whole file unless it is there already; whether this call wrote it.
@@ -180,7 +174,8 @@ class Store:
         except FileExistsError:
             return False
         except Exception as error:  # each file system has its own kinds
-            if any(sign in f"{error} {getattr(error, 'code', '')}" for sign in REFUSED):
+            said = f"{error} {error.__cause__}"
+            if any(sign in said for sign in REFUSED) or str(getattr(error, "code", "")) == "412":
                 return False
             raise OutputError(
                 f"{self.at(name)}: cannot be written ({error}). Check the place and the keys"
@@ -223,6 +218,22 @@ class Store:
         if not self.remote:
             for path in Path(self.at(folder)).rglob(f"{HALF}*"):
                 path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """A question to the folder as it is now. What a bucket fails with, each kind in its own way, is told with the place."""
+        if self.remote:
+            self.files.invalidate_cache()
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            if not self.remote:
+                raise
+            raise OutputError(
+                f"{self.place}: cannot be reached ({error}). Check the place, the keys and the network"
+            ) from error
 
     @contextmanager
     def _half(self, name: str) -> Iterator[Path]:
