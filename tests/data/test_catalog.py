@@ -253,8 +253,15 @@ def test_any_name_is_an_id(tmp_path: Path, name: str) -> None:
         "Image,Patient,Label\na.jpg,p1,mel\nb.JPG,p1,nv\n",
         "\ufeff ID , lesion , diagnosis \r\n a , p1 , mel \r\n\r\nb,p1,nv\r\n,,\r\n",
         'id,note,group,label\na,"said: ""grows"", fast",p1,mel\nb,,p1,nv,too much\n',
+        "Image ID,PatientID,DX\na,p1,mel\nb,p1,nv\n",
     ],
-    ids=["plain", "file names", "byte order mark, spaces, blank lines", "quotes, a cell too many"],
+    ids=[
+        "plain",
+        "file names",
+        "byte order mark, spaces, blank lines",
+        "quotes, a cell too many",
+        "other spellings",
+    ],
 )
 def test_a_table_gives_groups_and_diagnoses(tmp_path: Path, text: str) -> None:
     table(lay(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg"), text)
@@ -285,6 +292,7 @@ def test_a_lesions_images_stay_together_where_not_every_row_names_the_patient(tm
         ("image_id;dx\na;mel\n", "separate columns by commas"),
         ("", "image_id, image or id"),
         ("image_id,dx\n,mel\n", "names no image"),
+        ('image_id,patient_id\na,"p\nb,"p\n', "cannot be read as CSV"),
         ("image_id,patient_id\na,p\nb,q\na.jpg,q\n", "two rows of a differ"),
     ],
 )

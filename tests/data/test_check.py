@@ -349,8 +349,12 @@ def open_problem(folder: Path) -> str:
             "image,patient\nscan0,anna\nscan1,bo\n",
             "none of its 2 ids is the name of an image here, e.g. 'scan0' and drawn_0000.jpg",
         ),
+        (
+            "image,patient\n0000,anna\ndrawn_0001,anna\n",
+            "has no row of 3 of the images, e.g. drawn_0000.jpg, but rows of 1 that are not here, e.g. '0000'",
+        ),
     ],
-    ids=["columns", "ids"],
+    ids=["columns", "ids", "some ids"],
 )
 def test_metadata_that_helps_nobody_is_said(lesions: Path, table: str, problem: str) -> None:
     (lesions / "metadata.csv").write_text(table)

@@ -21,6 +21,7 @@ ID_COLUMNS = ("image_id", "image", "id")
 PATIENT_COLUMNS, LESION_COLUMNS = ("patient_id", "patient"), ("lesion_id", "lesion", "group")
 GROUP_COLUMNS = (*PATIENT_COLUMNS, *LESION_COLUMNS)  # a patient has several lesions
 LABEL_COLUMNS = ("dx", "diagnosis", "label")
+COLUMNS = {name.replace("_", ""): name for name in (*ID_COLUMNS, *GROUP_COLUMNS, *LABEL_COLUMNS)}
 HAM_TABLE = "HAM10000_metadata.csv"
 ISIC_PARTS = {"training": "train", "validation": "val", "test": "test", "test_v2": "test"}
 LAYOUTS = (
@@ -59,7 +60,7 @@ class Dataset:
         strays: superpixel pictures and files of no known kind among the images and masks.
         orphans: masks without an image.
         doubles: files that were passed over since another one has their id, and what is to be done about each.
-        table_problem: the table beside the images and why it says nothing about any of them, if so.
+        table_problem: the table beside the images and why it says nothing about any, or some, of them, if so.
     """
 
     name: str
@@ -299,6 +300,8 @@ def _with_table(name: str, root: Path, table: Path, found: Pairs) -> Dataset | N
         group, label = rows.get(case.id, (None, None))
         known.append(replace(case, group=group, label=label))
     problem = ""
+    bare = [case.image.name for case in cases if case.id not in rows]
+    strange = list(rows.keys() - {case.id for case in cases})
     if rows and not rows.keys() & {case.id for case in cases}:
         problem = (
             f"{table}: none of its {len(rows)} ids is the name of an image here, e.g. '{next(iter(rows))}' and {cases[0].image.name}. "
@@ -308,6 +311,11 @@ def _with_table(name: str, root: Path, table: Path, found: Pairs) -> Dataset | N
         problem = (
             f"{table}: says of no image which lesion or patient it shows. Name that column {', '.join(GROUP_COLUMNS[:-1])} or "
             f"{GROUP_COLUMNS[-1]}; one of diagnoses {', '.join(LABEL_COLUMNS[:-1])} or {LABEL_COLUMNS[-1]}"
+        )
+    elif bare and strange:
+        problem = (
+            f"{table}: has no row of {len(bare)} of the images, e.g. {bare[0]}, but rows of {len(strange)} that are not here, e.g. "
+            f"'{min(strange)}'. Write the images' names into it"
         )
     dataset = _dataset(name, root, (known, strays, orphans, doubles))
     return replace(dataset, table_problem=(table, problem)) if problem else dataset
@@ -361,13 +369,13 @@ def _is_stray(path: Path) -> bool:
 
 
 def _table(path: Path) -> dict[str, tuple[str | None, str | None]]:
-    """Group and diagnosis by image id from a CSV with a column `image_id`, `image` or `id`, in any letter case."""
+    """Group and diagnosis by image id from a CSV with a column `image_id`, `image` or `id`; `Image ID` and `imageID` are the same name."""
     if not path.is_file():
         return {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            columns = [column.strip().lower() for column in next(rows, [])]
+            rows = csv.reader(file, strict=True)  # else a quote that does not end swallows the rows behind it
+            columns = [COLUMNS.get(re.sub(r"[\W_]", "", column.lower()), column) for column in next(rows, [])]
             lines = [dict(zip(columns, map(str.strip, row), strict=False)) for row in rows if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
         remedy = "Save it as comma-separated UTF-8 text"
