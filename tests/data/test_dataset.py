@@ -23,7 +23,7 @@ from segmae.data.catalog import Case, open_dataset
 from segmae.data.dataset import Cache, default_folder, prepare
 from segmae.data.phantom import write_dataset
 from segmae.data.preprocess import prepare_image, read_image, read_mask, resize_mask
-from segmae.errors import DataError
+from segmae.errors import DataError, ImageError
 
 SMALL = Preprocess(size=32)
 
@@ -182,6 +182,25 @@ def test_a_mended_file_is_noticed(cases: tuple[Case, ...], folder: Path) -> None
     assert len(prepare(cases, SMALL, folder, workers=1).ids) == 4
     cases[0].image.write_bytes(whole)
     assert len(prepare(cases, SMALL, folder, workers=1).ids) == 5
+
+
+def test_what_could_not_be_read_is_tried_again_though_the_file_is_the_same(
+    cases: tuple[Case, ...], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = module.read_prepared
+
+    def forbidden(path: Path, preprocess: Preprocess) -> Any:
+        if path == cases[1].image:
+            raise ImageError(path, "may not be read", "Change its permissions")
+        return read(path, preprocess)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_prepared", forbidden)
+        for _ in range(2):
+            assert len(prepare(cases, SMALL, folder, workers=1).ids) == 4
+    mended = prepare(cases, SMALL, folder, workers=1)
+    assert len(mended.ids) == 5 and not mended.failures
+    assert len(stores(folder)) == 1
 
 
 @pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "LOCALAPPDATA"])

@@ -10,10 +10,12 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -113,7 +115,7 @@ def prepare(
     """Decode, resize and store cases, or open what an earlier call stored.
 
     A cache is used again as long as the same files (by name, size and time of change) are asked for with the
-    same preprocessing. Each of its stores appears in one step, so that a killed call leaves nothing half-made, and what it
+    same preprocessing; what could not be read is tried again. Each of its stores appears in one step, so that a killed call leaves nothing half-made, and what it
     had finished is not made again.
 
     Args:
@@ -158,6 +160,12 @@ def _prepare_store(
 ) -> Cache:  # fmt: skip
     place = (folder or default_folder()) / _key(cases, preprocess)[:16]
     found = _open(place)
+    if found is not None and _can_be_read_now(found.failures, cases, preprocess, workers):
+        found = None  # lets go of its files, with which Windows renames no folder
+        old = place.with_name(f"{BUILDING}{secrets.token_hex(8)}")
+        with suppress(OSError):  # another process has it open there, or was faster
+            place.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
     if found is None:
         _build(cases, preprocess, place, workers, progress)
         found = _open(place)
@@ -166,6 +174,16 @@ def _prepare_store(
             f"{place}: what was just written there cannot be read. Check the disk, or name another folder"
         )
     return found
+
+
+def _can_be_read_now(
+    failures: Sequence[tuple[str, str]], cases: Sequence[Case], preprocess: Preprocess, workers: int | None
+) -> bool:
+    """Whether one of what could not be read can be by now, its file unchanged: by other permissions or an extra, from a disk that is back."""
+    failed = {name for name, _ in failures}
+    again = [case for case in cases if case.id in failed]
+    tried = in_processes(partial(_prepare_case, preprocess=preprocess), again, workers) if again else ()
+    return any(not isinstance(result, str) for result in tried)
 
 
 def default_folder() -> Path:
