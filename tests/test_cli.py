@@ -133,6 +133,8 @@ def test_splits_are_made_shown_and_verified(run: Run, lesions: Path, tmp_path: P
 def test_shares_that_are_none_are_wrong_usage(run: Run, lesions: Path, tmp_path: Path) -> None:
     for ratios in ("1,2", "a,b,c"):
         assert run("data", "splits", "make", lesions, "-o", tmp_path / "x.csv", "--ratios", ratios)[0] == 2
+    assert run("data", "splits", "make", lesions, "-o", tmp_path / "x.csv", "--seed", "-1")[0] == 2
+    assert run("evaluate", "--data", lesions, "--seed", "-1")[0] == 2
     code, _, err = run("data", "splits", "make", lesions, "-o", tmp_path / "x.csv", "--ratios", "1,2,3")
     assert code == 2
     assert "add up to 1" in one_line_error(err)

@@ -180,7 +180,7 @@ def make(
         str | None, typer.Option(help="Shares of train,val,test.", show_default="0.7,0.1,0.2")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same split.", show_default="0")
+        int | None, typer.Option(min=0, help="The same seed gives the same split.", show_default="0")
     ] = None,
 ) -> None:
     """Divide your own dataset; lesions and patients stay together, diagnoses are spread evenly."""

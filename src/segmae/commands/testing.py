@@ -41,7 +41,7 @@ def evaluate(
     resamples: Annotated[
         int | None, typer.Option(min=1, help="Bootstrap samples of the intervals.", show_default="2000")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the bootstrap.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the bootstrap.", show_default="0")] = None,
     allow_leaks: Annotated[
         bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
     ] = None,
