@@ -90,6 +90,7 @@ def test_a_name_may_hold_what_only_unicode_takes_for_the_end_of_a_line(ending: s
     ("name", "content", "told"),
     [
         ("list.csv", b"id,name\n1,b.jpg\n", "entry 1 names no file.*file or path or image or uri"),
+        ("list.csv", b'file,note\nb.jpg,"one\na.PNG,"two\n', "is damaged"),  # it would have one photograph
         ("list.json", b'{"file": "b.jpg"}', "is no list"),
         ("list.jsonl", b'"b.jpg"\n{"fil', "is damaged"),
         ("list.txt", b"\xff\xfe", "is not UTF-8"),

@@ -112,7 +112,7 @@ def read_list(place: str) -> list[str]:
     ending = _ending(place)
     try:
         if ending == ".csv":
-            entries: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
+            entries: list[Any] = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         elif ending == ".json":
             entries = json.loads(text)
         elif ending == ".jsonl":
