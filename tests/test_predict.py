@@ -1056,6 +1056,14 @@ def test_names_that_become_the_same_are_numbered(tmp_path: Path) -> None:
     assert all(name == safe_name(name) for name in found)
 
 
+def test_long_names_that_differ_at_their_ends_stay_apart() -> None:
+    """The number was cut off with the end of the name, and looked for without an end."""
+    files = [Path(f"{'病変' * 38}{number}.jpg") for number in range(12)]
+    found = photographs_module.name_results(files)
+    assert list(found.values()) == files
+    assert all(name == safe_name(name) and len(name.encode()) <= 200 for name in found)
+
+
 @given(st.text(max_size=300))
 def test_any_name_becomes_one_that_every_system_takes(name: str) -> None:
     safe = safe_name(name)

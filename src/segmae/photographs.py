@@ -167,19 +167,20 @@ def name_results(files: Iterable[Path]) -> dict[str, Path]:
     for path in files:
         name, number = safe_name(path.stem if stems[_key(path.stem)] == 1 else path.name), 1
         while _key(name) in taken:
-            name, number = safe_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+            name, number = safe_name(path.stem, f"-{number}{path.suffix}"), number + 1
         taken.add(_key(name))
         found[name] = path
     return found
 
 
-def safe_name(name: str) -> str:
+def safe_name(name: str, ending: str = "") -> str:
     """The name as it can be used on Windows, macOS and Linux: no reserved word, no character that one of them refuses.
 
-    Letters of every script, spaces and brackets stay.
+    Letters of every script, spaces and brackets stay. A name that is too long is cut before its ending.
     """
-    safe = UNSAFE.sub("_", composed(name)).rstrip(" .")
-    safe = safe.encode()[:LONGEST].decode(errors="ignore").rstrip(" .")
+    end, begin = (UNSAFE.sub("_", composed(part)).encode() for part in (ending, name))
+    end = end[:LONGEST]
+    safe = (begin[: LONGEST - len(end)].decode(errors="ignore") + end.decode(errors="ignore")).rstrip(" .")
     return f"_{safe}" if not safe or RESERVED.match(safe) else safe
 
 
