@@ -804,6 +804,23 @@ def test_resume_leaves_out_what_is_done_with_the_same_settings(by_darkness: None
     assert predict_dicom([root], out, resume=True, fractional=True, include_identifiers=True).skipped == 2
 
 
+def test_a_call_that_was_killed_leaves_no_object_under_the_row_of_another(
+    by_darkness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    save(photograph(), tmp_path / "study" / "a.dcm")
+    (row,) = predict_dicom(tmp_path / "study", tmp_path / "out").rows
+    with monkeypatch.context() as patch:
+        patch.setattr("segmae.dicom.study.merged", kill)
+        with pytest.raises(KeyboardInterrupt):
+            predict_dicom(tmp_path / "study", tmp_path / "out", fractional=True)
+    assert pydicom.dcmread(tmp_path / "out" / row["seg"]).SegmentationType == "FRACTIONAL"
+    assert predict_dicom(tmp_path / "study", tmp_path / "out", resume=True).skipped == 0
+    assert pydicom.dcmread(tmp_path / "out" / row["seg"]).SegmentationType == "BINARY"
+
+
 def test_a_row_keeps_its_files_where_the_object_is_named_in_another_way(
     by_darkness: None, tmp_path: Path
 ) -> None:

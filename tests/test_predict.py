@@ -317,6 +317,55 @@ def test_a_mask_that_outlives_its_photograph_is_told(by_darkness: Path, tmp_path
     assert not json.loads((tmp_path / "out" / "coco_rle.json").read_text())["annotations"]
 
 
+def test_a_photograph_that_failed_in_between_leaves_no_file_of_the_model_before(
+    by_darkness: Path, tmp_path: Path
+) -> None:
+    photo, out = tmp_path / "a.png", tmp_path / "out"
+    half_dark(64, 64).save(photo)
+    good = photo.read_bytes(), (photo.stat().st_atime_ns, photo.stat().st_mtime_ns)
+    predict_files(photo, out, by_darkness)
+    for spoilt in (b"spoilt", b"", b"again"):
+        photo.write_bytes(spoilt)
+        assert predict_files(photo, out, by_darkness).failures
+    photo.write_bytes(good[0])
+    os.utime(photo, ns=good[1])
+    assert predict_files(photo, out, by_darkness, formats=["mask"]).rows[0]["overlay"] == "a_overlay.png"
+    photo.write_bytes(b"spoilt")
+    assert predict_files(photo, out, by_darkness).failures
+    photo.write_bytes(good[0])
+    (by_darkness / "model.onnx").write_bytes(b"others")
+    predict_files(photo, out, by_darkness, formats=["mask"])
+    assert contents(out).keys() == {"a_mask.png", "results.jsonl"}
+
+
+def test_a_call_that_was_killed_leaves_no_mask_under_the_row_of_another(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks of a second call were taken for those of the first, whose rows were still there."""
+    photo, out = tmp_path / "a.png", tmp_path / "out"
+    pixels = np.asarray(half_dark(64, 64)).copy()
+    pixels[5:12, 40:50] = 10  # a second piece
+    Image.fromarray(pixels).save(photo)
+    predict_files(photo, out, by_darkness, formats=["mask", "npz"])
+    before = contents(out)
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segmae.predict.merged", kill)
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(photo, out, by_darkness, formats=["mask"], keep_largest=True)
+    assert contents(out)["a_mask.png"] != before["a_mask.png"]
+    assert predict_files(photo, out, by_darkness, formats=["mask", "npz"], resume=True).skipped == 0
+    assert contents(out) == before
+    with monkeypatch.context() as patch:
+        patch.setattr("segmae.predict.merged", kill)
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(photo, out, by_darkness, formats=["overlay"])
+    assert predict_files(photo, out, by_darkness, formats=["mask", "npz"], resume=True).skipped == 1
+
+
 def test_results_never_overwrite_each_other(tmp_path: Path) -> None:
     for place in ("a/x.png", "b/x.png", "b/x.jpg", "a/Größe 1.png", "a/y.png"):
         path = tmp_path / place
@@ -491,6 +540,40 @@ def test_photographs_named_from_another_working_folder_are_not_missed(
     for place, name in ((tmp_path / "photos", "one.png"), (tmp_path, "photos/two.png")):
         monkeypatch.chdir(place)
         assert predict_files(name, tmp_path / "out", by_darkness, formats=["csv"]).notes == []
+
+
+def test_photographs_of_two_working_folders_are_not_taken_for_one(
+    by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cd PATIENT; segmae predict photos -o ../out`: cameras count from 1 for each."""
+    for number, patient in enumerate(("mueller", "schmidt")):
+        (tmp_path / patient / "photos").mkdir(parents=True)
+        half_dark(64 + number, 64).save(tmp_path / patient / "photos" / "IMG_1.png")
+    half_dark(64, 64).save(tmp_path / "schmidt" / "photos" / "IMG_2.png")
+    monkeypatch.chdir(tmp_path / "mueller")
+    predict_files("photos", "../out", by_darkness)
+    before = contents(tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "schmidt")
+    with pytest.raises(DataError, match=r"'IMG_1' is the result of .*mueller"):
+        predict_files("photos", "../out", by_darkness)
+    assert contents(tmp_path / "out") == before
+    done = predict_files("photos/IMG_2.png", "../out", by_darkness, formats=["coco-rle"])
+    assert done.notes == []
+    coco = json.loads((tmp_path / "out" / "coco_rle.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == [
+        "mueller/photos/IMG_1.png",
+        "schmidt/photos/IMG_2.png",
+    ]
+    (tmp_path / "mueller").rename(tmp_path / "away")
+    predict_files("photos/IMG_2.png", "../out", by_darkness)
+    (tmp_path / "away").rename(tmp_path / "mueller")
+    with pytest.raises(DataError, match="'IMG_1' is the result of "):
+        predict_files("photos/IMG_1.png", "../out", by_darkness)
+    for name in ("out", "mueller"):  # all of it moved
+        (tmp_path / "moved").mkdir(exist_ok=True)
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    monkeypatch.chdir(tmp_path / "moved" / "mueller")
+    assert [row["name"] for row in predict_files("photos", "../out", by_darkness).rows] == ["IMG_1"]
 
 
 def test_rows_made_with_other_options_are_told_and_scales_stay(by_darkness: Path, tmp_path: Path) -> None:
@@ -809,6 +892,22 @@ def test_resume_redoes_what_lacks_a_format_or_was_made_otherwise(by_darkness: Pa
     assert "geojson" not in rows_of(out)[0] and not list(out.glob("*.geojson")), "they showed the other mask"
 
 
+@pytest.mark.parametrize("first", [0.02, None])
+def test_a_geojson_has_the_measurements_of_its_row(
+    by_darkness: Path, tmp_path: Path, first: float | None
+) -> None:
+    photo, out = tmp_path / "a.png", tmp_path / "out"
+    half_dark(64, 64).save(photo)
+    predict_files(photo, out, by_darkness, formats=["geojson"], mm_per_pixel=first)
+    predict_files(photo, out, by_darkness, formats=["csv"], mm_per_pixel=0.05)
+    assert predict_files(
+        photo, out, by_darkness, formats=["geojson", "csv"], mm_per_pixel=0.05, resume=True
+    ).skipped
+    predict_files(photo, tmp_path / "once", by_darkness, formats=["geojson", "csv"], mm_per_pixel=0.05)
+    for name in ("a.geojson", "results.csv"):
+        assert contents(out)[name] == contents(tmp_path / "once")[name]
+
+
 def test_files_of_a_folder_say_whom_they_leave_out(by_darkness: Path, tmp_path: Path) -> None:
     files = sorted((write_dataset(tmp_path / "set", 3) / "images").iterdir())
     predict_files(files[:2], tmp_path / "out", by_darkness)
@@ -983,6 +1082,17 @@ def test_what_is_passed_over_in_a_folder_is_counted(by_darkness: Path, tmp_path:
     assert done.ignored.folders == [str(folder / "more")]
     again = predict_files([folder], folder / "out", by_darkness)
     assert again.ignored.folders == [str(folder / "more")], "results are no folder of photographs"
+
+
+def test_a_photograph_that_is_named_like_a_mask_is_told(by_darkness: Path, tmp_path: Path) -> None:
+    """A close-up beside its overview, say."""
+    (tmp_path / "photos").mkdir()
+    for name in ("P1", "P1_lesion", "P2_lesion"):
+        half_dark(64, 64).save(tmp_path / "photos" / f"{name}.jpg")
+    done = predict_files(tmp_path / "photos", tmp_path / "out", by_darkness)
+    assert [row["name"] for row in done.rows] == ["P1", "P2_lesion"]
+    assert str(done.ignored) == "1 image named like a mask of another"
+    assert done.ignored.masks == [str(tmp_path / "photos" / "P1_lesion.jpg")]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="all names are safe there")

@@ -46,9 +46,14 @@ def to_geojson(polygons: Sequence[Polygon], name: str, measurements: Mapping[str
         "classification": {"name": LESION, "color": list(PREDICTION)},
     }
     if measurements is not None:
-        properties["measurements"] = {k: v for k, v in measurements.items() if type(v) in (int, float)}
+        properties["measurements"] = numbers(measurements)
     feature = {"type": "Feature", "geometry": shape, "properties": properties}
     return {"type": "FeatureCollection", "features": [feature]}
+
+
+def numbers(measurements: Mapping[str, Any]) -> Json:
+    """Those that are one number each."""
+    return {name: value for name, value in measurements.items() if type(value) in (int, float)}
 
 
 def from_geojson(collection: Mapping[str, Any]) -> list[Polygon]:

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from segmae import exchange, gallery
 from segmae.contour import Polygon
 from segmae.data.preprocess import restored_strips
-from segmae.errors import ConfigError, ImageError, OutputError, did_you_mean
+from segmae.errors import ConfigError, DamagedFile, ImageError, OutputError, did_you_mean
 from segmae.files import atomic_path, atomic_write, harmless, read_json, taking_turns
 from segmae.measure import Measurements, measure, pixel_scale
 from segmae.overlay import STYLES, overlay_strips
-from segmae.photographs import FILES, RESULTS, earlier_rows
+from segmae.photographs import FILES, RESULTS, earlier_rows, working_folder
 from segmae.png import write_png
 from segmae.result import Result
 from segmae.trust import entropy
@@ -151,6 +151,15 @@ def write_files(
         overlay = overlay_strips(pixels, result.mask, style=want.overlay_style)
         write_png(folder / row["overlay"], overlay, height)
     return row
+
+
+def measure_again(path: Path, measurements: Mapping[str, Any]) -> None:
+    """Put new measurements into a GeoJSON of an earlier call. One that cannot be read stays: what is made of it names it."""
+    with suppress(DamagedFile, KeyError, TypeError, OSError):
+        lesion = read_json(path)
+        for feature in lesion["features"]:
+            feature["properties"]["measurements"] = exchange.numbers(measurements)
+        atomic_write(path, json_line(lesion) + "\n")
 
 
 def summary_row(result: Result, views: int, want: Wanted) -> Row:
@@ -411,9 +420,17 @@ def json_line(value: Any) -> str:
     return LONE.sub(lambda lone: f"\\\\u{ord(lone[0]):x}", json.dumps(value, ensure_ascii=False))
 
 
-def json_lines(rows: Iterable[Row]) -> str:
-    """The lines of results.jsonl: a `json_line` for each row, with `file_bytes`, in hexadecimal, where `file` only shows the file's name."""
-    return "".join(json_line(row | _file_bytes(row.get("file", ""))) + "\n" for row in rows)
+def json_lines(rows: Iterable[Row], folder: Path | None = None) -> str:
+    """The lines of results.jsonl: a `json_line` for each row, with `file_bytes`, in hexadecimal, where `file` only shows the file's name.
+
+    Args:
+        folder: of the results, where `file` is a path: one that is relative gets the `working_folder`, which it begins at.
+    """
+    here = {} if folder is None else {"working_folder": working_folder(folder)}
+    return "".join(
+        json_line(({} if os.path.isabs(row["file"]) else here) | row | _file_bytes(row["file"])) + "\n"
+        for row in rows
+    )
 
 
 def _file_bytes(name: str) -> Row:
@@ -430,7 +447,7 @@ def write_rows(folder: Path, rows: Sequence[Row] = (), gone: Collection[str] = (
     """
     mine = {row["name"]: row for row in rows}
     others = {n: row for n, row in earlier_rows(folder).items() if n not in mine and n not in gone}
-    atomic_write(folder / RESULTS, json_lines([*others.values(), *mine.values()]))
+    atomic_write(folder / RESULTS, json_lines([*others.values(), *mine.values()], folder))
     return others | mine
 
 

@@ -51,14 +51,23 @@ class Ignored:
     Attributes:
         files: with endings of images that are not looked for in folders.
         folders: not entered, because photographs lie beside them.
+        masks: named like a mask or a picture of another image there.
     """
 
     files: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
+    masks: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         kinds = Counter(Path(file).suffix.lower() for file in self.files)
         said = [f"{count} {kind} file{'s' * (count > 1)}" for kind, count in sorted(kinds.items())]
+        if self.masks:
+            one = len(self.masks) == 1
+            said.append(
+                "1 image named like a mask of another"
+                if one
+                else f"{len(self.masks)} images named like masks of others"
+            )
         if self.folders:
             said.append(f"{len(self.folders)} subfolder{'s' * (len(self.folders) > 1)}")
         return ", ".join(said)
@@ -184,12 +193,25 @@ def safe_name(name: str, ending: str = "") -> str:
     return f"_{safe}" if not safe or RESERVED.match(safe) else safe
 
 
+def working_folder(folder: Path) -> str:
+    """The working folder as seen from a folder of results: both can be moved together."""
+    return Path(_seen_from(os.getcwd(), os.path.realpath(folder))).as_posix()
+
+
+def _seen_from(path: str, folder: str) -> str:
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # on another drive
+        return path
+
+
 def earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """What results.jsonl of a folder says, by name."""
+    """What results.jsonl of a folder says, by name; `file` as it is found from the present working folder."""
     log = folder / RESULTS
     rows: dict[str, dict[str, Any]] = {}
     if not log.is_file():
         return rows
+    here, base = os.getcwd(), os.path.realpath(folder)
     with log.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for line in lines:
             try:
@@ -197,6 +219,12 @@ def earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
                 name, file = str(row["name"]), str(row["file"])
                 if raw := row.pop("file_bytes", None):
                     file = os.fsdecode(bytes.fromhex(raw))
+                there = os.path.normpath(os.path.join(base, row.get("working_folder", here)))
+                if there == here:
+                    row.pop("working_folder", None)
+                elif os.path.exists(os.path.join(there, file)):
+                    file = _seen_from(os.path.join(there, file), here)
+                    del row["working_folder"]
                 rows[name] = {**row, "name": name, "file": file}
             except (ValueError, KeyError, TypeError):  # half a line of a killed call, or another's file
                 continue
@@ -222,7 +250,9 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
     files = [path for path in _photographs_in(folder) if path.name not in written]
     if written:
         files = [path for path in files if not SHEET.fullmatch(path.name)]
-    files = [Path(name) for name in photographs_among([str(path) for path in files])]
+    photographs = set(photographs_among([str(path) for path in files]))
+    ignored.masks += [str(path) for path in files if str(path) not in photographs]
+    files = [path for path in files if str(path) in photographs]
     read = set(files)
     ignored.files += [str(path) for path in inside if is_other_image(path) and path not in read]
     if files:

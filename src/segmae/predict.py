@@ -26,6 +26,7 @@ from segmae.outputs import (
     Wanted,
     is_complete,
     json_lines,
+    measure_again,
     several_pieces,
     summary_row,
     turn,
@@ -211,24 +212,27 @@ def _segment(
     """Read ahead, ask the network in batches, write the files of each photograph and its line of results.jsonl; the rows by name."""
     rows: dict[str, Row] = {}
     room = Room(PIXELS_AT_ONCE)
+    options = options_of(predictor, want)
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
         photos = ahead(pool, lambda item: _read(predictor, *item, room), todo, 2 * batch_size)
         batch: list[_Photograph] = []
         for index, photo in enumerate(photos, 1):
             if photo.prepared is None:
-                rows[photo.name] = photo.row()
+                rows[photo.name] = merged(folder, _before(earlier, photo.name), photo.row(), predictor.digest)
             else:
                 batch.append(photo)
             if len(batch) == batch_size or (index == len(todo) and batch):
                 found = predictor.network_probability(
                     np.stack([p.prepared for p in batch if p.prepared is not None])
                 )
+                before = {one.name: _before(earlier, one.name) for one in batch}
+                give_up(folder, [(before[one.name], options | {"stamp": one.stamp}) for one in batch])
                 pairs = zip(batch, found, strict=True)
                 written = ahead(pool, lambda pair: _write(folder, predictor, *pair, want, room), pairs, 2)
                 for one, row in zip(batch, written, strict=True):
-                    rows[one.name] = merged(folder, earlier.get(one.name, {}), row, predictor.digest)
+                    rows[one.name] = merged(folder, before[one.name], row, predictor.digest)
                 with turn(folder):
-                    append(folder / RESULTS, json_lines(rows[one.name] for one in batch))
+                    append(folder / RESULTS, json_lines((rows[one.name] for one in batch), folder))
                 batch = []
             tell(index)
     return rows
@@ -358,13 +362,42 @@ def _write(
     )  # fmt: skip
 
 
+def _before(earlier: dict[str, Row], name: str) -> Row:
+    """What an earlier call found for a photograph, though a later one failed; {} if none did."""
+    row = earlier.get(name, {})
+    return {"name": row["name"], "file": row["file"], **row["earlier"]} if "earlier" in row else row
+
+
+def options_of(predictor: Predictor, want: Wanted) -> Row:
+    """What a row says of how its mask was made."""
+    return {"weights": predictor.digest, "keep_largest": want.keep_largest, "fill_holes": want.fill_holes}
+
+
+def give_up(folder: Path, replaced: Iterable[tuple[Row, Row]]) -> None:
+    """Before files are written over those of rows with other options: note that these rows no longer say what is there.
+
+    A call that is killed in the middle would leave them with another call's files, and `resume` would take them for done.
+
+    Args:
+        replaced: rows of an earlier call, each with what the new one will say of its options.
+    """
+    rows = [
+        row | {"stamp": []} for row, new in replaced if "weights" in row and not new.items() <= row.items()
+    ]
+    if rows:
+        with turn(folder):
+            append(folder / RESULTS, json_lines(rows, folder))
+
+
 def merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: str) -> dict[str, Any]:
     """A new row, with what an earlier call found for the same photograph, model and options in other formats.
 
-    Where these differ, files that the new row does not name are removed: they would contradict it.
+    Where these differ, files that the new row does not name are removed: they would contradict it. The row of a failure keeps the
+    earlier one for that, as `earlier`.
     """
     if "error" in row:
-        return row
+        kept = {key: value for key, value in before.items() if key not in ("name", "file")}
+        return row | ({"earlier": kept} if "weights" in before else {})
     row |= {"weights": digest, "segmae": __version__}
     same = is_current(before, digest, row["stamp"]) and all(
         before.get(key) == row[key] for key in ("keep_largest", "fill_holes")
@@ -374,6 +407,8 @@ def merged(folder: Path, before: dict[str, Any], row: dict[str, Any], digest: st
             continue
         if same:
             row[kind] = before[kind]
+            if kind == "geojson" and row.get("measurements") not in (None, before.get("measurements")):
+                measure_again(folder / row[kind], row["measurements"])
         else:
             (folder / before[kind]).unlink(missing_ok=True)
     for key in ("measurements", "overlay_style", "mask_crc"):

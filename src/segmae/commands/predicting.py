@@ -144,7 +144,7 @@ def predict(
     for text in done.notes:
         note(text)
     if as_json:
-        left_out = {"files": done.ignored.files, "folders": done.ignored.folders}
+        left_out = {"files": done.ignored.files, "folders": done.ignored.folders, "masks": done.ignored.masks}
         print_json({"results": done.rows, "failures": done.failures, "skipped": done.skipped, "ignored": left_out,
                     "passed_over": passed_over, "notes": done.notes})  # fmt: skip
     else:

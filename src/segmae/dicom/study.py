@@ -47,7 +47,7 @@ from segmae.photographs import (
     refuse_nameless,
     safe_name,
 )
-from segmae.predict import Predictions, Progress, merged, of_earlier_calls
+from segmae.predict import Predictions, Progress, give_up, merged, of_earlier_calls, options_of
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -256,6 +256,7 @@ def predict_dicom(
     gone: set[str] = set()  # rows of earlier calls
     ordered: list[Row] = []
     settings = {"weights": predictor.digest, "segmentation": "fractional" if fractional else "binary"}
+    options = options_of(predictor, want) | settings
     for index, path in enumerate(study.objects, 1):
         before = of_file.get(str(path), [])
         gone |= {row["name"] for row in before}
@@ -268,6 +269,9 @@ def predict_dicom(
                 opened = open_object(path)
                 twin = seen.setdefault(f"{_name(opened.sop_instance_uid)}_seg.dcm", path)
                 if twin == path:
+                    name, new = _name(opened.sop_instance_uid), {**options, "stamp": file_stamp(path)}
+                    frames = (_frame_name(name, number) for number in range(1, opened.count + 1))
+                    give_up(folder, [(earlier.get(frame, {}), new) for frame in frames])
                     found = _segmented(opened, folder, predictor, settings, want, include_identifiers)
                     found = [
                         merged(folder, earlier.get(row["name"], {}), row, predictor.digest) for row in found
@@ -281,7 +285,7 @@ def predict_dicom(
                 found = [{"name": _name(str(path)), "file": str(path), "error": f"{path}: {TOO_LARGE}"}]
         ordered += found
         with turn(folder):
-            append(folder / RESULTS, json_lines(found))
+            append(folder / RESULTS, json_lines(found, folder))
         if progress:
             progress(index, len(study.objects))
     report.rows = [row for row in ordered if "error" not in row]
