@@ -804,6 +804,23 @@ def test_resume_leaves_out_what_is_done_with_the_same_settings(by_darkness: None
     assert predict_dicom([root], out, resume=True, fractional=True, include_identifiers=True).skipped == 2
 
 
+def test_an_object_that_failed_in_between_leaves_no_file_of_the_model_before(
+    by_darkness: None, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "study" / "a.dcm", tmp_path / "out"
+    save(photograph(lesions(2)), path)
+    good = path.read_bytes()
+    assert predict_dicom(path, out).notes == []
+    for _ in range(2):
+        path.write_bytes(good[: len(good) // 2])
+        done = predict_dicom(path, out)
+        assert done.notes == [f"{path}: its results in {out} are of an earlier call"] and done.failures
+    path.write_bytes(good)
+    for row in predict_dicom(path, out, formats=["mask"], keep_largest=True).rows:
+        assert (out / row["mask"]).exists() and not (out / f"{row['name']}_overlay.png").exists()
+    assert len(rows_of(out)) == 2
+
+
 def test_a_call_that_was_killed_leaves_no_object_under_the_row_of_another(
     by_darkness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

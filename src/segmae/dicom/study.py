@@ -252,9 +252,13 @@ def predict_dicom(
     of_file: dict[str, list[Row]] = {}
     for row in earlier.values():
         of_file.setdefault(row["file"], []).append(row)
+    for row in list(earlier.values()):  # of objects that failed since
+        for old in row.get("earlier_frames", ()):
+            earlier.setdefault(old["name"], old)
     seen: dict[str, Path] = {}
     gone: set[str] = set()  # rows of earlier calls
     ordered: list[Row] = []
+    outlived: list[str] = []
     settings = {"weights": predictor.digest, "segmentation": "fractional" if fractional else "binary"}
     options = options_of(predictor, want) | settings
     for index, path in enumerate(study.objects, 1):
@@ -279,10 +283,14 @@ def predict_dicom(
                 else:
                     found = []
                     report.passed_over.append({"file": str(path), "reason": f"is the same object as {twin}"})
-            except ImageError as error:
-                found = [{"name": _name(str(path)), "file": str(path), "error": str(error)}]
-            except MemoryError:
-                found = [{"name": _name(str(path)), "file": str(path), "error": f"{path}: {TOO_LARGE}"}]
+            except (ImageError, MemoryError) as error:
+                problem = str(error) if isinstance(error, ImageError) else f"{path}: {TOO_LARGE}"
+                found = [{"name": _name(str(path)), "file": str(path), "error": problem}]
+                if kept := [
+                    old for row in before for old in row.get("earlier_frames", [row]) if "weights" in old
+                ]:
+                    found[0]["earlier_frames"] = kept
+                    outlived.append(f"{path}: its results in {folder} are of an earlier call")
         ordered += found
         with turn(folder):
             append(folder / RESULTS, json_lines(found, folder))
@@ -290,8 +298,10 @@ def predict_dicom(
             progress(index, len(study.objects))
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
-    report.notes = several_pieces(report.rows) + (
-        not_square(report.rows, want.mm_per_pixel) if want.measure else []
+    report.notes = (
+        outlived
+        + several_pieces(report.rows)
+        + (not_square(report.rows, want.mm_per_pixel) if want.measure else [])
     )
     with turn(folder):
         written = write_rows(folder, ordered, gone)
