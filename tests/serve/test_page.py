@@ -298,6 +298,72 @@ def test_a_batch_is_sorted_and_one_bad_file_stops_nothing(
 
 
 @pytest.mark.slow
+def test_what_was_not_measured_when_the_photograph_was_left_is_measured_later(
+    browser: Any, running: Running, tmp_path: Path
+) -> None:
+    with opened(browser, running.url) as page:
+        choose(page, lesion_file(tmp_path, 5), lesion_file(tmp_path, 6))
+        page.locator("#batch-progress").filter(has_text="All done").wait_for()
+        page.locator(".card").first.click()
+        page.locator("#facts dd").first.wait_for()
+        before = facts(page)["Area"]
+        page.keyboard.press("b")
+        page.wait_for_timeout(300)
+        page.route("**/v1/measure", lambda route: None)  # no answer before the photograph is left
+        drag(page, place(page, 40, 40), place(page, 90, 40))
+        page.keyboard.press("PageDown")
+        page.locator("#facts dd").first.wait_for()
+        page.unroute("**/v1/measure")
+        page.keyboard.press("PageUp")
+        page.locator("#facts dd").first.wait_for()
+        assert page.locator("#corrected").is_visible()
+        measured(page)
+        assert digits(facts(page)["Area"]) == (mask_of(page) > 0).sum() != digits(before)
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        assert page.locator(".card").first.locator("path.line").count() == 1
+
+
+@pytest.mark.slow
+def test_a_late_answer_for_the_grid_takes_no_measurements_away(
+    browser: Any, running: Running, tmp_path: Path
+) -> None:
+    with opened(browser, running.url) as page:
+        held: list[Any] = []
+        page.route("**/v1/segment", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+        choose(page, lesion_file(tmp_path, 5), lesion_file(tmp_path, 6))
+        page.locator(".card").first.click()
+        page.locator("#facts dd").first.wait_for()
+        assert len(held) == 2
+        with page.expect_response("**/v1/segment"):
+            held[0].continue_()
+        held[1].abort()
+        page.wait_for_timeout(300)
+        page.keyboard.press("b")
+        assert facts(page)["Area"]
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        page.locator("#batch-progress").filter(has_text="All done, 1 could").wait_for()
+
+
+@pytest.mark.slow
+def test_a_job_of_the_page_that_fails_is_forgotten_too(
+    browser: Any, running: Running, tmp_path: Path
+) -> None:
+    bad = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in bad:
+        path.write_bytes(b"nothing")
+    assert running.service.jobs is not None
+    before = running.service.jobs.store.ids()
+    with opened(browser, running.url, frozenset({415})) as page:
+        choose(page, *bad)
+        page.locator("#batch-progress").filter(has_text="All done, 2 could").wait_for()
+        page.click("#download-all")
+        page.locator("#job-said").filter(has_text="the job failed").wait_for()
+    assert running.service.jobs.store.ids() == before
+
+
+@pytest.mark.slow
 def test_folders_drops_pastes_and_the_camera(browser: Any, running: Running, tmp_path: Path) -> None:
     folder = tmp_path / "photographs" / "deeper"
     folder.mkdir(parents=True)

@@ -68,19 +68,26 @@ export async function downloadAll(items) {
   tell("Sending the photographs.");
   try {
     const job = await startJob(items.map((item) => item.file), FORMATS);
-    let status = job;
-    while (status.state === "queued" || status.state === "running") {
-      tell(`Making the files: ${status.done + status.failed} of ${status.total}.`);
-      await pause(500);
-      status = await jobStatus(job.id);
+    try {
+      save(await finished(job, tell), "segmae-results.zip");
+    } finally {
+      await forgetJob(job.id); // nothing stays on the server
     }
-    if (status.state !== "done") throw new Error(`the job ${status.state}.`);
-    save(await jobResults(job.id), "segmae-results.zip");
-    await forgetJob(job.id); // nothing stays on the server
     const corrected = items.filter((item) => item.corrected).length;
     tell(corrected ? `The zip holds the model's masks. Download the ${corrected} corrected one${corrected > 1 ? "s" : ""} from the photograph itself.` : "");
   } catch (error) {
     tell(`Not downloaded: ${error.message}`);
   }
   button.disabled = false;
+}
+
+async function finished(job, tell) {
+  let status = job;
+  while (status.state === "queued" || status.state === "running") {
+    tell(`Making the files: ${status.done + status.failed} of ${status.total}.`);
+    await pause(500);
+    status = await jobStatus(job.id);
+  }
+  if (status.state !== "done") throw new Error(`the job ${status.state}.`);
+  return jobResults(job.id);
 }

@@ -10,12 +10,13 @@ const KEPT = 6; // photographs whose picture and maps stay in memory
  * One photograph.
  * state: waiting, working, done or failed. brief: the service's answer without maps. full: the answer with maps.
  * outline: polygons and measurements that are shown, of the model or of the corrected mask.
+ * unmeasured: mask or scale changed since, and the service has not answered yet.
  * mask: the Mask where it was looked at for correction. scale: {line, mm, mmPerPixel} or null.
  */
 function newItem(file, id) {
   return {
     id, file, name: file.name || "pasted picture", state: "waiting", error: "", brief: null, full: null,
-    outline: null, mask: null, corrected: false, scale: null, picture: null, aspect: null,
+    outline: null, unmeasured: false, mask: null, corrected: false, scale: null, picture: null, aspect: null,
   };
 }
 
@@ -63,9 +64,10 @@ async function briefly(item) {
   item.state = "working";
   changed(item);
   try {
-    settle(item, await segmentBriefly(item.file, { signal: stopped.signal }));
+    const answer = await segmentBriefly(item.file, { signal: stopped.signal });
+    if (item.state !== "done") settle(item, answer); // else the viewer had its answer first, which says more
   } catch (error) {
-    fail(item, error);
+    if (item.state !== "done") fail(item, error);
   }
 }
 

@@ -91,6 +91,7 @@ export class Viewer {
     this.#work("");
     this.#show();
     this.#announce();
+    if (item.unmeasured) this.#measure();
     if (this.tool === "brush" || this.tool === "erase") this.choose(this.tool);
   }
 
@@ -224,6 +225,7 @@ export class Viewer {
 
   #changedMask() {
     this.item.outline = null;
+    this.item.unmeasured = true;
     this.#refresh();
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.#measure(), SETTLE);
@@ -237,6 +239,7 @@ export class Viewer {
   /** Ask the service for outline and measurements of the mask as it is now. */
   async #measure() {
     const { item } = this;
+    item.unmeasured = true;
     this.measuring.abort();
     const { signal } = this.measuring = new AbortController();
     this.#work("Measuring");
@@ -247,6 +250,7 @@ export class Viewer {
         : await measureModel(item.file, scale, { signal });
       if (signal.aborted) return;
       item.outline = { polygons: found.polygons, measurements: found.measurements, share: found.lesion_share };
+      item.unmeasured = false;
     } catch (error) {
       if (error.name === "AbortError") return;
       toast(`Not measured: ${error.message}`);
