@@ -265,7 +265,8 @@ def _head(boundary: str, name: str, filename: str = "") -> bytes:
     # As browsers write names: a quote or a line break would end the header
     escaped = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
     of_file = f'; filename="{escaped}"\r\nContent-Type: application/octet-stream' if filename else ""
-    return f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{of_file}\r\n\r\n'.encode()
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{of_file}\r\n\r\n'
+    return head.encode(errors="replace")  # where bytes of a file's name are no UTF-8
 
 
 def _id(job: str | dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import socket
@@ -296,3 +297,10 @@ def test_names_with_quotes_and_line_breaks_arrive(running: Running, tmp_path: Pa
     assert running.client.segment(path)["width"] == 200
     body, kind = multipart({"image": [path]}, {"keep_largest": True})
     assert kind.startswith("multipart/form-data; boundary=") and b"\r\n\r\ntrue\r\n" in body
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no such names there")
+def test_a_name_that_is_no_utf_8_keeps_no_photograph_back(running: Running, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"l\xe9sion.png")
+    path.write_bytes(drawn())
+    assert running.client.segment(path)["width"] == 200
