@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import sqlite3
 import sys
 import time
 import zipfile
@@ -94,6 +95,18 @@ def test_names_of_files_go_nowhere_but_into_the_results(running: Running) -> Non
         assert rows_of(files)[0]["file"] == told
 
 
+@pytest.mark.parametrize(
+    "name", ["Screenshot 9.41.00\u202fAM.png", "می\u200cخواهم.png", "a\xa0b.png", 251 * "n" + ".png"]
+)
+def test_a_row_names_its_file_as_it_was_uploaded(running: Running, name: str) -> None:
+    body = f'--x\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'.encode()
+    body += drawn() + b"\r\n--x--\r\n"
+    job = running.ask("POST", "/v1/jobs", body, Content_Type="multipart/form-data; boundary=x").json
+    running.client.wait(job)
+    (row,) = rows_of(unpacked(running.client.results(job)))
+    assert row["file"] == name
+
+
 def test_a_page_shows_what_was_uploaded_and_no_file_of_the_server(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +149,26 @@ def test_a_cancelled_job_stops_and_leaves_nothing(start: Start, tmp_path: Path) 
         other = running.client.submit([drawn()])
         assert running.client.wait(other)["state"] == "done"
         until(lambda: [path.name for path in (tmp_path / "state" / "jobs").iterdir()] == [other["id"]])
+
+
+def test_jobs_go_on_after_a_full_disk_let_nothing_be_swept_away(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmae.serve.jobs.SWEEP_S", 0.0)
+    monkeypatch.setattr("segmae.serve.jobs.PAUSE_S", 0.01)
+    failed = []
+
+    def full(store: Store, now: float) -> list[str]:
+        if len(failed) < 2:  # as often as there are threads
+            failed.append(now)
+            raise sqlite3.OperationalError("database or disk is full")
+        return []
+
+    with start(workers=2) as running:
+        running.client.wait(running.client.submit([drawn()]))
+        monkeypatch.setattr(Store, "expired", full)
+        assert running.client.wait(running.client.submit([drawn(1)]), timeout=30)["state"] == "done"
+        assert len(failed) == 2
 
 
 def test_uploads_go_when_a_job_is_finished_and_results_when_it_expires(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip

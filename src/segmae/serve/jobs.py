@@ -17,8 +17,10 @@ import os
 import re
 import secrets
 import shutil
+import sqlite3
 import threading
 import time
+import unicodedata
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -159,7 +161,15 @@ class Jobs:
     # -- the threads
 
     def _run(self) -> None:
-        while (claim := self._claim()) is not None:
+        while True:
+            try:
+                claim = self._claim()
+            except sqlite3.Error as error:  # a full disk, on which nothing can be swept away
+                log_error("-", error)
+                time.sleep(PAUSE_S)
+                continue
+            if claim is None:
+                return
             id, number, file = claim
             try:
                 if number:
@@ -299,9 +309,9 @@ def _date(seconds: float) -> str:
 
 
 def _said(filename: str | None, number: int) -> str:
-    """The name that the client gave a file, as results.jsonl repeats it: its last part, printable, not endless."""
+    """The name that the client gave a file, as results.jsonl repeats it: its last part on one line, as long as a file's may be."""
     name = re.split(r"[/\\]", filename or "")[-1]
-    name = "".join(c for c in name if c.isprintable())[:200]
+    name = "".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp"))[:255]
     return name if name.strip(".") else f"{number:04d}"  # `..` is no file
 
 
