@@ -476,6 +476,26 @@ def test_files_that_no_browser_shows_or_that_are_turned(
 
 
 @pytest.mark.slow
+def test_a_webp_file_is_shown_as_the_service_turns_it(browser: Any, running: Running, tmp_path: Path) -> None:
+    picture = Image.new("RGB", SIZE, "red")
+    picture.paste("blue", (SIZE[0] // 2, 0, *SIZE))
+    picture.getexif()[0x0112] = 3
+    paths = [tmp_path / "a.webp", lesion_file(tmp_path, 2)]
+    picture.save(paths[0], exif=picture.getexif(), lossless=True)
+    with opened(browser, running.url) as page:
+        choose(page, *paths)
+        page.locator("#batch-progress").filter(has_text="All done").wait_for()
+        assert page.locator(".unseen-file").count() == 1
+        page.locator(".card").first.click()
+        page.locator("#facts dd").first.wait_for()
+        page.locator("#working").wait_for(state="hidden")
+        page.keyboard.press("h")
+        box, (x, y) = page.locator("#stage").bounding_box(), place(page, 40, 150)
+        shown = canvas(page)[round(y - box["y"]), round(x - box["x"])]
+        assert shown[2] > 200 > 50 > shown[0], "what is stored on the right is shown on the left"
+
+
+@pytest.mark.slow
 def test_dicom_brings_its_scale_and_goes_out_as_seg(browser: Any, running: Running, tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
     pytest.importorskip("highdicom", reason="the extra dicom is not installed")

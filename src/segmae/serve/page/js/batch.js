@@ -3,7 +3,7 @@
 import { $, make, say } from "./dom.js";
 import { number } from "./facts.js";
 import { items } from "./items.js";
-import { thumbnail } from "./picture.js";
+import { thumbnail, turnsAlike } from "./picture.js";
 
 const SIDE = 400; // pixels of a thumbnail
 const SVG = "http://www.w3.org/2000/svg";
@@ -61,7 +61,7 @@ function makeCard(item) {
   thumbnail(item.file, canvas, SIDE).then((seen) => {
     if (!seen) picture.classList.add("unseen-file");
   });
-  return { li: make("li", {}, button), button, outline, ...parts };
+  return { li: make("li", {}, button), button, picture, outline, ...parts };
 }
 
 function fill(card, item) {
@@ -69,6 +69,7 @@ function fill(card, item) {
   card.name.textContent = item.name;
   card.facts.textContent = factsOf(item);
   card.outline.replaceChildren();
+  if (item.brief && !turnsAlike(item.file, item.brief)) card.picture.classList.add("unseen-file");
   if (!item.brief || !item.outline) return;
   const { width, height } = item.brief;
   card.outline.setAttribute("viewBox", `0 0 ${width} ${height}`);

@@ -18,6 +18,9 @@ export async function decode(file) {
   return bounded(whole);
 }
 
+/** Whether a browser turns the file as the service does: an EXIF entry is heeded by all in JPEG alone, not by Chromium in WebP. */
+export const turnsAlike = (file, answer) => answer.orientation === 1 || file.type === "image/jpeg";
+
 /** The photograph as the service sees it; for files that the browser cannot show or turns another way. */
 export async function fromService(file, width, height, options) {
   const picture = await sideBySide(file, options);

@@ -7,7 +7,7 @@ import { number, showMeasurements, showTrust } from "./facts.js";
 import { changed, fail, settle, touch, work } from "./items.js";
 import { colourMap, drawLegend } from "./maps.js";
 import { Mask } from "./mask.js";
-import { decode, dropPicture, fromService } from "./picture.js";
+import { decode, dropPicture, fromService, turnsAlike } from "./picture.js";
 import { ScaleTool } from "./scale.js";
 import { measureMask, measureModel, segmentFully } from "./service.js";
 import { Stage } from "./stage.js";
@@ -163,8 +163,8 @@ export class Viewer {
   }
 
   /** Whether the browser shows the file, and as large and turned the same way as the service sees it. */
-  #agrees({ picture, full }) {
-    return picture && picture.width === full.width && picture.height === full.height;
+  #agrees({ file, picture, full }) {
+    return picture && turnsAlike(file, full) && picture.width === full.width && picture.height === full.height;
   }
 
   async #askPicture(item, signal) {
