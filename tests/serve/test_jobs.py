@@ -281,3 +281,55 @@ def test_a_full_disk_is_waited_for(start: Start, monkeypatch: pytest.MonkeyPatch
     with start() as running:
         status = running.client.wait(running.client.submit([drawn()]))
         assert (status["state"], len(failed)) == ("done", 2 * module.TRIES)
+
+
+def full_disk(*values: Any) -> Any:
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+@pytest.mark.parametrize("note", ["finish_image", "not_tried"])
+def test_a_note_that_does_not_fit_on_the_disk_is_no_try_of_the_image(
+    start: Start, monkeypatch: pytest.MonkeyPatch, note: str
+) -> None:
+    import segmae.serve.jobs as module
+
+    monkeypatch.setattr(module, "PAUSE_S", 0.01)
+    write, noted, failed = module.write_files, getattr(Store, note), []
+
+    def full(*values: Any) -> Any:
+        if len(failed) < 2 * module.TRIES:
+            failed.append(1)
+            full_disk()
+        return noted(*values)
+
+    def no_room(*values: Any) -> Any:
+        if len(failed) < 2 * module.TRIES:
+            raise OutputError("the disk is full")
+        return write(*values)
+
+    monkeypatch.setattr(Store, note, full)
+    if note == "not_tried":
+        monkeypatch.setattr(module, "write_files", no_room)
+    with start() as running:
+        status = running.client.wait(running.client.submit([drawn()]))
+        assert (status["state"], len(failed)) == ("done", 2 * module.TRIES)
+
+
+def test_a_job_on_a_full_disk_is_refused_for_now_and_one_that_fills_it_can_be_deleted(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = tmp_path / "state" / "jobs"
+    set_state = Store.set_state
+    with start() as running:
+        job = running.client.submit([drawn()])
+        running.client.wait(job)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "add", full_disk)
+            answer = running.post("/v1/jobs", {"images": [drawn()]})
+            assert (answer.status, answer.code) == (503, "unavailable") and answer.headers["retry-after"]
+            assert [path.name for path in jobs.iterdir()] == [job["id"]]
+            patch.setattr(
+                Store, "set_state", lambda *v: full_disk() if any(jobs.iterdir()) else set_state(*v)
+            )
+            assert running.client.cancel(job)["state"] == "cancelled"
+            assert not any(jobs.iterdir())

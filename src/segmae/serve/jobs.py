@@ -22,11 +22,11 @@ import threading
 import time
 import unicodedata
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,10 @@ from segmae.serve.store import UNFINISHED, Job, Store
 from segmae.serve.uploads import Options
 from segmae.serve.work import Worker, kind_of, open_dicom, refused
 
+Noted = TypeVar("Noted")
+
 log = logging.getLogger("segmae.serve")
+FULL = (OSError, OutputError, sqlite3.OperationalError)  # what a full disk raises
 SWEEP_S = 60.0  # between looks for what has expired
 PAUSE_S = 1.0  # before something that failed is tried again
 TRIES = 5  # of an image that the process dies or fails at
@@ -121,8 +124,9 @@ class Jobs:
             )
             raise Problem(429, full, 30, "too_many_jobs")
         id, now = secrets.token_hex(16), time.time()
-        folder = make_folder(self.folder / id / "in")
+        folder = self.folder / id / "in"
         try:
+            make_folder(folder)
             for number, file in enumerate(files, 1):
                 with atomic_path(folder / f"{number:04d}") as temporary, temporary.open("wb") as target:
                     shutil.copyfileobj(file.file, target)
@@ -135,9 +139,14 @@ class Jobs:
             )  # fmt: skip
             job = Job(id, caller, "queued", asked, len(files), size, now, now + self._kept_s, 0, 0)
             self.store.add(job, [_said(file.filename, number) for number, file in enumerate(files, 1)])
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(folder.parent, ignore_errors=True)
-            raise
+            if not isinstance(error, FULL):
+                raise
+            log_error(f"job {id}", error)
+            raise Problem(
+                503, "the job does not fit on the service's disk. Send it again later", 30
+            ) from error
         with self._change:
             self._change.notify_all()
         return _status(job)
@@ -150,7 +159,11 @@ class Jobs:
 
     def _cancel(self, id: str, caller: str) -> Job:
         job = self._job(id, caller)
-        self.store.set_state(job.id, "cancelled")
+        try:
+            self.store.set_state(job.id, "cancelled")
+        except sqlite3.OperationalError:  # a full disk: the job's own files make room for the note
+            shutil.rmtree(self.folder / job.id, ignore_errors=True)
+            self.store.set_state(job.id, "cancelled")
         shutil.rmtree(self.folder / job.id, ignore_errors=True)
         return self._job(id, caller)
 
@@ -216,16 +229,28 @@ class Jobs:
             row = {"error": str(error)}
         except (OSError, OutputError) as error:  # a full disk: tried again, so that nothing accepted is lost
             if self._is_open(id):
-                self.store.not_tried(id, number)
+                self._noted(lambda: self.store.not_tried(id, number))
                 log_error(f"job {id}", error)
                 time.sleep(PAUSE_S)
-        done = row is not None and self.store.finish_image(
-            id, number, state, {"name": name, "file": file, **row}, time.time()
+        found = {"name": name, "file": file, **(row or {})}
+        done = row is not None and self._noted(
+            lambda: self.store.finish_image(id, number, state, found, time.time())
         )
         if done:
             self.worker.metrics.job_images.labels(state).inc()
         elif not self._is_open(id):  # cancelled meanwhile
             shutil.rmtree(self.folder / id, ignore_errors=True)
+
+    def _noted(self, write: Callable[[], Noted]) -> Noted:
+        """Write into the database, again and again where the disk is full: else that would count as a try of the image."""
+        while True:
+            try:
+                return write()
+            except sqlite3.OperationalError as error:
+                if self._closed:
+                    raise
+                log_error("-", error)
+                time.sleep(PAUSE_S)
 
     def _is_open(self, id: str) -> bool:
         job = self.store.job(id)

@@ -33,7 +33,7 @@ SAID = {
     415: "Not multipart, or a type of file that is not read",
     422: "A field that cannot be used, or an image that cannot be read",
     429: "Too many requests",
-    503: "The model is being loaded, or the service is shutting down",
+    503: "The model is being loaded, the service is shutting down, or its disk is full",
     504: "No answer within the time limit",
 }
 ALWAYS = (400, 401, 403, 429)
