@@ -278,6 +278,30 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
         publish(model, tmp_path / "b", results=[model / "config.json"])
 
 
+@pytest.mark.parametrize("change", ["threshold", "openvino"])
+def test_figures_that_the_published_files_do_not_give_are_not_on_the_card(
+    small_model: Path, tmp_path: Path, change: str
+) -> None:
+    model = tmp_path / "run" / "best"  # of ONNX alone its weights do not change with its threshold
+    shutil.copytree(small_model, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    if change == "openvino":
+        (model / "model.xml").write_text("<net/>")
+    place = tmp_path / "run" / "evaluation" / "a"
+    data = write_dataset(tmp_path / "data", 3, seed=2)
+    summary, _ = evaluate_checkpoint(model, data, threads=1, out=place, engine="onnxruntime")
+    before = publish(model, tmp_path / "before")
+    assert "dice@original" in (before / "README.md").read_text()
+    if change == "threshold":
+        save_threshold(model, 0.3, {})
+    else:
+        summary["engine"]["name"] = "openvino"
+        (place / "summary.json").write_text(json.dumps(summary))
+    after = publish(model, tmp_path / "after")
+    assert "dice@original" not in (after / "README.md").read_text()
+    with pytest.raises(ConfigError, match="or of another threshold"):
+        publish(model, tmp_path / "b", results=[place / "summary.json"])
+
+
 def test_an_export_for_openvino_alone_is_not_published(small_model: Path, tmp_path: Path) -> None:
     model = tmp_path / "int8"
     model.mkdir()

@@ -12,6 +12,7 @@ from segmae.checkpoint import (
     CALIBRATION,
     CONFIG,
     ONNX,
+    OPENVINO,
     WEIGHTS,
     ModelInfo,
     model_card,
@@ -66,7 +67,7 @@ def publish(
         raise CheckpointError(
             f"{source}: has neither {WEIGHTS} nor {ONNX}. Publish the model that it was exported from"
         )
-    summaries = _summaries(source, [Path(path) for path in results])
+    summaries = _summaries(source, info, [Path(path) for path in results])
     make_folder(folder)
     for name in names:
         if (source / name).is_file():
@@ -86,8 +87,11 @@ def publish(
     return folder
 
 
-def _summaries(source: Path, named: Sequence[Path]) -> list[dict[str, Any]]:
-    """Evaluations of these very weights: those named, and those that lie in the model's run."""
+def _summaries(source: Path, info: ModelInfo, named: Sequence[Path]) -> list[dict[str, Any]]:
+    """Evaluations of these very weights at this threshold: those named, and those that lie in the model's run.
+
+    One of an export for OpenVINO, which may hold other weights and is not published, is none.
+    """
     found = []
     digests = weights_digests(source)
     for path in [*named, *sorted((source.parent / "evaluation").glob("*/summary.json"))]:
@@ -95,6 +99,8 @@ def _summaries(source: Path, named: Sequence[Path]) -> list[dict[str, Any]]:
             summary = read_json(path)
             measured = summary["model"]["weights_sha256"]
             same = bool(measured) and measured.items() <= digests.items()
+            same = same and summary["model"]["threshold"] == info.threshold
+            same = same and not ("openvino" in summary["engine"]["name"] and OPENVINO[0] in measured)
             sentence(summary)
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             if path not in named:
@@ -104,7 +110,8 @@ def _summaries(source: Path, named: Sequence[Path]) -> list[dict[str, Any]]:
             found.append(summary)
         elif path in named:
             raise ConfigError(
-                f"{path}: are figures of other weights than those of {source}. Evaluate this model"
+                f"{path}: are figures of other weights than those of {source} that are published, or of another threshold. Evaluate this "
+                "model as it is now, by engine=onnxruntime or torch"
             )
     return found
 
