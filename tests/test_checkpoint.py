@@ -477,3 +477,11 @@ def test_epochs_are_counted_by_whole_records(tmp_path: Path) -> None:
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"epoch": 1, "val_dice": 0.5}\n{"epoch": 2, "val_dice": 0.6}\n{"epoch": 3, "val_d')
     assert epochs_done(tmp_path) == 2, "a kill cut the third short"
+
+
+def test_a_card_says_how_the_epoch_was_chosen_only_where_it_was() -> None:
+    for record, chosen in (({"val_loss": 1.0}, True), ({"train_segment": 1.0}, False)):
+        trained = {"trained_on": {"split": "mine.csv", "images": 2}, "last_record": record}
+        card = model_card(ModelInfo("unet", provenance=trained), "mine")
+        assert "train part of split mine.csv" in card
+        assert ("best epoch was chosen" in card) == chosen
