@@ -264,6 +264,36 @@ def test_a_model_that_is_trained_otherwise_is_refused_with_the_command_that_work
     assert trained.architecture == "dagan" and trained.preprocess == info.preprocess
 
 
+def test_diagnoses_are_counted_anew_in_the_images_that_it_is_adapted_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "toy.py"
+    code.write_text(
+        "from torch import nn\n"
+        "class Toy(nn.Module):\n"
+        "    def __init__(self, classes=0):\n"
+        "        super().__init__()\n"
+        "        self.body, self.head = nn.Conv2d(3, 1, 3, padding=1), nn.Linear(3, classes) if classes else None\n"
+        "        self.extra_losses = {'kind': ('label', 0.1)} if classes else {}\n"
+        "    def forward(self, x, extras=False):\n"
+        "        logits = self.body(x)\n"
+        "        return {'logits': logits, 'kind': self.head(x.mean((2, 3)))} if extras else logits\n"
+    )
+    monkeypatch.setenv("SEGMAE_TRUST_CODE", str(code))
+    name, data = f"{code}:Toy", write_dataset(tmp_path / "lesions", 12, size=(48, 32))
+    info = ModelInfo(name, {"classes": 3}, Preprocess(size=32), provenance={"train_ids": ["z"]})
+    toy = save_pretrained(tmp_path / "toy", create_model(name, classes=3), info)
+    ids = [case.id for case in open_dataset(data).cases]
+    for kinds in (0, 2):
+        if kinds:
+            rows = "".join(f"{id},{'ab'[i % 2]}\n" for i, id in enumerate(ids))
+            (data / "metadata.csv").write_text(f"id,dx\n{rows}")
+        found = finetune(data, tmp_path / f"run{kinds}", model=toy, epochs=1, settings=settings(tmp_path))
+        assert read_info(found.folder).options == {"classes": kinds}
+    without = save_pretrained(tmp_path / "bare", create_model(name), replace(info, options={"classes": 0}))
+    assert make_config(data, tmp_path / "run", without, 1, []).model.options == {"classes": 0}
+
+
 def test_what_follows_from_the_model_cannot_be_set(small_model: Path, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "lesions", 2, size=(96, 72))
     with pytest.raises(ConfigError, match=r"preprocess\.size=96"):

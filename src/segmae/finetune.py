@@ -216,11 +216,14 @@ def make_config(
         if text.startswith(setting):
             raise ConfigError(f"{text}: finetune makes this setting itself. {remedy}")
     info = _trainable(model)
+    options = info.options
+    if options.get("classes"):  # of the data that it was trained on: they are counted anew
+        options = {name: value for name, value in options.items() if name != "classes"}
     recipe = DEFAULTS | {
         "name": folder.name,
         "output": str(folder.parent),
         "epochs": epochs,
-        "model": {"name": info.architecture, "options": info.options, "start": str(model)},
+        "model": {"name": info.architecture, "options": options, "start": str(model)},
         "data": {"root": str(find_data(str(data))), "split": str(folder / "split.csv")},
         "preprocess": config_to_dict(info.preprocess),
     }
