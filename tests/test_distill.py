@@ -18,7 +18,7 @@ from segmae.data.dataset import prepare
 from segmae.data.phantom import write_dataset
 from segmae.data.splits import load_split, make_split, met_ids, save_split
 from segmae.distill import soft_masks
-from segmae.errors import DataError
+from segmae.errors import ConfigError, DataError
 from segmae.files import read_json, write_json
 from segmae.predictor import Predictor, load
 from segmae.train import run
@@ -157,3 +157,15 @@ def test_a_model_remembers_what_its_teachers_saw(data: Path, tmp_path: Path) -> 
     folder = run(load_config(None, settings(data, tmp_path / "run", f"distillation.teachers=[{teacher}]")))
     trained, _ = met_ids(read_info(folder).provenance)
     assert trained >= {"seen by the teacher", *load_split(str(data / "split.csv")).parts["train"]}
+
+
+def test_a_run_does_not_go_on_with_another_teacher_of_the_same_name(data: Path, tmp_path: Path) -> None:
+    teacher = run(load_config(None, settings(data, tmp_path, "name=teacher")))
+    taught = settings(data, tmp_path, "name=taught", f"distillation.teachers=[{teacher}]")
+    folder = run(load_config(None, taught))
+    run(load_config(None, taught))
+    shutil.rmtree(teacher)
+    run(load_config(None, settings(data, tmp_path, "name=teacher", "seed=1")))
+    with pytest.raises(ConfigError, match=r"distillation\.teachers=.*edited"):
+        run(load_config(None, taught))
+    assert len(list(folder.glob("soft_masks-*.npy"))) == 1

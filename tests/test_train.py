@@ -242,6 +242,18 @@ def test_a_spoilt_state_file_falls_back_to_the_one_before(data: Path, tmp_path: 
         run(config)
 
 
+def test_a_run_whose_state_was_removed_is_not_written_over_by_another(data: Path, tmp_path: Path) -> None:
+    folder = run(config_for(data, tmp_path))
+    expected = weights(folder / "best")
+    for state in folder.glob("state*.pt"):
+        state.unlink()
+    with pytest.raises(ConfigError, match="seed: 0 -> 1"):
+        run(config_for(data, tmp_path, "seed=1"))
+    assert same(expected, weights(folder / "best"))
+    run(config_for(data, tmp_path))
+    assert same(expected, weights(folder / "best"))
+
+
 def test_other_threads_are_told_of_where_a_run_goes_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from segmae.checkpoint import ModelInfo, save_pretrained
+from segmae.checkpoint import ModelInfo, members, save_pretrained, weights_digests
 from segmae.config import WITHOUT_EFFECT, Config, config_to_dict
 from segmae.data.dataset import Cache
 from segmae.data.splits import Split
@@ -69,14 +69,15 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
     del mine["data"]["resident"]
     if not config.losses.own:  # fingerprints of earlier versions have none
         del mine["losses"]["own"]
-    own = own_files(config)
+    own = own_files(config) | _teachers(config)
     if config.resume == "never" and path.exists():
         raise ConfigError(
             f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it"
         )
     for left in folder.rglob(".writing-*"):  # by a process that was killed while it saved
         left.unlink()
-    if not path.exists() or not any(folder.glob("state*.pt")):  # nothing to lose
+    # a state that somebody removed leaves models
+    if not path.exists() or not (any(folder.glob("state*.pt")) or (folder / "best").exists()):
         write_json(folder / "config.json", config_to_dict(config))
         write_json(path, {**mine, "own_files": own})
         write_json(folder / "cases.json", checksums(cache))
@@ -95,6 +96,20 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
     if changed:
         raise ConfigError(f"{folder}: was started with other settings or data ({'; '.join(changed[:4])}). "
                           "Choose another name= (finetune: --out), or restore what changed to go on")  # fmt: skip
+
+
+def _teachers(config: Config) -> dict[str, str]:
+    """SHA-256 of the teachers' weights, of which `own_files` says nothing: of others the soft masks would be others."""
+    found = {}
+    for teacher in config.distillation.teachers:
+        for number, single in enumerate(members(teacher), 1):
+            files = weights_digests(single)
+            # what was exported beside the weights since is no other teacher
+            ending = next(e for e in (".safetensors", ".onnx", ".bin") if any(f.endswith(e) for f in files))
+            found[f"distillation.teachers={teacher}, model {number}"] = " ".join(
+                digest for file, digest in files.items() if file.endswith(ending)
+            )
+    return found
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
