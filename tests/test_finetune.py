@@ -281,7 +281,7 @@ def test_diagnoses_are_counted_anew_in_the_images_that_it_is_adapted_to(
     )
     monkeypatch.setenv("SEGMAE_TRUST_CODE", str(code))
     name, data = f"{code}:Toy", write_dataset(tmp_path / "lesions", 12, size=(48, 32))
-    info = ModelInfo(name, {"classes": 3}, Preprocess(size=32), provenance={"train_ids": ["z"]})
+    info = ModelInfo(name, {"classes": 3}, Preprocess(size=32), 0.4, {"train_ids": ["z"]})
     toy = save_pretrained(tmp_path / "toy", create_model(name, classes=3), info)
     ids = [case.id for case in open_dataset(data).cases]
     for kinds in (0, 2):
@@ -290,6 +290,7 @@ def test_diagnoses_are_counted_anew_in_the_images_that_it_is_adapted_to(
             (data / "metadata.csv").write_text(f"id,dx\n{rows}")
         found = finetune(data, tmp_path / f"run{kinds}", model=toy, epochs=1, settings=settings(tmp_path))
         assert read_info(found.folder).options == {"classes": kinds}
+        assert any("threshold is 0.5, not the 0.4 of the model" in note for note in found.notes)
     without = save_pretrained(tmp_path / "bare", create_model(name), replace(info, options={"classes": 0}))
     assert make_config(data, tmp_path / "run", without, 1, []).model.options == {"classes": 0}
 

@@ -187,6 +187,10 @@ def finetune(
         say(
             f"not calibrated: {images['val']} images chose the epoch, expected Dice needs {CALIBRATION_NEEDS}"
         )
+        if (theirs := read_info(model).threshold) != (mine := read_info(best).threshold):
+            say(
+                f"the threshold is {mine}, not the {theirs} of the model that you started from: the differences are those of both, weights and threshold"
+            )
     figures = {}
     for name, which in (("before", model), ("after", best)):
         place = folder / "evaluation" / name
