@@ -14,7 +14,7 @@ import numpy as np
 
 from race import save
 from segmae.data.catalog import find_data, open_dataset
-from segmae.data.preprocess import prepare_image
+from segmae.data.preprocess import prepare_photo
 from segmae.data.splits import load_split
 from segmae.predictor import load
 
@@ -31,7 +31,7 @@ def main(images: int) -> int:
     same, pixels, worst = dict.fromkeys(predictors, 0), 0, dict.fromkeys(predictors, 1.0)
     for case in cases:
         photo = predictors["torch"].read(case.image)
-        prepared = prepare_image(photo.pixels, predictors["torch"].info.preprocess)
+        prepared = prepare_photo(photo, predictors["torch"].info.preprocess)
         masks = {
             name: p.result(p.network_probability(prepared[None])[0], prepared, photo, case.image).mask
             for name, p in predictors.items()

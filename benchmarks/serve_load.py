@@ -42,7 +42,7 @@ import segmae
 from segmae.background import usable_cpus
 from segmae.client import multipart
 from segmae.data.phantom import draw_lesion
-from segmae.data.preprocess import prepare_image
+from segmae.data.preprocess import prepare_photo
 from segmae.files import read_json, write_json
 from segmae.provenance import machine
 
@@ -150,9 +150,7 @@ class Load:
 
 def bare(predictor: segmae.Predictor, images: list[bytes], seconds: float) -> dict[str, Any]:
     """Photographs per second of this process, and its CPU time for each: the network alone, and whole predictions one after the other."""
-    prepared = np.stack(
-        [prepare_image(predictor.read(d).pixels, predictor.info.preprocess) for d in images[:BATCH]]
-    )
+    prepared = np.stack([prepare_photo(predictor.read(d), predictor.info.preprocess) for d in images[:BATCH]])
     found = {}
     for name, work, count in (
         ("network_alone", lambda n: predictor.network_probability(prepared), BATCH),

@@ -29,7 +29,7 @@ from torch import nn
 from segmae import metrics
 from segmae.config import Preprocess, load_config
 from segmae.data.catalog import Case, find_data, open_dataset
-from segmae.data.preprocess import normalize, prepare_image, read_image, read_mask, resize_mask
+from segmae.data.preprocess import normalize, prepare_photo, read_image, read_mask, resize_mask
 from segmae.files import read_json, write_json
 from segmae.models import create_model, list_models
 from segmae.models.pretrained import load_encoder
@@ -61,9 +61,7 @@ def choose_cases() -> tuple[Case, ...]:
 def load_batch(cases: tuple[Case, ...], size: int, device: torch.device) -> Batch:
     """The cases as training sees them: images `[8,3,size,size]`, masks `[8,1,size,size]`, and labels 0, 1, 0, 1, ..."""
     preprocess = Preprocess(size=size)
-    pixels = np.stack(
-        [prepare_image(read_image(case.image, at_least=size).pixels, preprocess) for case in cases]
-    )
+    pixels = np.stack([prepare_photo(read_image(case.image, at_least=size), preprocess) for case in cases])
     masks = np.stack([resize_mask(read_mask(case.mask), size) for case in cases if case.mask])[:, None]
     image, mask = torch.from_numpy(normalize(pixels, preprocess)), torch.from_numpy(masks).float()
     labels = torch.arange(len(cases)) % 2

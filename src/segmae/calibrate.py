@@ -14,7 +14,7 @@ from scipy.optimize import isotonic_regression
 from segmae import metrics
 from segmae.checkpoint import ASSETS, CALIBRATION, resolve, save_threshold
 from segmae.data.catalog import Case, find_data, open_dataset
-from segmae.data.preprocess import prepare_image, read_mask, resize_mask
+from segmae.data.preprocess import prepare_photo, read_mask, resize_mask
 from segmae.data.splits import load_split, met_ids, overlap, with_lesions
 from segmae.errors import CheckpointError, DataError
 from segmae.files import write_json
@@ -148,7 +148,7 @@ def measure(predictor: Predictor, cases: Iterable[Case], progress: Progress | No
     cases = list(cases)
     for number, case in enumerate(cases, 1):
         assert case.mask is not None
-        image = prepare_image(predictor.read(case.image).pixels, info.preprocess)
+        image = prepare_photo(predictor.read(case.image), info.preprocess)
         reference = resize_mask(read_mask(case.mask), info.preprocess.size)
         soft, dice = {}, {}
         for views in (1, VIEWS):

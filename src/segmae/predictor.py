@@ -34,7 +34,7 @@ from segmae.checkpoint import (
     refuse_stage_1,
     resolve,
 )
-from segmae.data.preprocess import Photo, content_of, image_size, normalize, prepare_image, read_image
+from segmae.data.preprocess import Photo, content_of, image_size, normalize, prepare_photo, read_image
 from segmae.engines import Engine, create_engine
 from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
@@ -103,7 +103,7 @@ class Predictor:
         for one in map(content_of, sources):
             stamp = file_stamp(Path(one)) if isinstance(one, str | os.PathLike) else None
             photo = self.read(one)
-            prepared = prepare_image(photo.pixels, self.info.preprocess)
+            prepared = prepare_photo(photo, self.info.preprocess)
             if isinstance(one, Image.Image | np.ndarray):
                 one = photo.pixels  # a copy: what was given may be changed or used again
             probability = self.network_probability(prepared[None])[0]
@@ -119,13 +119,13 @@ class Predictor:
         width, height = image_size(source)
         with room.taken(width * height):
             photo = self.read(source)
-            return photo, prepare_image(photo.pixels, self.info.preprocess)
+            return photo, prepare_photo(photo, self.info.preprocess)
 
     def network_probability(self, images: NDArray[np.uint8], views: int | None = None) -> NDArray[np.float32]:
         """Probability of lesion as the network gives it.
 
         Args:
-            images: prepared, uint8 `[B,S,S,3]` (`segmae.data.preprocess.prepare_image`).
+            images: prepared, uint8 `[B,S,S,3]` (`segmae.data.preprocess.prepare_photo`).
             views: the mean over so many of the eight ways to lay a picture (`segmae.views`); default: the predictor's.
 
         Returns:

@@ -22,7 +22,7 @@ from segmae.data import dataset as module
 from segmae.data.catalog import Case, open_dataset
 from segmae.data.dataset import Cache, default_folder, prepare
 from segmae.data.phantom import write_dataset
-from segmae.data.preprocess import prepare_image, read_image, read_mask, resize_mask
+from segmae.data.preprocess import prepare_photo, read_image, read_mask, resize_mask
 from segmae.errors import DataError, ImageError
 
 SMALL = Preprocess(size=32)
@@ -67,8 +67,8 @@ def test_it_holds_what_direct_decoding_gives(cases: tuple[Case, ...], folder: Pa
     assert cache.failures == []
     for row, case in enumerate(cases):
         assert case.mask is not None
-        pixels = read_image(case.image, at_least=32).pixels
-        assert np.array_equal(cache.images[row], prepare_image(pixels, preprocess))
+        photo = read_image(case.image, at_least=32)
+        assert np.array_equal(cache.images[row], prepare_photo(photo, preprocess))
         assert np.array_equal(cache.masks[row], resize_mask(read_mask(case.mask), 32))
 
 
@@ -78,7 +78,7 @@ def test_it_holds_what_direct_decoding_gives_on_real_photographs(real_data: Path
     assert cache.failures == []
     for row, case in enumerate(some):
         photo = read_image(case.image, at_least=32)
-        assert np.array_equal(cache.images[row], prepare_image(photo.pixels, SMALL))
+        assert np.array_equal(cache.images[row], prepare_photo(photo, SMALL))
         assert cache.sizes[row].tolist() == [photo.width, photo.height]
     assert cache.labels == tuple(case.label for case in some)
 

@@ -21,6 +21,7 @@ from segmae.data.preprocess import (
     gray_world,
     normalize,
     prepare_image,
+    prepare_photo,
     read_image,
     read_mask,
     read_prepared,
@@ -333,6 +334,20 @@ def test_reduced_decoding_is_close_to_full_decoding(size: tuple[int, int]) -> No
     assert difference(resize_image(reduced.pixels, 128), resize_image(full.pixels, 128)) < 1
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_reduced_decoding_shifts_nothing(orientation: int) -> None:
+    """At 1/8 601 px become 76, of which the last one lies mostly beyond the photograph."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    ramps = np.zeros((529, 601, 3), np.uint8)
+    ramps[..., 0], ramps[..., 1] = np.linspace(0, 255, 601), np.linspace(0, 255, 529)[:, None]
+    data = encoded(Image.fromarray(ramps), "JPEG", quality=95, exif=exif)
+    wanted = prepare_photo(read_image(data), Preprocess(size=64))
+    photo = read_image(data, at_least=64)
+    assert difference(prepare_photo(photo, Preprocess(size=64)), wanted) < 0.5
+    assert difference(prepare_image(photo.pixels, Preprocess(size=64)), wanted) > 1, "as it would be shifted"
+
+
 def test_nothing_is_decoded_smaller_than_asked_for() -> None:
     data = encoded(PICTURE.resize((400, 255)), "JPEG")
     assert [read_image(data, at_least=n).pixels.shape[0] for n in (31, 32, 63, 64, 127, 128, 300)] == [
@@ -612,7 +627,7 @@ def test_a_mask_survives_the_way_there_and_back() -> None:
 
 def test_reading_for_the_network_gives_the_bits_of_reading_and_preparing(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (37, 53, 4), dtype=np.uint8)
-    smooth = Image.fromarray(noise).resize((600, 420), Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(noise).resize((601, 421), Image.Resampling.BICUBIC)
     exif = Image.Exif()
     exif[0x0112] = 6
     files = {
@@ -631,5 +646,5 @@ def test_reading_for_the_network_gives_the_bits_of_reading_and_preparing(tmp_pat
         for settings in (Preprocess(size=64), Preprocess(size=224, gray_world=True)):
             photo = read_image(tmp_path / name, at_least=settings.size)
             prepared, size = read_prepared(tmp_path / name, settings)
-            assert np.array_equal(prepared, prepare_image(photo.pixels, settings)), name
+            assert np.array_equal(prepared, prepare_photo(photo, settings)), name
             assert size == (photo.width, photo.height), name

@@ -129,9 +129,9 @@ def test_answers_of_one_batch_are_not_mixed_up(running: Running, predictor: segm
 
 
 def test_the_network_gives_the_same_bits_in_every_batch(predictor: segmae.Predictor) -> None:
-    from segmae.data.preprocess import prepare_image
+    from segmae.data.preprocess import prepare_photo
 
-    images = np.stack([prepare_image(predictor.read(drawn(seed)).pixels, predictor.info.preprocess) for seed in range(5)])  # fmt: skip
+    images = np.stack([prepare_photo(predictor.read(drawn(seed)), predictor.info.preprocess) for seed in range(5)])  # fmt: skip
     alone = np.concatenate([predictor.network_probability(image[None]) for image in images])
     for size in (2, 3, 5):
         together = np.concatenate(

@@ -29,6 +29,8 @@ JPEG_PIXELS = 1024  # that a byte of a JPEG file can stand for at most; the codi
 LOSSY_SLACK = 40  # grey levels by which JPEG may blur the two values of a mask
 EXIF_ORIENTATION = 0x0112
 UPRIGHT, ON_ITS_SIDE = 1, (5, 6, 7, 8)  # values of EXIF's orientation
+FROM_BELOW, FROM_THE_RIGHT = (3, 4, 7, 8), (2, 3, 6, 7)  # those that are upright only when mirrored so
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 STRIP = 4_000_000  # pixels that are converted or restored at once: bounds the memory of large photographs
 PIXELS_AT_ONCE = 50_000_000  # of photographs that several threads work on; a larger one is worked on alone
 SOURCES = (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray)  # of photographs
@@ -47,6 +49,7 @@ class Photo:
         path: where it came from, or a description.
         orientation: EXIF's, 1 to 8, as the file says it: how the stored picture was turned to be upright.
         frames: pages or frames of the file, of which at most 10 000 are counted. The pixels are the first one's.
+        box: the part of the pixels that the photograph covers, if not all: a reduced scale rounds sides up, and 3001 px become 376 of 8.
     """
 
     pixels: np.ndarray
@@ -55,6 +58,7 @@ class Photo:
     path: str
     orientation: int = UPRIGHT
     frames: int = 1
+    box: Box | None = None
 
 
 def read_image(source: Any, at_least: int | None = None) -> Photo:
@@ -106,7 +110,7 @@ def content_of(source: Any) -> Any:
 
 
 def read_prepared(source: str | Path, preprocess: Preprocess) -> tuple[np.ndarray, tuple[int, int]]:
-    """What `read_image` at the network's size and `prepare_image` give together, without the copies between them.
+    """What `read_image` at the network's size and `prepare_photo` give together, without the copies between them.
 
     Returns:
         uint8 `[size,size,3]`, and width and height of the photograph, upright.
@@ -117,11 +121,11 @@ def read_prepared(source: str | Path, preprocess: Preprocess) -> tuple[np.ndarra
     name = str(source)
     with closing(_opened(source, name)) as image:
         full = image.size
-        decoded, turn = _decoded_for(image, name, preprocess.size)
+        decoded, turn, box = _decoded_for(image, name, preprocess.size)
         if turn == UPRIGHT and decoded.mode == "RGB" and "transparency" not in decoded.info:
-            return _prepared(decoded, preprocess), full
-        photo = _upright_photo(Photo(_pixels_of(decoded, name), *full, name), turn)
-    return prepare_image(photo.pixels, preprocess), (photo.width, photo.height)
+            return _prepared(decoded, preprocess, box), full
+        photo = _upright_photo(Photo(_pixels_of(decoded, name), *full, name, box=box), turn)
+    return prepare_photo(photo, preprocess), (photo.width, photo.height)
 
 
 def image_size(source: str | Path | bytes) -> tuple[int, int]:
@@ -183,8 +187,8 @@ def resize_image(pixels: np.ndarray, size: int) -> np.ndarray:
     return _resized(Image.fromarray(pixels), size)
 
 
-def _resized(image: Image.Image, size: int) -> np.ndarray:
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+def _resized(image: Image.Image, size: int, box: Box | None = None) -> np.ndarray:
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
 
 
 def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
@@ -201,13 +205,18 @@ def gray_world(pixels: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
+def prepare_photo(photo: Photo, preprocess: Preprocess) -> np.ndarray:
+    """A decoded photograph as the network's caches hold it: uint8 `[size,size,3]`."""
+    return _prepared(Image.fromarray(photo.pixels), preprocess, photo.box)
+
+
 def prepare_image(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """A decoded photograph uint8 `[h,w,3]` as the network's caches hold it: uint8 `[size,size,3]`."""
+    """`prepare_photo` of a picture uint8 `[h,w,3]` which is the photograph and no more."""
     return _prepared(Image.fromarray(pixels), preprocess)
 
 
-def _prepared(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
-    resized = _resized(image, preprocess.size)
+def _prepared(image: Image.Image, preprocess: Preprocess, box: Box | None = None) -> np.ndarray:
+    resized = _resized(image, preprocess.size, box)
     return gray_world(resized) if preprocess.gray_world else resized
 
 
@@ -394,20 +403,32 @@ def _upright(values: np.ndarray, turn: int) -> np.ndarray:
     """An array `[h,w,...]` turned and mirrored as EXIF's orientation asks."""
     if turn in ON_ITS_SIDE:
         values = values.swapaxes(0, 1)
-    if turn in (3, 4, 7, 8):
+    if turn in FROM_BELOW:
         values = values[::-1]
-    if turn in (2, 3, 6, 7):
+    if turn in FROM_THE_RIGHT:
         values = values[:, ::-1]
     return np.ascontiguousarray(values)
 
 
-def _decoded_for(image: Image.Image, name: str, at_least: int | None) -> tuple[Image.Image, int]:
-    """Decode, a JPEG at a reduced scale where both sides still have `at_least` pixels."""
+def _upright_box(box: Box, pixels: np.ndarray, turn: int) -> Box:
+    """A box that begins at the upper left of a stored picture, in the same picture turned upright."""
+    width, height = (box[3], box[2]) if turn in ON_ITS_SIDE else (box[2], box[3])
+    left = pixels.shape[1] - width if turn in FROM_THE_RIGHT else 0
+    top = pixels.shape[0] - height if turn in FROM_BELOW else 0
+    return left, top, left + width, top + height
+
+
+def _decoded_for(image: Image.Image, name: str, at_least: int | None) -> tuple[Image.Image, int, Box | None]:
+    """Decode, a JPEG at a reduced scale where both sides still have `at_least` pixels; and the `box` of a `Photo`, not yet turned."""
+    width, height = image.size
+    scale = 1
     if at_least and image.format == "JPEG":
         scale = next((s for s in (8, 4, 2) if min(image.size) // s >= at_least), 1)
         if scale > 1:
-            image.draft("RGB", (image.width // scale, image.height // scale))
-    return _decoded(image, name)
+            image.draft("RGB", (width // scale, height // scale))
+    box = (0, 0, width / scale, height / scale)
+    decoded, turn = _decoded(image, name)
+    return decoded, turn, None if box[2:] == decoded.size else box
 
 
 def _pixels_of(decoded: Image.Image, name: str) -> np.ndarray:
@@ -421,12 +442,12 @@ def _photo(image: Image.Image, name: str, at_least: int | None = None) -> tuple[
     """The photograph as it is stored, and the orientation that it still has to be turned by."""
     full, frames = image.size, _pages(image)
     stored = image.tag_v2.get(EXIF_ORIENTATION) if isinstance(image, TiffImageFile) else None
-    decoded, turn = _decoded_for(image, name, at_least)
+    decoded, turn, box = _decoded_for(image, name, at_least)
     pixels = _pixels_of(decoded, name)
     orientation = turn
     if isinstance(stored, int) and 1 <= stored <= 8:  # Pillow turns TIFF files itself, and forgets how
         orientation = stored
-    return Photo(pixels, *full, name, orientation, frames), turn
+    return Photo(pixels, *full, name, orientation, frames, box), turn
 
 
 def _upright_photo(photo: Photo, turn: int) -> Photo:
@@ -435,7 +456,9 @@ def _upright_photo(photo: Photo, turn: int) -> Photo:
     width, height = photo.width, photo.height
     if turn in ON_ITS_SIDE:
         width, height = height, width
-    return replace(photo, pixels=_upright(photo.pixels, turn), width=width, height=height)
+    pixels = _upright(photo.pixels, turn)
+    box = photo.box and _upright_box(photo.box, pixels, turn)
+    return replace(photo, pixels=pixels, width=width, height=height, box=box)
 
 
 def _pages(image: Image.Image) -> int:
