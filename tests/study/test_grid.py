@@ -110,7 +110,7 @@ def test_full_studies_follow_the_paper_and_small_ones_say_that_they_do_not(
             seeds = {
                 "seeds": 5,
                 "longer": 5,
-                "table1": 2,
+                "table1": 3,
                 "table2": 3,
                 "table3": 2,
                 "masking": 2,

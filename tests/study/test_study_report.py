@@ -168,7 +168,7 @@ def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -
     assert evidence.measured_spread is None
     text = build_page(evidence).markdown("three")
     assert "B beats A, on drawn: **not decided: other seeds may change as much**." in text
-    assert "is not in it): drawn: not measured." in text
+    assert "count by their own): drawn: not measured." in text
     for label, apart, spread in (("another", 0.03, None), ("small, for a CPU", 0.03, 0.03 / 6**0.5)):
         write_seeds(three_rows, apart, label)
         found = load_evidence(Ledger("three", three_rows)).measured_spread
@@ -218,6 +218,23 @@ def test_the_rows_own_seeds_count_before_those_of_another_study(tmp_path: Path) 
     assert spread.deviation == pytest.approx(np.sqrt((left**2).sum() / 2))
     (found,) = place.compare([("b", "a")])
     assert found.p_runs == pytest.approx(2 * stats.t.sf(0.02 / spread.deviation, 2))
+
+
+def test_a_row_that_varies_more_than_the_others_counts_by_its_own_seeds(tmp_path: Path) -> None:
+    """`wild` loses .3 in one seed: by the table's spread, most of it of quiet rows, .2 in the mean would be no chance."""
+    folder = tmp_path / "study"
+    means = {f"quiet{n}": (0.8, 0.8, 0.8) for n in range(9)} | {"wild": (0.75, 0.65, 0.4)}
+    write_plan(folder, dict.fromkeys(means, ""), {"drawn": "drawn"}, [0, 1, 2])
+    for row, dice in means.items():
+        for seed, mean in enumerate(dice):
+            write_cell(folder, row, "drawn", seed, {f"i{i}": (mean, 0, 2 - 2 * mean) for i in range(5)})
+    (place,) = load_evidence(Ledger("study", tmp_path)).places
+    spread = place.seed_spread
+    assert spread is not None and spread.p(0.2, 3) < 0.01
+    wild, quiet = place.compare([("quiet0", "wild"), ("quiet0", "quiet1")])
+    apart = 0.8 - np.array(means["wild"])
+    assert wild.p_runs == pytest.approx(2 * stats.t.sf(0.2 / (apart.std(ddof=1) / 3**0.5), spread.freedom))
+    assert quiet.p_runs == 1
 
 
 def test_claims_are_corrected_for_all_datasets_of_a_study(tmp_path: Path) -> None:

@@ -378,7 +378,8 @@ def _about_seeds(evidence: Evidence) -> str:
     text = (
         "**few seeds**: rows differ by chance too, whatever their images say, because other seeds would give other figures; **p, seeds** is "
         f"that of Student's t against this chance, corrected by Holm like the other, and {NONE} where the chance was not measured. How far another seed "
-        "moves one row against another (standard deviation; how far it moves all rows alike is not in it)"
+        "moves one row against another (standard deviation; how far it moves all rows alike is not in it; two rows that differ more "
+        "from seed to seed, of three at least, count by their own)"
     )
     spreads = {place.label: place.seed_spread for place in evidence.places}
     each = [

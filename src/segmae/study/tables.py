@@ -195,13 +195,8 @@ class Place:
         every = sorted(map(sorted, set(runs.values())))
         tables = [([row for row in runs if runs[row].issuperset(shared)], shared) for shared in every]
         rows, shared = max(tables, key=lambda table: (len(table[0]) - 1) * (len(table[1]) - 1))
-        measure = _measure([self.figures[row] for row in rows])
-        means = [
-            [np.mean(list(self.figures[row].runs[run][measure].values())) for row in rows] for run in shared
-        ]
-        return SeedSpread.of(
-            np.array(means), f"{len(rows)} rows and {len(shared)} seeds of this study", self.dataset
-        )
+        means = _means([self.figures[row] for row in rows], shared)
+        return SeedSpread.of(means, f"{len(rows)} rows and {len(shared)} seeds of this study", self.dataset)
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
         """The pairs (row, than) of which both have figures of the same runs, not yet corrected for their number.
@@ -227,12 +222,17 @@ class Place:
     def p_of_runs(self, one: Figures, two: Figures, runs: Sequence[Run], difference: float) -> float | None:
         """p of a difference against chance between seeds, by Student's t; None where that chance was not measured.
 
-        By `seed_spread`; of folds also by how much the difference differs between them, and the larger p counts.
+        By `seed_spread`; of three seeds and more also by the spread of these two rows alone, as some rows vary more than others (with the
+        degrees of freedom of the first, since that of two rows has too few of its own); of folds also by how much the difference
+        differs between them. The larger p counts.
         """
-        found = [self.seed_spread.p(difference, len(runs))] if self.seed_spread else []
+        spread = self.seed_spread
+        found = [] if spread is None else [spread.p(difference, len(runs))]
         if are_folds(runs):
             between = p_between_folds(one, two, runs, difference)
             found += [] if between is None else [between]
+        elif spread and (own := SeedSpread.of(_means([one, two], runs), "", self.dataset)):
+            found.append(replace(own, freedom=spread.freedom).p(difference, len(runs)))
         return max(found, default=None)
 
     def ranks(self) -> tuple[dict[str, float], float, int]:
@@ -429,6 +429,12 @@ def _student(difference: float, error: float, freedom: int) -> float:
     if not error:
         return float(difference == 0)
     return float(2 * stats.t.sf(abs(difference) / error, freedom))
+
+
+def _means(figures: Sequence[Figures], runs: Iterable[Run]) -> FloatArray:
+    """Mean Dice [runs, rows]."""
+    measure = _measure(figures)
+    return np.array([[np.mean(list(each.runs[run][measure].values())) for each in figures] for run in runs])
 
 
 def _measure(figures: Sequence[Figures]) -> str:
