@@ -194,10 +194,17 @@ def test_what_could_not_be_read_is_tried_again_though_the_file_is_the_same(
             raise ImageError(path, "may not be read", "Change its permissions")
         return read(path, preprocess)
 
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError
+
     with monkeypatch.context() as patch:
         patch.setattr(module, "read_prepared", forbidden)
         for _ in range(2):
             assert len(prepare(cases, SMALL, folder, workers=1).ids) == 4
+    with monkeypatch.context() as patch:  # a store that others may only read, or hold open on Windows
+        patch.setattr(Path, "rename", refused)
+        patch.setattr("tempfile.mkdtemp", refused)
+        assert len(prepare(cases, SMALL, folder, workers=1).ids) == 4
     mended = prepare(cases, SMALL, folder, workers=1)
     assert len(mended.ids) == 5 and not mended.failures
     assert len(stores(folder)) == 1

@@ -15,7 +15,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -163,8 +162,10 @@ def _prepare_store(
     if found is not None and _can_be_read_now(found.failures, cases, preprocess, workers):
         found = None  # lets go of its files, with which Windows renames no folder
         old = place.with_name(f"{BUILDING}{secrets.token_hex(8)}")
-        with suppress(OSError):  # another process has it open there, or was faster
+        try:
             place.rename(old)
+        except OSError:  # may only be read, is held open by another process, or that one was faster
+            found = _open(place)
         shutil.rmtree(old, ignore_errors=True)
     if found is None:
         _build(cases, preprocess, place, workers, progress)
