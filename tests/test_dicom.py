@@ -841,10 +841,19 @@ def test_a_call_that_was_killed_leaves_no_object_under_the_row_of_another(
 def test_a_row_keeps_its_files_where_the_object_is_named_in_another_way(
     by_darkness: None, tmp_path: Path
 ) -> None:
-    save(photograph(), tmp_path / "study" / "a.dcm")
-    predict_dicom([tmp_path / "study"], tmp_path / "out", formats=["overlay"])
-    (row,) = predict_dicom([tmp_path / "out" / ".." / "study"], tmp_path / "out", formats=["mask"]).rows
-    assert (tmp_path / "out" / row["overlay"]).exists() and (tmp_path / "out" / row["mask"]).exists()
+    path, out = save(photograph(), tmp_path / "study" / "a.dcm"), tmp_path / "out"
+    other = out / ".." / "study"
+    predict_dicom([tmp_path / "study"], out, formats=["overlay"])
+    (row,) = predict_dicom([other], out, formats=["mask"]).rows
+    assert (out / row["overlay"]).exists() and (out / row["mask"]).exists()
+    assert predict_dicom([tmp_path / "study"], out, formats=["mask"], resume=True).skipped == 1
+    good = path.read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    for study in (tmp_path / "study", other):
+        assert len(predict_dicom([study], out).notes) == 1, "results of an earlier call are still there"
+    path.write_bytes(good)
+    predict_dicom([tmp_path / "study"], out)
+    assert ["error" in row for row in rows_of(out)] == [False]
 
 
 def test_nothing_to_segment_is_an_error(by_darkness: None, tmp_path: Path) -> None:
