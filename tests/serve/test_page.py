@@ -493,6 +493,14 @@ def test_a_webp_file_is_shown_as_the_service_turns_it(browser: Any, running: Run
         box, (x, y) = page.locator("#stage").bounding_box(), place(page, 40, 150)
         shown = canvas(page)[round(y - box["y"]), round(x - box["x"])]
         assert shown[2] > 200 > 50 > shown[0], "what is stored on the right is shown on the left"
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.keyboard.press("PageDown")
+        page.locator("#working").wait_for(state="hidden")
+        page.keyboard.press("PageUp")
+        page.locator("#working").wait_for(state="hidden")
+        page.wait_for_timeout(300)
+        assert len(asked) == 1, "of the other photograph alone"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ const SIDE = 4096; // canvases above it are slow, and some phones refuse them
 
 /**
  * The photograph as {bitmap, width, height}; width and height are those of the file, the bitmap may be smaller.
+ * The service's copy is `served`.
  * Returns null where the browser cannot read the file (TIFF, DICOM).
  */
 export async function decode(file) {
@@ -24,7 +25,7 @@ export const turnsAlike = (file, answer) => answer.orientation === 1 || file.typ
 /** The photograph as the service sees it; for files that the browser cannot show or turns another way. */
 export async function fromService(file, width, height, options) {
   const picture = await sideBySide(file, options);
-  return bounded(await createImageBitmap(picture, 0, 0, width, height));
+  return { ...await bounded(await createImageBitmap(picture, 0, 0, width, height)), served: true };
 }
 
 async function bounded(whole) {

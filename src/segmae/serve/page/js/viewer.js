@@ -162,9 +162,10 @@ export class Viewer {
     if (item.picture) this.#place(item);
   }
 
-  /** Whether the browser shows the file, and as large and turned the same way as the service sees it. */
+  /** Whether what is drawn is the service's copy, or as large and turned the same way. */
   #agrees({ file, picture, full }) {
-    return picture && turnsAlike(file, full) && picture.width === full.width && picture.height === full.height;
+    const fits = () => turnsAlike(file, full) && picture.width === full.width && picture.height === full.height;
+    return picture && (picture.served || fits());
   }
 
   async #askPicture(item, signal) {
