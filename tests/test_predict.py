@@ -327,6 +327,8 @@ def test_a_photograph_that_failed_in_between_leaves_no_file_of_the_model_before(
     for spoilt in (b"spoilt", b"", b"again"):
         photo.write_bytes(spoilt)
         assert predict_files(photo, out, by_darkness).failures
+    with pytest.raises(DataError, match="only results of an earlier run"):
+        find_photographs(out)
     photo.write_bytes(good[0])
     os.utime(photo, ns=good[1])
     assert predict_files(photo, out, by_darkness, formats=["mask"]).rows[0]["overlay"] == "a_overlay.png"

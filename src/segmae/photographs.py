@@ -245,7 +245,7 @@ def _key(name: str) -> str:
 
 
 def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
-    written = {row.get(kind) for row in earlier_rows(folder).values() for kind in FILES}
+    written = {name + ending for name in earlier_rows(folder) for ending in FILES.values()}
     inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     files = [path for path in _photographs_in(folder) if path.name not in written]
     if written:
