@@ -141,9 +141,8 @@ def hub_card(info: ModelInfo, name: str, licence: str, summaries: Sequence[Mappi
         "library_name": "segmae",
         "pipeline_tag": "image-segmentation",
         "tags": ["dermoscopy", "skin-lesion", "medical-imaging", "segmae"],
-        **(
-            {"datasets": [data["dataset"]]} if data.get("dataset") in public else {}
-        ),  # a folder of one's own can be looked up by nobody
+        # a folder of one's own can be looked up by nobody
+        **({"datasets": [data["dataset"]]} if data.get("dataset") in public else {}),
     }
     if summaries:
         header["model-index"] = [{"name": name, "results": [_indexed(summary) for summary in summaries]}]

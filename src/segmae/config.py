@@ -359,9 +359,7 @@ CHOICES = {
     "schedule.name": ("plateau", "cosine", "constant"),
 }
 TINY = 1e-6  # what has to be above 0, or below 1
-MOST_SIZE = (
-    4096  # pixels: more than networks of this kind are fed with, and a slip before it fills the memory
-)
+MOST_SIZE = 4096  # pixels: more than such networks are fed with, and a slip before it fills the memory
 MOST_SEED = 2**63 - 1  # that torch takes
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, MOST_SEED), "epochs": (1, math.inf), "batch_size": (1, math.inf), "accumulate": (1, math.inf), "save_every": (1, math.inf),

@@ -213,19 +213,19 @@ def _segment(
     rows: dict[str, Row] = {}
     room = Room(PIXELS_AT_ONCE)
     options = options_of(predictor, want)
+    before = {name: _found_before(earlier.get(name, {})) for name, _ in todo}
     with ThreadPoolExecutor(min(4, usable_cpus())) as pool:
         photos = ahead(pool, lambda item: _read(predictor, *item, room), todo, 2 * batch_size)
         batch: list[_Photograph] = []
         for index, photo in enumerate(photos, 1):
             if photo.prepared is None:
-                rows[photo.name] = merged(folder, _before(earlier, photo.name), photo.row(), predictor.digest)
+                rows[photo.name] = merged(folder, before[photo.name], photo.row(), predictor.digest)
             else:
                 batch.append(photo)
             if len(batch) == batch_size or (index == len(todo) and batch):
                 found = predictor.network_probability(
                     np.stack([p.prepared for p in batch if p.prepared is not None])
                 )
-                before = {one.name: _before(earlier, one.name) for one in batch}
                 give_up(folder, [(before[one.name], options | {"stamp": one.stamp}) for one in batch])
                 pairs = zip(batch, found, strict=True)
                 written = ahead(pool, lambda pair: _write(folder, predictor, *pair, want, room), pairs, 2)
@@ -362,9 +362,8 @@ def _write(
     )  # fmt: skip
 
 
-def _before(earlier: dict[str, Row], name: str) -> Row:
-    """What an earlier call found for a photograph, though a later one failed; {} if none did."""
-    row = earlier.get(name, {})
+def _found_before(row: Row) -> Row:
+    """What an earlier call found for a photograph, though a later one failed and left this row."""
     return {"name": row["name"], "file": row["file"], **row["earlier"]} if "earlier" in row else row
 
 

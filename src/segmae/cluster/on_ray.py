@@ -16,9 +16,8 @@ from segmae.cluster.storage import Store
 from segmae.errors import ConfigError, SegmaeError, require
 from segmae.predictor import Models, load
 
-BLOCKS = (
-    10_000  # tasks of a batch at most: a task of a larger one is several shards, each committed by itself
-)
+# tasks of a batch at most: a task of a larger one is several shards, each committed by itself
+BLOCKS = 10_000
 
 
 @dataclass(frozen=True)

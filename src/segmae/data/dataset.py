@@ -293,9 +293,8 @@ def _build(
         try:
             replace(building, place)
         except OSError:
-            if (
-                _open(place) is None
-            ):  # a damaged one; else another process was faster, and its cache is the same
+            # a damaged one is there; else another process was faster, and its cache is the same
+            if _open(place) is None:
                 shutil.rmtree(place, ignore_errors=True)
                 replace(building, place)
     finally:

@@ -367,9 +367,8 @@ def _check_place(path: Path, name: str) -> None:
         if stat.S_ISDIR(status.st_mode):
             remedy = "Name the files in it, or give the folder to `segmae predict`"
             raise ImageError(name, "is a folder, not an image", remedy)
-        if not stat.S_ISREG(
-            status.st_mode
-        ):  # opening a pipe waits for whom writes into it, and some devices never end
+        # opening a pipe waits for whom writes into it, and some devices never end
+        if not stat.S_ISREG(status.st_mode):
             problem = "is no file but a pipe, a socket or a device"
             raise ImageError(name, problem, "Write what it gives into a file first")
         if status.st_size == 0:

@@ -24,10 +24,8 @@ from segmae.files import atomic_write, read_json, sha256
 
 FOLDER = Path(__file__).parent / "split_files"
 PARTS = ("train", "val", "test")
-LISTS = (
-    "train_ids",
-    "val_ids",
-)  # in a model's provenance: what it was trained on, what its checkpoint was chosen by
+# in a model's provenance: what it was trained on, what its checkpoint was chosen by
+LISTS = ("train_ids", "val_ids")
 
 
 @dataclass(frozen=True)
