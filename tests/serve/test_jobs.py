@@ -9,8 +9,10 @@ import json
 import re
 import sqlite3
 import sys
+import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from serving import Gate, Running, Start, drawn, opened, until
 
 import segmae
 from segmae.errors import OutputError
+from segmae.serve import jobs
 from segmae.serve.store import Job, Store
 
 
@@ -189,6 +192,22 @@ def test_too_many_jobs_answer_429(start: Start) -> None:
         running.client.submit([drawn()])
         answer = running.post("/v1/jobs", {"images": [drawn()]})
         assert (answer.status, answer.code) == (429, "too_many_jobs")
+        gate.close()
+
+
+def test_jobs_sent_at_once_count_before_they_are_on_disk(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = threading.Event()
+    flush = jobs._flush
+    monkeypatch.setattr(jobs, "_flush", lambda folder: (slow.wait(10), flush(folder)))
+    with start(jobs_unfinished=1) as running, ThreadPoolExecutor(1) as pool:
+        gate = Gate(running.service)
+        first = pool.submit(running.post, "/v1/jobs", {"images": [drawn()]})
+        until(lambda: bool(running.service.jobs._coming))
+        assert running.post("/v1/jobs", {"images": [drawn()]}).code == "too_many_jobs"
+        slow.set()
+        assert first.result().status == 202
         gate.close()
 
 

@@ -73,6 +73,7 @@ class Jobs:
                 shutil.rmtree(path, ignore_errors=True)
         self._change = threading.Condition()
         self._claimed: set[tuple[str, int]] = set()
+        self._coming: list[int] = []  # bytes of each job that is being put on disk
         self._closed, self._swept = False, 0.0
         self._threads = [
             threading.Thread(target=self._run, name=f"job-{n}", daemon=True) for n in range(settings.workers)
@@ -114,15 +115,15 @@ class Jobs:
         self.store.close()
 
     def _accept(self, files: Sequence[UploadFile], options: Options, caller: str) -> dict[str, Any]:
-        unfinished, stored = self.store.load()
         size = sum(file.size or 0 for file in files)
-        if unfinished >= self.settings.jobs_unfinished:
-            raise Problem(429, "too many jobs wait. Send it again later", 30, "too_many_jobs")
-        if stored + size > self.settings.store_bytes:
-            full = (
-                "there is no room for more jobs. Fetch results and DELETE their jobs, or send it again later"
-            )
-            raise Problem(429, full, 30, "too_many_jobs")
+        with self._change:
+            unfinished, stored = self.store.load()
+            if unfinished + len(self._coming) >= self.settings.jobs_unfinished:
+                raise Problem(429, "too many jobs wait. Send it again later", 30, "too_many_jobs")
+            if stored + sum(self._coming) + size > self.settings.store_bytes:
+                full = "there is no room for more jobs. Fetch results and DELETE their jobs, or send it again later"
+                raise Problem(429, full, 30, "too_many_jobs")
+            self._coming.append(size)
         id, now = secrets.token_hex(16), time.time()
         folder = self.folder / id / "in"
         try:
@@ -147,8 +148,10 @@ class Jobs:
             raise Problem(
                 503, "the job does not fit on the service's disk. Send it again later", 30
             ) from error
-        with self._change:
-            self._change.notify_all()
+        finally:
+            with self._change:
+                self._coming.remove(size)
+                self._change.notify_all()
         return _status(job)
 
     def _job(self, id: str, caller: str) -> Job:
