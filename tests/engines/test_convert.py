@@ -76,6 +76,27 @@ def test_a_dot_in_a_folders_name_makes_it_no_file(small_model: Path, tmp_path: P
     assert written == tmp_path / "seg-0.1" / ONNX and read_info(written.parent)
 
 
+def test_a_folder_of_a_run_or_of_another_model_keeps_its_config(small_model: Path, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder, held in ((run, "best/model.safetensors"), (other, "model.safetensors")):
+        (folder / held).parent.mkdir(parents=True)
+        (folder / held).touch()
+        (folder / "config.json").write_text('{"epochs": 3}')
+        with pytest.raises(ConfigError, match="holds a run or another model"):
+            export_model(small_model, "onnx", out=folder)
+        assert (folder / "config.json").read_text() == '{"epochs": 3}' and not (folder / ONNX).exists()
+
+
+def test_an_export_may_be_made_again_and_lie_beside_the_weights(small_model: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(small_model, tmp_path / "own"))
+    (own / ONNX).unlink()
+    assert export_model(own, "onnx", out=own).path == own / ONNX
+    new = export_model(own, "onnx", out=tmp_path / "new").path.parent
+    (new / "config.json").write_text((new / "config.json").read_text() + " ")  # it was trained further since
+    assert export_model(own, "onnx", out=new).path.is_file()
+    assert (new / "config.json").read_bytes() == (own / "config.json").read_bytes()
+
+
 def test_bf16_weights_take_half_the_space_and_no_path_is_left(small_model: Path, exported: Path) -> None:
     assert (exported / OPENVINO[1]).stat().st_size < 0.6 * (small_model / ONNX).stat().st_size
     text = (exported / OPENVINO[0]).read_text()

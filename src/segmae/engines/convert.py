@@ -11,7 +11,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from segmae.checkpoint import ASSETS, CALIBRATION, CONFIG, ONNX, OPENVINO, load_model, refuse_stage_1, resolve
+from segmae.checkpoint import (
+    ASSETS,
+    CALIBRATION,
+    CONFIG,
+    ONNX,
+    OPENVINO,
+    WEIGHTS,
+    load_model,
+    refuse_stage_1,
+    resolve,
+)
 from segmae.engines.export import export_onnx
 from segmae.engines.openvino import PRECISION
 from segmae.errors import ConfigError, require
@@ -58,7 +68,7 @@ def export_model(
         tell: called with lines on what is being done.
 
     Raises:
-        ConfigError: options that do not go together.
+        ConfigError: options that do not go together, or a folder of another model or of a run.
         CheckpointError: no weights, a model of stage 1 only, an export that is not equal to the network, or int8 that costs too much Dice.
         DataError: unusable data.
         MissingExtra: onnx, openvino or nncf is not installed.
@@ -107,13 +117,26 @@ def _target(place: Path, to: str, out: str | Path | None) -> Path:
         and out.suffix != ending
     ):
         raise ConfigError(f"{out}: a file for {to} ends in {ending}; or name a folder")
+    theirs = {form for form in (WEIGHTS, ONNX, OPENVINO[0]) if (out / form).is_file()}
+    if theirs != {name} and _config(out) not in (b"", _config(place)):
+        raise ConfigError(
+            f"{out}: holds a run or another model, which would lose its {CONFIG}. Name a new folder"
+        )
     return out
+
+
+def _config(model: Path) -> bytes:
+    """What config.json says of a model; nothing where there is none."""
+    file = (model.parent if model.suffix == ".safetensors" else model) / CONFIG
+    return file.read_bytes() if file.is_file() else b""
 
 
 def _model_folder(place: Path, folder: Path) -> Path:
     """A model folder of the same configuration, without weights."""
     make_folder(folder)
     source = place if place.is_dir() else place.parent
+    if folder.samefile(source):
+        return folder
     for name in (CONFIG, CALIBRATION, "README.md"):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

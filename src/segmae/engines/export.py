@@ -66,7 +66,7 @@ def export_onnx(
         data: bytes = graph.SerializeToString()
         for height, width in sizes:
             images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-            _verify(model, data, images.numpy(), TOLERANCES[precision])
+            _verify(model, data, images.numpy(), precision)
         return data
 
     data = None
@@ -162,16 +162,18 @@ def _forget_origin_of(graph: Any) -> None:
     del graph.metadata_props[:]
 
 
-def _verify(model: Any, data: bytes, images: np.ndarray, tolerance: float) -> None:
+def _verify(model: Any, data: bytes, images: np.ndarray, precision: str) -> None:
     import onnxruntime
     import torch
 
+    tolerance = TOLERANCES[precision]
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     for batch in (images, images[:1]):
         with torch.inference_mode():
             wanted = model(torch.from_numpy(batch)).numpy()
         difference = float(np.abs(session.run(None, {"image": batch})[0] - wanted).max())
         if not difference <= tolerance * max(1.0, float(np.abs(wanted).max())):
+            way_out = "" if precision == "fp32" else f": too much for {precision}. Export fp32"
             raise CheckpointError(
-                f"the exported model differs from the network by {difference:.2g} in its logits"
+                f"the exported model differs from the network by {difference:.2g} in its logits{way_out}"
             )
