@@ -217,7 +217,7 @@ def test_a_digest_tells_settings_apart_and_ignores_where_a_run_lies() -> None:
         ({"sedes": [1]}, r"unknown key 'sedes'\. Did you mean 'seeds'\?"),
         ({"rows": {"plain": {"setings": {}}}}, r"rows\.plain: unknown key 'setings'\. Did you mean 'settings'\?"),
         ({"rows": {"plain": {"settings": {"epoch": 1}}}}, r"rows\.plain\.settings: unknown setting 'epoch'\. Did you mean 'epochs'\?"),
-        ({"rows": {"plain": {"settings": {"model": {"name": "segmae-tyni"}}}}}, r"unknown model 'segmae-tyni'\. Did you mean 'segmae-tiny'\?"),
+        ({"rows": {"plain": {"settings": {"model": {"name": "segmae-tyni"}}}}}, r"\.yaml: rows\.plain: unknown model 'segmae-tyni'\. Did you mean 'segmae-tiny'\?"),
         ({"rows": {"a_b": {}}}, "'a_b' becomes part of a file's name"),
         ({"rows": {}}, "'rows' is missing"),
         ({"reference": "plane"}, r"reference 'plane' is not one of the rows\. Did you mean 'plain'\?"),

@@ -489,6 +489,9 @@ def test_all_reports_at_once_and_a_page_of_all_claims(three_rows: Path) -> None:
         "## Drawn (cpu scale)\n\n**small, for a CPU.** 3 of 4 cells are finished. The report: `three.md`."
         in page
     )
+    assert all(
+        f"**{verdict}**: " in page for verdict in ("holds", "not shown", "not decided", "does not hold")
+    )
     assert "- B beats A, on drawn: **does not hold: it is the other way round**.\n" in page
     assert "begun.md" not in page, "it has nothing to say yet"
     with pytest.raises(DataError, match="holds no study"):

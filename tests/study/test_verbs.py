@@ -40,7 +40,7 @@ def test_run_status_report_and_sheets(
     code, out, _ = call(capsys, "status", path)
     assert (
         code == 0
-        and "drawn (As written: 32 px, 1 epochs, batch 4, ADAMW): 2 done; time left: about 0 minutes" in out
+        and "drawn (As written: 32 px, 1 epochs, batch 4, AdamW): 2 done; time left: about 0 minutes" in out
     )
     assert call(capsys, "run", path, "--json")[1].strip().startswith("{")
     code, out, _ = call(capsys, "report", "drawn")

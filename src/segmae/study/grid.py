@@ -48,6 +48,7 @@ from segmae.views import check_views
 FOLDER = Path("recipes/studies")
 FULL = "paper"  # the scale that changes nothing
 SUFFIXES = (".yaml", ".yml")
+OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}  # as labels write them
 STAGE1 = "_stage1"  # the folder of first stages, which studies share; no study can have this name
 
 Layer = tuple[str, Mapping[str, Any]]  # where settings come from, and the settings
@@ -220,7 +221,9 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
     cells = tuple(_cell(place, row, seed, *resolved[place, row]) for seed, place, row in ordered)
     if not study.scale_label:
         c = next(cell.config for cell in cells if cell.row == reference)
-        facts = f"{c.preprocess.size} px, {c.epochs} epochs, batch {c.batch_size}, {c.optimizer.name.upper()}"
+        facts = (
+            f"{c.preprocess.size} px, {c.epochs} epochs, batch {c.batch_size}, {OPTIMIZERS[c.optimizer.name]}"
+        )
         study = replace(study, scale_label=f"{'As written' if scale == FULL else scale}: {facts}")
     return replace(study, cells=cells)
 
@@ -246,7 +249,10 @@ def _resolve(
         stage1 = replace(stage1, task="pretrain", model=model, preprocess=config.preprocess, tensorboard=False,
                          losses=Losses())  # which stage 1 does not use  # fmt: skip
     if code_file(config.model.name) is None:
-        find_entry(config.model.name)
+        try:
+            find_entry(config.model.name)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: rows.{row}: {error}") from None
     for each in (config, stage1):
         if each and each.task in ("pretrain", "hybrid") and each.model.options.get("decoder", True) is None:
             raise ConfigError(f"{path}: rows.{row}: task={each.task} rebuilds patches, and model.options.decoder=null leaves out what does. "

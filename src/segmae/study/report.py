@@ -112,6 +112,10 @@ def write_all_reports(
         "claims of one study, not for all lines of this page together. Rows of a study share images and epochs, not operations: stage 1 and hybrid "
         "training compute more (the reports' costs; the study `longer` gives SegMAE's network as many epochs without them), and no learning rate "
         "was tuned for a row."
+    ), Paragraph(
+        "**holds**: on the test images the row is better (the whole interval is above 0, p below .05), by more than other seeds explain. "
+        "**not shown**: the test images show no difference. **not decided**: they show one, for the claim or against it (the report has its "
+        "sign), that other seeds may explain. **does not hold**: the other row is better, by the same tests."
     ))  # fmt: skip
     for number, study in enumerate(studies, 1):
         tell(f"{study}: {number} of {len(studies)}")
