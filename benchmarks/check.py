@@ -49,6 +49,10 @@ def main() -> int:
     path = RESULTS / "engines.json"
     if not path.exists():
         raise SystemExit(f"{path}: nothing to compare with. Run `make bench` and commit it")
+    if unknown := {*sys.argv[1:]} - {"--busy"}:
+        raise SystemExit(
+            f"{', '.join(sorted(unknown))}: it takes --busy alone (measure while other work runs)"
+        )
     if "--busy" not in sys.argv:
         insist_on_quiet()
     committed = path.read_bytes()

@@ -185,6 +185,12 @@ def test_cases_that_cannot_be_used_are_named_and_do_not_stop_it(
     assert [row["id"] for row in read_csv(tmp_path / "out")] == ["ISIC_0000002", "ISIC_0000003"]
 
 
+def test_intervals_of_one_image_are_said_to_say_nothing(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    for some, warned in ((cases[:1], True), (cases[:2], False)):
+        summary = evaluate(Darkness(), some, tmp_path / str(warned), data="drawn", resamples=50)
+        assert any("one image alone" in warning for warning in summary["warnings"]) == warned
+
+
 def test_a_case_too_large_for_memory_is_named(
     cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

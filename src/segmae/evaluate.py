@@ -101,6 +101,9 @@ def evaluate(
     info = predictor.info
     size = info.preprocess.size
     groups = _groups(ordered, scores)
+    if len(scores) == 1 or (groups and len(set(groups)) == 1):
+        what = "image" if groups is None else "lesion or patient"
+        found.append(f"one {what} alone: the intervals have no width and say nothing")
     means, totals = aggregate(scores, size, resamples, seed, groups)
     summary = {
         "model": {

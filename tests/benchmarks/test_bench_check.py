@@ -50,3 +50,13 @@ def test_a_busy_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         race.insist_on_quiet()
     monkeypatch.setattr(race, "busy_share", lambda: 0.1)
     race.insist_on_quiet()
+
+
+def test_help_or_a_wrong_word_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import check
+
+    monkeypatch.setattr(check, "insist_on_quiet", lambda: pytest.fail("it measures"))
+    monkeypatch.setattr(sys, "argv", ["check.py", "--help"])
+    with pytest.raises(SystemExit, match="--help: it takes --busy alone"):
+        check.main()
