@@ -427,10 +427,12 @@ def json_lines(rows: Iterable[Row], folder: Path | None = None) -> str:
         folder: of the results, where `file` is a path: one that is relative gets the `working_folder`, which it begins at.
     """
     here = {} if folder is None else {"working_folder": working_folder(folder)}
-    return "".join(
-        json_line(({} if os.path.isabs(row["file"]) else here) | row | _file_bytes(row["file"])) + "\n"
-        for row in rows
-    )
+
+    def said(row: Row) -> Row:
+        known = "working_folder" in row or os.path.isabs(row["file"])
+        return row | ({} if known else here) | _file_bytes(row["file"])
+
+    return "".join(json_line(said(row)) + "\n" for row in rows)
 
 
 def _file_bytes(name: str) -> Row:
