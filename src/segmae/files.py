@@ -18,7 +18,7 @@ from segmae.errors import DamagedFile, InUse, OutputError
 WINDOWS = os.name == "nt"
 HALF = ".writing-"  # begins the names of files that are not whole yet
 FULL = ("No space left", "os error 112")  # in errors that wrap the system's; Windows says it in any language
-HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # by another process
+HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK, 0)  # by another process; 0 is what Wine says
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is run by spreadsheets
 
 
