@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from segmae.config import Preprocess, check_size, config_to_dict
 from segmae.errors import CheckpointError, ConfigError, reason, require
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, read_records, sha256, write_json
-from segmae.ownfiles import is_trusted
+from segmae.ownfiles import refuse_untrusted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -320,7 +320,7 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:
         CheckpointError: weights absent or damaged, not those of the architecture, or code that is not trusted.
     """
     safetensors = require("safetensors.torch", "train")
-    from segmae.models import code_file, create_model
+    from segmae.models import create_model
 
     path = resolve(model)
     info = read_info(path)
@@ -329,11 +329,7 @@ def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:
         raise CheckpointError(
             f"{path}: has no {WEIGHTS}; only the engines onnxruntime and openvino can use it"
         )
-    code = code_file(info.architecture)
-    if code is not None and not is_trusted(code):
-        raise CheckpointError(
-            f"{path}: loading it runs the code of {code}. If you trust that file, set SEGMAE_TRUST_CODE={code}"
-        )
+    refuse_untrusted(info.architecture, f"{path}: loading it")
     try:
         network = create_model(info.architecture, **info.options)
     except ConfigError as error:

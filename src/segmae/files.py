@@ -17,7 +17,7 @@ from segmae.errors import DamagedFile, InUse, OutputError
 
 WINDOWS = os.name == "nt"
 HALF = ".writing-"  # begins the names of files that are not whole yet
-FULL = ("No space left", "os error 112")  # in errors that wrap the system's; Windows says it in any language
+DISK_FULL = ("No space left", "os error 112")  # in errors that wrap the system's; 112 is Windows's
 HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK, 0)  # by another process; 0 is what Wine says
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is run by spreadsheets
 
@@ -95,7 +95,7 @@ def append(path: str | Path, text: str) -> None:
 def _is_full(error: BaseException | None) -> bool:
     full = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
     while error is not None:
-        if getattr(error, "errno", None) in full or any(sign in str(error) for sign in FULL):
+        if getattr(error, "errno", None) in full or any(sign in str(error) for sign in DISK_FULL):
             return True
         error = error.__context__  # torch stumbles over its own half-written file on top of it
     return False

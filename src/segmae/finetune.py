@@ -44,8 +44,8 @@ from segmae.data.splits import (
 from segmae.errors import CheckpointError, ConfigError, DataError, MissingExtra, require
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import write_json
-from segmae.models import code_file, create_model
-from segmae.ownfiles import is_trusted
+from segmae.models import create_model
+from segmae.ownfiles import refuse_untrusted
 from segmae.paired import difference, read_evaluation
 from segmae.predict import Progress
 from segmae.predictor import DEFAULT_MODEL
@@ -247,11 +247,7 @@ def _trainable(model: str | Path) -> ModelInfo:
             "model that has one"
         )
     refuse_stage_1(place)
-    code = code_file(info.architecture)
-    if code is not None and not is_trusted(code):
-        raise CheckpointError(
-            f"{place}: finetune loads it, which runs the code of {code}. If you trust that file, set SEGMAE_TRUST_CODE={code}"
-        )
+    refuse_untrusted(info.architecture, f"{place}: finetune loads it, which")
     needed = getattr(create_model(info.architecture, **info.options), "task", DEFAULTS["task"])
     if needed != DEFAULTS["task"]:
         options = {name: value for name, value in info.options.items() if name != "classes"}  # are counted

@@ -10,7 +10,7 @@ from typing import Any
 
 from segmae.config import Config
 from segmae.data.splits import Split, load_split
-from segmae.errors import ConfigError
+from segmae.errors import CheckpointError, ConfigError
 from segmae.files import sha256
 from segmae.models import code_file, model_function
 
@@ -51,10 +51,22 @@ def own_loss(name: str) -> Callable[..., Any]:
         raise ConfigError(f"losses.own: {str(error).removeprefix('model ')}") from error
 
 
-def is_trusted(code: Path) -> bool:
-    """Whether SEGMAE_TRUST_CODE names this file, so that loading a model that was saved may run it."""
+def refuse_untrusted(model: str, loading: str) -> None:
+    """A model that was saved may run a network of one's own only if SEGMAE_TRUST_CODE names its file.
+
+    Args:
+        model: `model.name`; names of the package's own networks pass.
+        loading: what would run the file, and when: the start of the error.
+
+    Raises:
+        CheckpointError: it does not name it.
+    """
+    code = code_file(model)
     named = os.environ.get("SEGMAE_TRUST_CODE", "").split(os.pathsep)
-    return code.resolve() in [Path(name).resolve() for name in named if name]
+    if code is not None and code.resolve() not in [Path(name).resolve() for name in named if name]:
+        raise CheckpointError(
+            f"{loading} runs the code of {code}. If you trust that file, set SEGMAE_TRUST_CODE={code}"
+        )
 
 
 def read_split(name: str) -> Split:

@@ -16,7 +16,7 @@ from segmae.config import Config, load_config, merge_settings
 from segmae.errors import ConfigError
 from segmae.files import read_json
 from segmae.models import list_models
-from segmae.study.grid import FULL, Study, digest, find_study, load_study, training_images
+from segmae.study.grid import PAPER_SCALE, Study, digest, find_study, load_study, training_images
 from segmae.study.printed import _tables, printed
 
 Write = Callable[..., Path]
@@ -43,7 +43,7 @@ def studies() -> dict[tuple[str, str], Study]:
         (path.stem, scale): load_study(path, scale)
         for path in STUDIES
         if path.stem not in OURS
-        for scale in (FULL, "cpu")
+        for scale in (PAPER_SCALE, "cpu")
     }
 
 
@@ -87,7 +87,7 @@ def test_every_cell_has_a_configuration_that_its_network_can_be_trained_by(
 def test_every_row_of_the_papers_tables_is_in_a_study(studies: dict[tuple[str, str], Study]) -> None:
     mapped = set()
     for table in ("table1", "table2", "table3", "table4"):
-        study = studies[table, FULL]
+        study = studies[table, PAPER_SCALE]
         for row in study.rows.values():
             for data in study.data.values():
                 if row["printed"]:
@@ -138,17 +138,17 @@ def test_full_studies_follow_the_paper_and_small_ones_say_that_they_do_not(
 
 def test_the_gpu_scale_changes_the_precision_alone(studies: dict[tuple[str, str], Study]) -> None:
     gpu = load_study(next(path for path in STUDIES if path.stem == "beta"), "gpu")
-    for one, two in zip(gpu.cells, studies["beta", FULL].cells, strict=True):
+    for one, two in zip(gpu.cells, studies["beta", PAPER_SCALE].cells, strict=True):
         assert one.config.precision == "bf16-mixed" and one.config.data.resident
         written = replace(one.config, name="", precision="32-true", save_every=200)
         assert replace(written, data=replace(written.data, resident=False)) == replace(two.config, name="")
 
 
 def test_cells_of_equal_settings_share_a_stage_1(studies: dict[tuple[str, str], Study]) -> None:
-    first = {cell.id: cell.stage1.name for cell in studies["table4", FULL].cells if cell.stage1}
+    first = {cell.id: cell.stage1.name for cell in studies["table4", PAPER_SCALE].cells if cell.stage1}
     assert first["full_isic2018_s0"] == first["mae-stage1_isic2018_s0"] != first["full_isic2018_s1"]
-    assert len({cell.stage1.name for cell in studies["beta", FULL].cells if cell.stage1}) == 1
-    other = next(cell for cell in studies["table2", FULL].cells if cell.row == "segmae-base")
+    assert len({cell.stage1.name for cell in studies["beta", PAPER_SCALE].cells if cell.stage1}) == 1
+    other = next(cell for cell in studies["table2", PAPER_SCALE].cells if cell.row == "segmae-base")
     assert other.stage1 is not None and other.stage1.name == first["full_isic2018_s0"], (
         "studies share them too"
     )
@@ -162,7 +162,7 @@ def test_an_unseen_test_has_no_image_that_the_training_split_met(
 ) -> None:
     from segmae.data.splits import load_split
 
-    (cell, *_) = [cell for cell in studies["external", FULL].cells if cell.data == "isic2018"]
+    (cell, *_) = [cell for cell in studies["external", PAPER_SCALE].cells if cell.data == "isic2018"]
     unseen = next(test for test in cell.tests if test.name == "isic2017-unseen").load(cell.config.data.split)
     met = load_split("isic2018/paper").parts
     kept = set(unseen.parts["test"])

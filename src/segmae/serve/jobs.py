@@ -48,7 +48,7 @@ from segmae.serve.work import Worker, kind_of, open_dicom, refused
 Noted = TypeVar("Noted")
 
 log = logging.getLogger("segmae.serve")
-FULL = (OSError, OutputError, sqlite3.OperationalError)  # what a full disk raises
+DISK_ERRORS = (OSError, OutputError, sqlite3.OperationalError)  # what a full disk raises
 SWEEP_S = 60.0  # between looks for what has expired
 PAUSE_S = 1.0  # before something that failed is tried again
 TRIES = 5  # of an image that the process dies or fails at
@@ -142,7 +142,7 @@ class Jobs:
             self.store.add(job, [_said(file.filename, number) for number, file in enumerate(files, 1)])
         except BaseException as error:
             shutil.rmtree(folder.parent, ignore_errors=True)
-            if not isinstance(error, FULL):
+            if not isinstance(error, DISK_ERRORS):
                 raise
             log_error(f"job {id}", error)
             raise Problem(

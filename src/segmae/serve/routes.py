@@ -18,7 +18,7 @@ from segmae.serve.answers import Json
 from segmae.serve.page_files import PageFile, load_page
 from segmae.serve.problems import Problem
 from segmae.serve.service import Service
-from segmae.serve.uploads import MEASURED, Options, files_of, one_file, options_of
+from segmae.serve.uploads import MEASURED, Options, files_of, one_file, options_in
 from segmae.serve.work import Prepared, Worker, kind_of, open_dicom, refused
 
 SEG_PIXELS = 500_000_000  # of all frames of one DICOM object whose SEG is asked for
@@ -54,7 +54,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         async with service.place(request):
             worker, _ = service.ready()
             form = await service.form(request)
-            options = options_of(form)
+            options = options_in(form)
             data = await one_file(form, "image").read()
             await form.close()
             if options.output == "seg":
@@ -76,7 +76,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         async with service.place(request):
             worker, _ = service.ready()
             form = await service.form(request)
-            options = options_of(form, MEASURED)
+            options = options_in(form, MEASURED)
             image, mask = await one_file(form, "image").read(), await one_file(form, "mask").read()
             await form.close()
 
@@ -90,7 +90,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         async with service.place(request):
             _, jobs = service.ready()
             form = await service.form(request, settings.job_images)
-            options = options_of(form)
+            options = options_in(form)
             files = files_of(form, "images")
             status = await jobs.accept(files, options, request.state.caller)
             await form.close()

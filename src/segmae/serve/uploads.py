@@ -88,7 +88,7 @@ def one_file(form: FormData, name: str) -> UploadFile:
     return found[0]
 
 
-def options_of(form: FormData, outputs: Iterable[str] = OUTPUTS) -> Options:
+def options_in(form: FormData, outputs: Iterable[str] = OUTPUTS) -> Options:
     """The fields that are no files.
 
     Raises:

@@ -46,7 +46,7 @@ from segmae.ownfiles import own_files, read_split
 from segmae.views import check_views
 
 FOLDER = Path("recipes/studies")
-FULL = "paper"  # the scale that changes nothing
+PAPER_SCALE = "paper"  # the scale that changes nothing
 SUFFIXES = (".yaml", ".yml")
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}  # as labels write them
 STAGE1 = "_stage1"  # the folder of first stages, which studies share; no study can have this name
@@ -148,12 +148,12 @@ def find_study(name: str | Path) -> Path:
                       "change to the folder that has recipes/")  # fmt: skip
 
 
-def folder_name(study: str, scale: str = FULL) -> str:
+def folder_name(study: str, scale: str = PAPER_SCALE) -> str:
     """Of a study's folders in results and runs."""
-    return study if scale == FULL else f"{study}-{scale}"
+    return study if scale == PAPER_SCALE else f"{study}-{scale}"
 
 
-def load_study(name: str | Path, scale: str = FULL) -> Study:
+def load_study(name: str | Path, scale: str = PAPER_SCALE) -> Study:
     """Read a study and resolve the settings of all its cells.
 
     Args:
@@ -181,7 +181,7 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
     _check_texts(text, ("title", "text", "table"), str(path))
     if not isinstance(text.get("scales") or {}, Mapping):
         raise ConfigError(f"{path}: scales: must be a mapping of names to scales")
-    scales = {FULL: {}, **(text.get("scales") or {})}
+    scales = {PAPER_SCALE: {}, **(text.get("scales") or {})}
     if scale not in scales:
         raise ConfigError(
             f"{path}: no scale '{scale}'.{did_you_mean(scale, scales)} It has {', '.join(map(str, scales))}"
@@ -224,7 +224,7 @@ def load_study(name: str | Path, scale: str = FULL) -> Study:
         facts = (
             f"{c.preprocess.size} px, {c.epochs} epochs, batch {c.batch_size}, {OPTIMIZERS[c.optimizer.name]}"
         )
-        study = replace(study, scale_label=f"{'As written' if scale == FULL else scale}: {facts}")
+        study = replace(study, scale_label=f"{'As written' if scale == PAPER_SCALE else scale}: {facts}")
     return replace(study, cells=cells)
 
 

@@ -24,7 +24,7 @@ from segmae.checkpoint import epochs_done
 from segmae.errors import DamagedFile, DataError, did_you_mean, reason
 from segmae.files import atomic_write, read_json, write_json
 from segmae.models import code_file, find_entry
-from segmae.study.grid import FULL, STAGE1, Cell, Study, load_study, training_images
+from segmae.study.grid import PAPER_SCALE, STAGE1, Cell, Study, load_study, training_images
 
 FORMAT = 1
 PLAN = "study.json"
@@ -250,7 +250,7 @@ class Standing:
 
 
 def status(
-    name: str | Path, scale: str = FULL, results: Path = RESULTS, runs: Path = RUNS
+    name: str | Path, scale: str = PAPER_SCALE, results: Path = RESULTS, runs: Path = RUNS
 ) -> tuple[Study, list[Standing]]:
     """A study and the standing of each of its cells, in order of importance."""
     study = load_study(name, scale)

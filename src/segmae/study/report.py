@@ -11,7 +11,7 @@ from typing import Any
 
 from segmae.errors import DataError, SegmaeError
 from segmae.study import plots
-from segmae.study.grid import FULL, SUFFIXES, find_study, folder_name, load_study
+from segmae.study.grid import PAPER_SCALE, SUFFIXES, find_study, folder_name, load_study
 from segmae.study.ledger import PLAN, RESULTS, Ledger, studies_in
 from segmae.study.page import Block, Bullets, Heading, Page, Paragraph, Picture, Table
 from segmae.study.printed import SOURCE, Printed, printed
@@ -58,7 +58,7 @@ def write_report(
     study: str | Path,
     results: Path = RESULTS,
     out: Path = OUT,
-    scale: str = FULL,
+    scale: str = PAPER_SCALE,
     tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, Path]:
     """Write `OUT/STUDY.md` with pictures in `OUT/STUDY/`, and `OUT/STUDY.html`; the two paths.
@@ -155,7 +155,7 @@ def build_page(evidence: Evidence) -> Page:
 
 def _title(plan: Plan) -> str:
     title: str = plan["title"]
-    return title if plan["scale"] == FULL else f"{title} ({plan['scale']} scale)"
+    return title if plan["scale"] == PAPER_SCALE else f"{title} ({plan['scale']} scale)"
 
 
 def _finished(evidence: Evidence) -> str:

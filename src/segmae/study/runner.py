@@ -37,13 +37,12 @@ from segmae.errors import (
 )
 from segmae.evaluate import evaluate_checkpoint
 from segmae.files import locked, read_json, read_records, write_json
-from segmae.models import code_file
-from segmae.ownfiles import is_trusted, read_split
+from segmae.ownfiles import read_split, refuse_untrusted
 from segmae.provenance import commit, machine, portable, versions, without_folders
 from segmae.runstate import Listener
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped
 from segmae.study.cost import measure_cost
-from segmae.study.grid import FULL, STAGE1, Cell, Study, cell_digest, load_study
+from segmae.study.grid import PAPER_SCALE, STAGE1, Cell, Study, cell_digest, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger, names_of, work
 from segmae.train import run
 
@@ -96,7 +95,7 @@ class Deadline:
 
 def run_studies(
     names: Sequence[str | Path],
-    scale: str = FULL,
+    scale: str = PAPER_SCALE,
     budget: str | float | None = None,
     *,
     device: str = "",
@@ -218,7 +217,7 @@ def run_cell(
         OutOfTime: the deadline came first; the same call goes on from there.
     """
     refuse_several(cell.config, "a study")
-    refuse_untrusted(cell.config)
+    refuse_untrusted(cell.config.model.name, f"{cell.id}: a trained cell is tested by loading it, which")
     refuse_edited(cell)
     refuse_unusable_tests(cell)
     config = _placed(cell.config, place, study.name)
@@ -341,18 +340,6 @@ def refuse_unusable_tests(cell: Cell) -> None:
             if shared and not cell.config.data.allow_leaks:
                 raise DataError(f"test {test.name}: {len(shared)} of its images, or others of their lesions, are trained on, e.g. {shared[0]}. "
                                 "Test on others, or set data.allow_leaks")  # fmt: skip
-
-
-def refuse_untrusted(config: Config) -> None:
-    """A network of one's own is loaded for its tests: better said before it is trained.
-
-    Raises:
-        CheckpointError: SEGMAE_TRUST_CODE does not name its file.
-    """
-    code = code_file(config.model.name)
-    if code is not None and not is_trusted(code):
-        raise CheckpointError(f"{code}: a trained cell is tested by loading it, which runs this code. If you trust that file, "
-                              f"set SEGMAE_TRUST_CODE={code}")  # fmt: skip
 
 
 def refuse_edited(cell: Cell) -> None:

@@ -17,7 +17,7 @@ from segmae.files import atomic_path
 from segmae.overlay import overlay
 from segmae.predictor import Predictor, load
 from segmae.report import choose_cases
-from segmae.study.grid import FULL, Cell, Study, load_study
+from segmae.study.grid import PAPER_SCALE, Cell, Study, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger
 from segmae.study.tables import COUNTED
 
@@ -27,7 +27,7 @@ CASES = 2  # each of the best, median and worst
 
 
 def write_sheets(
-    name: str | Path, scale: str = FULL, results: Path = RESULTS, runs: Path = RUNS
+    name: str | Path, scale: str = PAPER_SCALE, results: Path = RESULTS, runs: Path = RUNS
 ) -> list[Path]:
     """Write `RUNS/STUDY/sheets/DATA-TEST.png` for every dataset and test with finished cells; the paths.
 
