@@ -6,6 +6,7 @@ each run as config.json, which is a recipe too: `segmae train runs/NAME/config.j
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -219,15 +220,15 @@ def merge_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
         ConfigError: an unknown key (the nearest valid name is given), or a value of the wrong type or out of range.
     """
     omegaconf = require("omegaconf", "train")
-    config = _defaults()
+    config = copy.deepcopy(_defaults())
     for source, settings in layers:
-        config = _merge(config, omegaconf.OmegaConf.create(settings), source)
+        _merge(config, omegaconf.OmegaConf.create(settings), source)
     return _check(_with_tuples(omegaconf.OmegaConf.to_object(config)))
 
 
 @lru_cache(maxsize=1)
 def _defaults() -> Any:
-    """The defaults as OmegaConf has them, which merging copies. Before 2.4 it makes frozen dataclasses read-only for itself too."""
+    """The defaults as OmegaConf has them. Before 2.4 it makes frozen dataclasses read-only for itself too."""
     OmegaConf = require("omegaconf", "train").OmegaConf
     config = OmegaConf.structured(Config)
     for node in (config, *(config[name] for name in config if OmegaConf.is_dict(config[name]))):
@@ -276,13 +277,14 @@ def config_keys(group: Any = None, prefix: str = "") -> list[str]:
     return keys
 
 
-def _merge(config: Any, addition: Any, source: str) -> Any:
+def _merge(config: Any, addition: Any, source: str) -> None:
+    """Into `config`, in place: a copy for each layer was most of a study's loading."""
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
     _refuse_bare_groups(addition, source)
     try:
-        return OmegaConf.merge(config, addition)
+        config.merge_with(addition)
     except ConfigKeyError as error:
         key = str(error.full_key or error.key)
         near = difflib.get_close_matches(key, config_keys(), n=10, cutoff=0.4)

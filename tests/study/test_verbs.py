@@ -122,3 +122,16 @@ def test_a_damaged_outcome_is_named_and_the_plan_is_mended(
     assert (code, out) == (1, "") and "one_drawn_s0.json: is damaged" in err
     code, _, err = call(capsys, "report", "--scale", "cpu")
     assert code == 2 and "--scale goes with a study" in err
+
+
+def test_the_list_tells_cells_and_scales(
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_study(rows=ROWS, reference="one", scales={"short": {"settings": {"epochs": 1}}})
+    Path("recipes/studies").mkdir(parents=True)
+    path.rename(Path("recipes/studies") / path.name)
+    code, out, _ = call(capsys, "list")
+    assert code == 0 and out.splitlines()[1].split() == ["drawn", "2", "paper,", "short", "Drawn", "lesions"]
+    code, out, _ = call(capsys, "list", "--json")
+    assert code == 0 and json.loads(out)[0]["scales"] == ["paper", "short"]

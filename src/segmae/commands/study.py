@@ -185,15 +185,18 @@ def study_sheets(
 
 @study.command("list")
 def list_studies(as_json: Json = False) -> None:
-    """The studies in recipes/studies, with their cells."""
-    from segmae.study.grid import FOLDER, list_studies, load_study
+    """The studies in recipes/studies: their cells at the paper's scale, and the scales that each has."""
+    from segmae.study.grid import FOLDER, list_studies, load_study, scales
 
-    found = [load_study(path) for path in list_studies()]
+    found = [(load_study(path), scales(path)) for path in list_studies()]
     if not found:
         note(
             f"./{FOLDER.as_posix()} holds no study. Change to the folder that has recipes/, or give `segmae study run` a YAML file"
         )
     if as_json:
-        print_json([{"name": s.name, "title": s.title, "cells": len(s.cells)} for s in found])
+        print_json(
+            [{"name": s.name, "title": s.title, "cells": len(s.cells), "scales": sizes} for s, sizes in found]
+        )
         return
-    print_table(("study", "cells", "title"), [(s.name, str(len(s.cells)), s.title) for s in found])
+    print_table(("study", "cells", "scales", "title"),
+                [(s.name, str(len(s.cells)), ", ".join(sizes), s.title) for s, sizes in found])  # fmt: skip

@@ -39,7 +39,7 @@ from segmae.config import (
     merge_settings,
     read_settings,
 )
-from segmae.data.splits import Split, load_split, overlap, without
+from segmae.data.splits import Split, overlap, without
 from segmae.errors import ConfigError, SegmaeError, did_you_mean
 from segmae.models import code_file, find_entry
 from segmae.ownfiles import own_files, read_split
@@ -81,8 +81,8 @@ class Test:
 
     def load(self, trained_on: str) -> Split:
         """The split to test on, of a model that was trained on another."""
-        split = load_split(self.split)
-        return without(split, load_split(trained_on)) if self.unseen else split
+        split = read_split(self.split)
+        return without(split, read_split(trained_on)) if self.unseen else split
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,22 @@ def folder_name(study: str, scale: str = PAPER_SCALE) -> str:
     return study if scale == PAPER_SCALE else f"{study}-{scale}"
 
 
+def scales(path: Path) -> list[str]:
+    """Names of a study's scales, `paper` first.
+
+    Raises:
+        ConfigError: the file cannot be read, or its scales are no mapping.
+    """
+    return [str(name) for name in _scales(read_settings(path), path)]
+
+
+def _scales(text: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    named = text.get("scales") or {}
+    if not isinstance(named, Mapping):
+        raise ConfigError(f"{path}: scales: must be a mapping of names to scales")
+    return {PAPER_SCALE: {}, **named}
+
+
 def load_study(name: str | Path, scale: str = PAPER_SCALE) -> Study:
     """Read a study and resolve the settings of all its cells.
 
@@ -179,9 +195,7 @@ def load_study(name: str | Path, scale: str = PAPER_SCALE) -> Study:
             texts = ("label", "group", "printed") if kind == "data" else ("label", "note")
             _check_texts(values, texts, f"{path}: {key}.{entry}")
     _check_texts(text, ("title", "text", "table"), str(path))
-    if not isinstance(text.get("scales") or {}, Mapping):
-        raise ConfigError(f"{path}: scales: must be a mapping of names to scales")
-    scales = {PAPER_SCALE: {}, **(text.get("scales") or {})}
+    scales = _scales(text, path)
     if scale not in scales:
         raise ConfigError(
             f"{path}: no scale '{scale}'.{did_you_mean(scale, scales)} It has {', '.join(map(str, scales))}"
