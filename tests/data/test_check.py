@@ -146,8 +146,9 @@ GREY, MASK = np.asarray(Image.fromarray(draw_lesion(1, SIZE)[0]).convert("L")), 
         (draw_lesion(1, SIZE)[0], "mask not two-valued", "error", "is a colour picture"),
         (MASK * 0, "empty mask", "warning", "no lesion"),
         (MASK * 0 + 255, "full mask", "warning", "all lesion"),
+        (255 - MASK * 255, "inverted mask", "warning", "lesion in all four corners"),
     ],
-    ids=["smaller", "turned", "grey", "colour", "empty", "full"],
+    ids=["smaller", "turned", "grey", "colour", "empty", "full", "inverted"],
 )
 def test_a_mask_that_is_none_is_named_with_the_remedy(
     lesions: Path, values: np.ndarray, kind: str, severity: str, problem: str
@@ -161,7 +162,7 @@ def test_a_mask_that_is_none_is_named_with_the_remedy(
     assert finding.items[0]["file"] == str(mask(lesions))
     assert str(mask(lesions)) in finding.items[0]["problem"]
     assert problem in finding.items[0]["problem"]
-    remedies = ("Export each mask", "Write masks with 0", "Take them out unless")
+    remedies = ("Export each mask", "Write masks with 0", "Take them out unless", "exchange 0 and 255")
     assert any(remedy in finding.message for remedy in remedies)
 
 

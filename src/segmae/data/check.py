@@ -204,15 +204,19 @@ def _inspect_mask(path: Path | None, size: tuple[int, int] | None) -> tuple[str,
         return "mask of another size", f"{path}: {found[0]} x {found[1]} px, its image {size[0]} x {size[1]}"
     if mask.all() or not mask.any():
         return ("full mask", f"{path}: all lesion") if mask.any() else ("empty mask", f"{path}: no lesion")
+    if mask[[0, 0, -1, -1], [0, -1, 0, -1]].all():
+        return "inverted mask", f"{path}: lesion in all four corners"
     return "", ""
 
 
+INVERTED = 0.01  # the share of such masks from which on they are told: of 5,488 masks of ISIC and PH2 one has lesion in all corners
 MASK_FINDINGS: dict[str, tuple[Severity, str]] = {
     "unreadable mask": ("error", "Broken or truncated. Copy or download them again"),
     "mask not two-valued": ("error", "Write masks with 0 for skin and 255 for lesion"),
     "mask of another size": ("error", "Export each mask at its image's size"),
     "empty mask": ("warning", "No lesion is marked. Take them out unless that is meant"),
     "full mask": ("warning", "Everything is marked as lesion. Take them out unless that is meant"),
+    "inverted mask": ("warning", "Lesion in all four corners. If that is skin, exchange 0 and 255"),
 }
 
 
@@ -236,7 +240,9 @@ def _file_findings(name: str, dataset: Dataset, facts: Sequence[_Facts]) -> Iter
     )
     yield from finding("error", "two files of one id", message, doubles)
     for kind, (severity, message) in MASK_FINDINGS.items():
-        found = ((c, f) for c, f in known if f.mask_kind == kind)
+        found = [(c, f) for c, f in known if f.mask_kind == kind]
+        if kind == "inverted mask" and len(found) < INVERTED * len(known):
+            continue
         items = ({"id": c.id, "file": str(c.mask), "problem": f.mask_problem} for c, f in found)
         yield from finding(severity, kind, message, items)
     bare = [{"id": c.id, "file": str(c.image)} for c in dataset.cases if c.mask is None]
