@@ -108,6 +108,14 @@ def test_the_curve_rises_through_the_steps_of_isotonic_regression() -> None:
     assert y == pytest.approx([0.1, 0.4, 0.9])
 
 
+@pytest.mark.parametrize("empty", [[0, 0, 0, 1], [1, 0, 0, 0]])
+def test_of_empty_masks_the_mean_dice_is_expected_in_whatever_order_they_came(empty: list[int]) -> None:
+    """Four empty masks, one of them of a photograph without a lesion: soft Dice 0 stands for .25."""
+    x, y = _curve(np.array([0, 0, 0, 0, 0.9, 0.7, 0.8]), np.array([*empty, 0.9, 0.8, 0.6]))
+    assert x == pytest.approx([0, 0.75, 0.9])
+    assert y == pytest.approx([0.25, 0.7, 0.9])
+
+
 def test_expected_dice_follows_the_curve_and_is_none_without_one(fitted: t.Trust) -> None:
     assert fitted.expected_dice(0.7) == pytest.approx(0.7, abs=0.01)
     assert fitted.expected_dice(0.0) == pytest.approx(0.4, abs=0.01)

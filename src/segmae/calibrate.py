@@ -231,9 +231,13 @@ def _fit(fitted_on: dict[str, Any], measured: Sequence[Measured]) -> Trust:
 
 
 def _curve(soft: NDArray[np.float64], dice: NDArray[np.float64]) -> tuple[list[float], list[float]]:
-    """A rising curve through the means of isotonic regression's steps: soft Dice, expected Dice."""
-    order = np.argsort(soft, kind="stable")
-    steps = isotonic_regression(dice[order])
-    x = [soft[order][a:b].mean() for a, b in zip(steps.blocks[:-1], steps.blocks[1:], strict=True)]
+    """A rising curve through the means of isotonic regression's steps: soft Dice, expected Dice.
+
+    Photographs with one soft Dice count by their mean Dice, so that their order says nothing: of empty masks it is 0, and Dice 0 or 1.
+    """
+    values, of, images = np.unique(soft, return_inverse=True, return_counts=True)
+    steps = isotonic_regression(np.bincount(of, dice) / images, weights=images)
+    parts = [slice(a, b) for a, b in zip(steps.blocks[:-1], steps.blocks[1:], strict=True)]
+    x = [np.average(values[part], weights=images[part]) for part in parts]
     y = steps.x[steps.blocks[:-1]]
     return [round(float(v), 5) for v in x], [round(float(v), 5) for v in y]
