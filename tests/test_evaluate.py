@@ -138,6 +138,18 @@ def test_both_sizes_are_measured_and_named(tmp_path: Path) -> None:
     assert row[f"dice@{SIZE}"] == row["dice@original"] == "1.000000"
 
 
+def test_pooled_figures_count_the_pixels_of_their_own_size(tmp_path: Path) -> None:
+    """A large photograph is found, of a small one the half: at network size both have as many pixels."""
+    large, small = box(128, 128, 0, 0, 64, 128), box(64, 64, 0, 0, 32, 64)
+    cases = [
+        write_case(tmp_path, "a", large, large),
+        write_case(tmp_path, "b", box(64, 64, 0, 0, 32, 32), small),
+    ]
+    pooled = evaluate(Darkness(), cases, tmp_path / "out", data="drawn", resamples=50)["pooled"]
+    assert pooled[f"sensitivity@{SIZE}"]["value"] == pytest.approx(3072 / 4096)
+    assert pooled["sensitivity@original"]["value"] == pytest.approx(9216 / 10240)
+
+
 def test_equals_the_official_scorer_on_the_same_files(cases: tuple[Case, ...], tmp_path: Path) -> None:
     official = pytest.importorskip("isic_challenge_scoring.segmentation")
     truth, predictions = tmp_path / "truth", tmp_path / "predictions"

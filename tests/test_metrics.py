@@ -140,6 +140,9 @@ def test_boundary_iou_by_hand() -> None:
     assert metrics.boundary_iou(box(2, 2, 4, 4, shape), box(1, 1, 6, 6, shape), 0.04) == pytest.approx(
         12 / 36
     )
+    # So it is where the diagonal is 100 and the ratio not given.
+    shape = (60, 80)
+    assert metrics.boundary_iou(box(2, 2, 4, 4, shape), box(1, 1, 6, 6, shape)) == pytest.approx(12 / 36)
     assert metrics.boundary_iou(EMPTY, EMPTY) == 1
     assert metrics.boundary_iou(EMPTY, FULL) == 0
     assert metrics.boundary_iou(FULL, FULL) == 1

@@ -21,8 +21,16 @@ from segmae.errors import ConfigError, DataError
 from segmae.study.ledger import Ledger
 from segmae.study.page import Table
 from segmae.study.printed import faults, printed
-from segmae.study.report import _against, build_page, write_all_reports, write_report
-from segmae.study.tables import Figures, Place, SeedSpread, corrected, load_evidence
+from segmae.study.report import _against, _tests, build_page, write_all_reports, write_report
+from segmae.study.tables import (
+    Comparison,
+    Figures,
+    Interval,
+    Place,
+    SeedSpread,
+    corrected,
+    load_evidence,
+)
 
 # Per row, dataset and seed: true positives, false positives and false negatives of each image, of 64 pixels.
 Pixels = list[tuple[int, int, int]]
@@ -40,13 +48,16 @@ def write_cell(
     seed: int,
     images: Mapping[str, tuple[float, float, float]],
     expected: int = 0,
+    original: Mapping[str, tuple[float, float, float]] | None = None,
     **parts: Any,
 ) -> None:
+    """Counts of `images` at network size and, unless others are given, at original size."""
     name = f"{row}_{data}_s{seed}"
     columns = [f"{n}{size}" for size in ("@8", "@original") for n in ("tp", "fp", "fn", "tn")]
     lines = [",".join(["test", "id", *columns, "hd95@original", "assd@original", "boundary_iou@original"])]
-    for key, (tp, fp, fn) in images.items():
-        lines.append(",".join(map(str, ["test", key, *[tp, fp, fn, 64 - tp - fp - fn] * 2, 3, 1, 0.5])))
+    for key in images:
+        counts = [(*each[key], 64 - sum(each[key])) for each in (images, original or images)]
+        lines.append(",".join(map(str, ["test", key, *counts[0], *counts[1], 3, 1, 0.5])))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
     summary = {
@@ -311,6 +322,26 @@ def test_two_folds_are_too_few_to_tell_chance_and_are_no_seeds(tmp_path: Path) -
     assert (compared.p_runs, compared.verdict) == (None, "few seeds")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "adjusted", "adjusted_runs", "verdict"),
+    [
+        (0.01, 0.03, 0.04, 0.04, "better"),
+        (-0.03, -0.01, 0.04, 0.04, "worse"),
+        (0.0, 0.03, 0.04, 0.04, "not shown"),
+        (-0.03, 0.0, 0.04, 0.04, "not shown"),
+        (0.01, 0.03, 0.05, 0.04, "not shown"),
+        (0.01, 0.03, 0.04, 0.05, "few seeds"),
+        (0.01, 0.03, 0.04, None, "few seeds"),
+    ],
+)
+def test_a_verdict_needs_the_interval_and_both_corrected_p(
+    low: float, high: float, adjusted: float, adjusted_runs: float | None, verdict: str
+) -> None:
+    interval = Interval((low + high) / 2, low, high)
+    found = Comparison("a", "b", 3, 40, interval, 0.001, 0.001, adjusted, adjusted_runs)
+    assert found.verdict == verdict
+
+
 def test_without_any_scatter_a_difference_is_certain_and_none_is_not() -> None:
     spread = SeedSpread(0.0, 4, "", "drawn")
     assert (spread.p(0.1, 3), spread.p(-0.1, 3), spread.p(0.0, 3)) == (0, 0, 1)
@@ -415,6 +446,8 @@ def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> No
         compared["b"].difference.value == pytest.approx(difference.mean())
         and compared["b"].verdict == "worse"
     )
+    bounds = compared["b"].difference.low, compared["b"].difference.high
+    assert bounds == statistics.mean_interval(difference)
     p = [statistics.wilcoxon(dice[row], dice["a"]) for row in ("b", "c")]
     assert [compared[row].adjusted for row in ("b", "c")] == statistics.holm(p)
     assert compared["c"].verdict == "not shown"
@@ -454,6 +487,48 @@ def test_the_report_says_what_holds_what_is_printed_and_what_is_open(three_rows:
     assert "failed: `d_drawn_s0`: no memory left" in text and "Not finished yet: D." in text
     captions = [line for line in text.splitlines() if line.startswith("*") and not line.startswith("**")]
     assert len(captions) == 6 and all("(small, for a CPU)*" in line for line in captions)
+
+
+def test_every_column_holds_what_its_header_says(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    write_plan(folder, {"a": "SegMAE", "b": "U-Net"}, {"drawn": "drawn"}, [0, 1, 2], claims=[{"text": "x", "row": "b", "than": ["a"]}])  # fmt: skip
+    network = {"i1": (10, 0, 0), "i2": (10, 0, 10), "i3": (2, 6, 2)}  # Dice 1, 2/3, 1/3
+    original = {"i1": (20, 0, 0), "i2": (10, 5, 5), "i3": (0, 4, 4)}  # Dice 1, 2/3, 0
+    training = {"seconds": 150.0, "tflop": 1.0, "epochs": 3, "best_epoch": 3}
+    for seed in range(3):
+        write_cell(folder, "a", "drawn", seed, network, original=original, training=training)
+        write_cell(folder, "b", "drawn", seed, {**network, "i2": (10 + seed, 0, 10)}, original=original)
+    evidence = load_evidence(Ledger("study", tmp_path))
+    (place,) = evidence.places
+    page = build_page(evidence).markdown("study")
+    overlap, pixels, at_original, cost = [line for line in page.splitlines() if line.startswith("| A |")]
+    values = re.sub(r" \[[^]]*\]", "", overlap).split(" | ")[1:]
+    assert values[:6] == ["3 of 3", "0.667", "0.000", f"{44 / 62:.3f}", "0.567", f"{22 / 40:.3f}"]
+    assert values[6:] == ["0.941†", "0.881† |"]
+    # of 64 pixels right: 64, 54, 56; of lesion found: 10 of 10, 10 of 20, 2 of 4; of skin left out: 54 of 54, 44 of 44, 54 of 60
+    shares = [(64 + 54 + 56) / 192, 174 / 192, (1 + 0.5 + 0.5) / 3, 22 / 34, (1 + 1 + 0.9) / 3, 152 / 158]
+    values = [value for n, value in enumerate(pixels.strip("| ").split(" | ")[1:]) if n % 3 < 2]
+    assert values == [f"{share:.3f}" for share in shares]
+    values = re.sub(r" \[[^]]*\]", "", at_original).strip("| ").split(" | ")[1:]
+    assert values == [f"{v:.3f}" for v in (5 / 9, 60 / 78, 0.5, 30 / 48)] + ["3.0", "0.500"]
+    assert cost == "| A | 2.00 | 3.00 | 3.5 | 1.5 | 4.0 |"
+    for bounds in re.findall(r"(\d\.\d+) \[(\d\.\d+), (\d\.\d+)\]", page):
+        value, low, high = map(float, bounds)
+        assert low <= value <= high
+    assert place.seed_spread and f"{2**0.5 * place.seed_spread.deviation:.4f}, by 2 rows and 3 seeds" in page
+    (claim,) = [line for line in page.splitlines() if line.startswith("| B over A |")]
+    assert "| −0.047† |" in claim, "of U-Net's printed Dice .894 and SegMAE's .941"
+
+
+def test_p_is_shown_before_and_after_its_correction() -> None:
+    gain = Interval(0.1, 0.05, 0.15)
+    found = [Comparison("b", "a", 3, 40, gain, 0.03, 0.005, 0.03, 0.005), Comparison("c", "a", 3, 40, gain, 0.02, 0.2, 0.02, 0.2)]  # fmt: skip
+    plan = {"reference": "a", "rows": {row: {"label": row} for row in "abc"}, "scale_label": "small"}
+    (table,) = _tests(plan, SimpleNamespace(compare=lambda pairs: found))  # type: ignore[arg-type]
+    assert isinstance(table, Table)
+    gained = "+0.100 [+0.050, +0.150]"
+    assert table.rows == [["b", "3", "40", gained, "0.030", "0.040", "0.010", "better"],
+                          ["c", "3", "40", gained, "0.020", "0.040", "0.200", "few seeds"]]  # fmt: skip
 
 
 def test_a_report_is_made_without_torch_and_without_data_and_stands_alone(three_rows: Path) -> None:
