@@ -153,6 +153,11 @@ def test_three_readers_are_compared_pair_by_pair(tmp_path: Path) -> None:
     mean = np.mean([(0.75 + 1 + 0.75) / 3, 1])
     assert found.summary["mean_pairwise_dice"]["mean"] == pytest.approx(mean, abs=1e-6)
     assert len(table(found)) == 4
+    for reader in readers[:2]:
+        Image.fromarray(square(20, 10 if reader is readers[0] else 15)).save(reader / "of two.png")
+    found = compare(readers)
+    assert found.summary["pairs"][0]["images"] == 3
+    assert found.summary["mean_pairwise_dice"]["mean"] == pytest.approx(mean, abs=1e-6), "of whole images"
 
 
 def test_the_rest_goes_on_after_a_mask_that_does_not_fit(

@@ -215,8 +215,9 @@ def test_a_study_whose_name_begins_alike_measures_no_seeds(three_rows: Path) -> 
 
 
 def test_the_rows_own_seeds_count_before_those_of_another_study(tmp_path: Path) -> None:
-    """Three rows and two seeds, whose means lie .02 to either side of what rows and seeds add up to in two of them."""
-    folder, means = tmp_path / "study", {"a": (0.5, 0.6), "b": (0.54, 0.6), "c": (0.5, 0.64)}
+    """Three rows and two seeds, whose means lie .02 to either side of what rows and seeds add up to in two of them; `d` has one seed."""
+    folder = tmp_path / "study"
+    means = {"a": (0.5, 0.6), "b": (0.54, 0.6), "c": (0.5, 0.64), "d": (0.7,)}
     write_plan(folder, dict.fromkeys(means, ""), {"drawn": "drawn"}, [0, 1])
     for row, dice in means.items():
         for seed, mean in enumerate(dice):
@@ -512,6 +513,7 @@ def test_every_column_holds_what_its_header_says(tmp_path: Path) -> None:
     values = re.sub(r" \[[^]]*\]", "", at_original).strip("| ").split(" | ")[1:]
     assert values == [f"{v:.3f}" for v in (5 / 9, 60 / 78, 0.5, 30 / 48)] + ["3.0", "0.500"]
     assert cost == "| A | 2.00 | 3.00 | 3.5 | 1.5 | 4.0 |"
+    assert "6 of 6 finished cells were at their best on validation images in their last epoch" in page
     for bounds in re.findall(r"(\d\.\d+) \[(\d\.\d+), (\d\.\d+)\]", page):
         value, low, high = map(float, bounds)
         assert low <= value <= high
