@@ -140,8 +140,8 @@ def test_boundary_iou_by_hand() -> None:
     assert metrics.boundary_iou(box(2, 2, 4, 4, shape), box(1, 1, 6, 6, shape), 0.04) == pytest.approx(
         12 / 36
     )
-    # So it is where the diagonal is 100 and the ratio not given.
-    shape = (60, 80)
+    # So it is where 2 % of the diagonal, 80, are 1.6 pixels.
+    shape = (48, 64)
     assert metrics.boundary_iou(box(2, 2, 4, 4, shape), box(1, 1, 6, 6, shape)) == pytest.approx(12 / 36)
     assert metrics.boundary_iou(EMPTY, EMPTY) == 1
     assert metrics.boundary_iou(EMPTY, FULL) == 0
@@ -167,6 +167,9 @@ def test_calibration_by_hand() -> None:
     r = metrics.reliability(probability, lesion)
     assert metrics.expected_calibration_error(r) == pytest.approx(0.3)
     assert metrics.brier(r) == pytest.approx((0.81 + 3 * 0.01 + 3 * 0.01 + 3 * 0.81) / 10)
+    # Of fifteen bins .07 and .13 share the second: |.1 - .5|.
+    r = metrics.reliability(np.array([0.07, 0.13]), np.array([1, 0]))
+    assert metrics.expected_calibration_error(r) == pytest.approx(0.4)
     certain = metrics.reliability(lesion.astype(float), lesion)
     assert metrics.expected_calibration_error(certain) == metrics.brier(certain) == 0
 

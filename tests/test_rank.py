@@ -18,7 +18,7 @@ from segmae import cli
 from segmae.data.phantom import write_dataset
 from segmae.errors import ConfigError, DataError
 from segmae.predictor import Predictor
-from segmae.rank import choose, rank
+from segmae.rank import _ordered, _Seen, choose, rank
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,14 @@ def test_scores_fall_and_nothing_is_chosen_twice() -> None:
 
 def test_equal_photographs_without_any_doubt_are_ranked_too() -> None:
     assert [index for index, *_ in choose(np.zeros(3), np.zeros((3, 12)), 3)] == [0, 1, 2]
+
+
+def test_distances_count_in_deviations_whatever_a_features_scale() -> None:
+    seen = [_Seen(f"{x} {y}", "", 0.5, None, np.array([x, y])) for x in (0, 100) for y in (0, 0.01)]
+    far, side = pytest.approx(8**0.5), pytest.approx(2)  # corners of a square of two deviations
+    found = _ordered(seen, 4)
+    assert [row.distance for row in found] == [None, far, side, side]
+    assert found[1].name == "100 0.01"
 
 
 def test_a_copy_comes_after_what_differs(photographs: Path, small_model: Path, tmp_path: Path) -> None:

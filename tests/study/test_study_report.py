@@ -18,6 +18,7 @@ from scipy import stats
 
 from segmae import statistics
 from segmae.errors import ConfigError, DataError
+from segmae.study import plots
 from segmae.study.ledger import Ledger
 from segmae.study.page import Table
 from segmae.study.printed import faults, printed
@@ -461,6 +462,17 @@ def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> No
     assert critical == pytest.approx(
         2.3437 * np.sqrt(3 * 4 / (6 * 40)), rel=1e-3
     )  # q of three, Demsar 2006, table 5
+
+
+def test_the_bar_of_the_ranks_is_as_long_as_the_critical_difference(
+    three_rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place,) = load_evidence(Ledger("three", three_rows)).places
+    monkeypatch.setattr(plots, "_png", lambda figure: figure)
+    (axes,) = plots.draw_ranks(place, {row: row for row in "abcd"}, "a", "").axes  # type: ignore[attr-defined]
+    bar = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+    ranks, critical, _ = place.ranks()
+    assert (bar.x0, bar.x1) == pytest.approx((min(ranks.values()), min(ranks.values()) + critical))
 
 
 def test_rows_are_compared_by_the_runs_that_both_have(tmp_path: Path) -> None:
