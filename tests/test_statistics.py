@@ -55,12 +55,23 @@ def test_images_in_groups_of_one_are_drawn_as_without_groups() -> None:
     assert np.array_equal(alone, statistics.resampled_sums(values, 300, 1))
 
 
+def test_a_group_counts_by_its_mean_in_the_order_of_its_first_image() -> None:
+    means = statistics.group_means(np.array([0.9, 0.2, 0.6, 0.3]), ["many", "one", "many", "many"])
+    assert means == pytest.approx([0.6, 0.2])
+
+
 def test_wilcoxon_by_hand() -> None:
     # Six images, all better, no ties: the most extreme of 2^6 sign patterns, from both sides.
     first = np.array([0.81, 0.72, 0.93, 0.64, 0.55, 0.96])
     better = first + np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.03001])
     assert statistics.wilcoxon(better, first) == pytest.approx(2 / 64)
     assert statistics.wilcoxon(first, better) == pytest.approx(2 / 64)
+
+
+def test_images_with_equal_values_do_not_change_the_test() -> None:
+    first, second = np.random.default_rng(0).normal(size=(2, 30))
+    p = statistics.wilcoxon(first, second)
+    assert statistics.wilcoxon(np.append(first, 0.5), np.append(second, 0.5)) == p
 
 
 def test_wilcoxon_of_equal_models_and_of_different_images() -> None:
