@@ -84,7 +84,14 @@ def test_images_without_masks_are_refused_with_the_folder_to_give(small_model: P
         path.write_bytes(b"no picture")
     with pytest.raises(DataError, match=rf"no image with a mask can be read.*{masks[0].name}"):
         finetune(data, tmp_path / "run", model=small_model, settings=more)
-    for path in masks:
+    write_dataset(data, 4, size=(96, 72), seed=1)
+    for path in masks[:2]:
+        path.write_bytes(b"no picture")
+    with pytest.raises(
+        DataError, match=rf"2 images cannot be used, the first: \S*{masks[0].name}.* says of no image"
+    ):
+        finetune(data, tmp_path / "run", model=small_model, settings=more, dry_run=True)
+    for path in (data / "masks").iterdir():
         path.unlink()
     with pytest.raises(DataError, match="none of its 4 images has a mask"):
         finetune(data, tmp_path / "run", model=small_model, settings=more)

@@ -146,7 +146,13 @@ def finetune(
     config = make_config(data, folder, model, epochs, settings)
     refuse_several(config, "finetuning")
     cases, failures, notes = _usable_cases(config, progress)
-    split, more = divide(cases, read_info(model).provenance, config.seed)
+    try:
+        split, more = divide(cases, read_info(model).provenance, config.seed)
+    except DataError as error:
+        if not (reasons := [*(entry["problem"] for entry in failures[:1]), *notes]):
+            raise
+        left_out = f"{len(failures)} images cannot be used, the first: " if failures else ""
+        raise DataError(f"{error}. {left_out}{'. '.join(reasons)}") from None
     images = {part: len(ids) for part, ids in split.parts.items()}
     images["used"] = min(config.data.subset or images["train"], images["train"])
     found = Finetuned(folder, images, failures=failures)

@@ -178,8 +178,9 @@ def find_data(root: str) -> Path:
     if not path.exists() and not path.is_absolute() and base:
         path = Path(base) / root
     if not path.is_dir():
+        also = f", here or in {base}" if path != Path(root).expanduser() else ""
         remedy = "Give your dataset's folder, or set SEGMAE_DATA to the folder above it"
-        raise DataError(f"{path}: no such folder. {remedy}")
+        raise DataError(f"{root}: no such folder{also}. {remedy}")
     return path
 
 
