@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,15 @@ def test_logits_are_those_of_torch_for_any_batch(model: Path, images: np.ndarray
     assert np.abs(engine(images[1:2]) - torch(images[1:2])).max() < 1e-4
     assert np.array_equal(first, kept), "a later call must not write over an earlier result"
     assert np.abs(first - torch(images)).max() < 1e-4
+
+
+def test_threads_that_share_an_engine_get_each_their_own_logits(model: Path) -> None:
+    engine = create_engine(model, "openvino", threads=1)
+    inputs = [np.random.default_rng(seed).normal(size=(1, 3, 64, 64)).astype(np.float32) for seed in range(8)]
+    alone = [engine(images) for images in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(engine, inputs * 50))
+    assert all(np.array_equal(logits, own) for logits, own in zip(found, alone * 50, strict=True))
 
 
 def test_auto_takes_the_fastest_whose_file_is_there(

@@ -18,7 +18,7 @@ ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 
 
 class Engine(Protocol):
-    """A loaded network.
+    """A loaded network, which threads may share.
 
     Attributes:
         name: `openvino`, `onnxruntime` or `torch`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,20 @@ class OpenVINOEngine:
         if wants_bf16 and "BF16" in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             self.settings["INFERENCE_PRECISION_HINT"] = "bf16"  # elsewhere it would be emulated, and slow
         self._requests: dict[tuple[int, int], Any] = {}
+        self._lock = (
+            threading.Lock()
+        )  # a request's output is overwritten by the next call, in whichever thread
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        size = (int(images.shape[2]), int(images.shape[3]))
-        if size not in self._requests:
-            while len(self._requests) >= KEPT:
-                self._requests.pop(next(iter(self._requests)))
-            model = self.model.clone()
-            model.reshape([-1, 3, *size])
-            self._requests[size] = self.core.compile_model(model, "CPU", self.settings).create_infer_request()
-        found = self._requests[size].infer({0: np.ascontiguousarray(images, np.float32)})
-        return np.array(found[0], np.float32)  # a copy: the request writes over its own
+        with self._lock:
+            size = (int(images.shape[2]), int(images.shape[3]))
+            if size not in self._requests:
+                while len(self._requests) >= KEPT:
+                    self._requests.pop(next(iter(self._requests)))
+                model = self.model.clone()
+                model.reshape([-1, 3, *size])
+                self._requests[size] = self.core.compile_model(
+                    model, "CPU", self.settings
+                ).create_infer_request()
+            found = self._requests[size].infer({0: np.ascontiguousarray(images, np.float32)})
+            return np.array(found[0], np.float32)  # a copy: the request writes over its own
