@@ -49,7 +49,7 @@ Models = str | Path | Sequence[str | Path]  # one model, or several of which the
 
 
 class Predictor:
-    """A model in memory: call it with a photograph or several. See `load`.
+    """A model in memory: call it with a photograph or several, from any thread. See `load`.
 
     What `load` made can be pickled, for worker processes: the copy loads the same files again, which have to be there unchanged.
 
@@ -183,6 +183,7 @@ def load(
     """
     check_views(views)
     threads = None if threads is None else int(threads)
+    device = None if device is None else str(device)  # torch's own kind, too
     named: list[str | Path] = list(model) if isinstance(model, Iterable) and not isinstance(model, str) else [model]  # fmt: skip
     if not named or not all(isinstance(one, str | os.PathLike) for one in named):
         raise ConfigError(

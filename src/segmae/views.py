@@ -15,7 +15,7 @@ VIEWS = 8  # four quarter turns, each as it is and mirrored
 def check_views(views: Any, where: str = "") -> None:
     """Raises ConfigError: not a whole number of views, from 1 to all eight. `where` begins its text."""
     if type(views) is not int or not 1 <= views <= VIEWS:
-        raise ConfigError(f"{where}views={views}: choose 1 to {VIEWS}")
+        raise ConfigError(f"{where}views={views!r}: choose 1 to {VIEWS}")
 
 
 def by_views(views: int) -> str:

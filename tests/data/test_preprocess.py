@@ -304,6 +304,32 @@ def test_errors_say_where_a_picture_came_from(tmp_path: Path) -> None:
     assert (read_image(PICTURE).path, read_image(PIXELS).path) == ("image", "array")
 
 
+def test_pictures_in_memory_have_the_limits_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = PICTURE.crop((5, 5, 5, 9))  # by a box that holds nothing
+    with pytest.raises(ImageError, match=r"image: is 0 x 4 px and holds nothing"):
+        read_image(empty)
+    monkeypatch.setattr(preprocess, "MAX_PIXELS", PICTURE.width * PICTURE.height - 1)
+    for source in (PICTURE, PIXELS, encoded(PICTURE, "PNG")):
+        with pytest.raises(ImageError, match=rf"is {PICTURE.width} x {PICTURE.height} px\. Scale it below"):
+            read_image(source)
+
+
+def test_of_a_picture_with_several_frames_the_one_that_it_stands_at_is_read() -> None:
+    frames = [PICTURE, Image.new("RGB", PICTURE.size, "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "TIFF", save_all=True, append_images=frames[1:])
+    picture = Image.open(file)
+    for number, frame in enumerate(frames):
+        picture.seek(number)
+        assert np.array_equal(read_image(picture).pixels, np.asarray(frame)) and picture.tell() == number
+
+
+def test_arrays_of_16_bits_may_have_either_byte_order() -> None:
+    deep = PIXELS.astype(np.uint16) * 257
+    for kind in ("<u2", ">u2"):
+        assert np.array_equal(read_image(deep.astype(kind)).pixels, PIXELS)
+
+
 @pytest.mark.parametrize(
     "array",
     [

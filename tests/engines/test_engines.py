@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segmae import engines
@@ -117,3 +119,10 @@ def test_the_page_tells_how_to_use_an_exported_file_without_segmae(
     found = read_mask("lesion_mask.png", (220, 300)).astype(bool)
     mask = load("small")("lesion.jpg").mask
     assert 0.02 < mask.mean() < 0.9 and (found == mask).mean() > 0.9999
+
+
+def test_a_device_may_be_given_as_torch_has_it(small_model: Path) -> None:
+    predictor = load(small_model, engine="torch", device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert pickle.loads(pickle.dumps(predictor)).engine.device == "cpu"
+    with pytest.raises(ConfigError, match="device '0': choose cpu, cuda"):
+        load(small_model, engine="torch", device=0)  # type: ignore[arg-type]

@@ -65,7 +65,8 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
     """Decode a photograph to upright 8-bit RGB.
 
     Transparent pixels are laid over white; greyscale, palette, CMYK, 16-bit and float images are converted, the
-    latter two by the range of their type (float: 0 to 1); of animations and multi-page files the first frame is taken.
+    latter two by the range of their type (float: 0 to 1); of animations and multi-page files the first frame is taken, of a
+    PIL image the one that it stands at.
 
     Args:
         source: a path, bytes, a file opened to be read as bytes, a PIL image, or an array `[H,W]`, `[H,W,1]`, `[H,W,3]` or `[H,W,4]` of uint8 or uint16.
@@ -79,7 +80,7 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
     if isinstance(source, np.ndarray | Image.Image):
         name = "array" if isinstance(source, np.ndarray) else str(getattr(source, "filename", "") or "image")
         image = _from_array(source) if isinstance(source, np.ndarray) else source
-        _check_sides(image, name)
+        _check_size(image, name)
         return _upright_photo(*_photo(image, name))
     name = _named(source)
     with closing(_opened(source, name)) as image:
@@ -297,11 +298,8 @@ def _opened(source: Any, name: str) -> Image.Image:
         raise ImageError(name, f"cannot be opened ({error})", remedy) from error
     if image.format == "TIFF":
         silence_libtiff()
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise ImageError(name, f"is {image.width} x {image.height} px", SCALE_IT)
     try:
-        _check_sides(image, name)
+        _check_size(image, name)
         if image.format in ("JPEG", "MPO"):
             _check_jpeg(image, name)
     except ImageError:
@@ -310,7 +308,12 @@ def _opened(source: Any, name: str) -> Image.Image:
     return image
 
 
-def _check_sides(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str) -> None:
+    if not min(image.size):
+        problem = f"is {image.width} x {image.height} px and holds nothing"
+        raise ImageError(name, problem, "Check the box that it was cut out by")
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(name, f"is {image.width} x {image.height} px", SCALE_IT)
     if max(image.size) > MAX_SIDE:
         problem = f"is {image.width} x {image.height} px, and a side may have {MAX_SIDE}"
         raise ImageError(name, problem, "Cut it into parts or scale it down")
@@ -508,7 +511,7 @@ def _rgb(image: Image.Image, top: float) -> Image.Image:
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.dtype == np.uint16:
+    if array.dtype.type is np.uint16:  # in whatever byte order
         array = np.rint(array * (255 / 65535)).astype(np.uint8)
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not shaped or not array.size:
