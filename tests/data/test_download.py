@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -292,6 +293,8 @@ def test_a_wrong_checksum_is_told_and_can_be_accepted(
         fetch(host, tmp_path)
     assert error.value.archive == VAL
     assert hashlib.md5(zips[VAL]).hexdigest() in str(error.value)
+    again = pickle.loads(pickle.dumps(error.value))  # as from a worker process
+    assert (str(again), again.archive) == (str(error.value), VAL)
     assert not (tmp_path / VAL).exists()
     before = len(host.gets(VAL))
     done = fetch(host, tmp_path, accept_mismatch=[VAL])

@@ -76,11 +76,15 @@ class ChecksumMismatch(DataError):
     """An archive is not the one whose checksum is known. `archive` is its name, for `accept_mismatch`."""
 
     def __init__(self, file: Path, archive: Archive, found: str) -> None:
-        super().__init__(
+        super().__init__(file, archive, found)  # all of them, or it could not be pickled
+        self.archive = archive.name
+
+    def __str__(self) -> str:
+        file, archive, found = self.args
+        return (
             f"{file}: its md5 is {found}; {archive.md5} was published by third parties. Delete it to download it again, "
             f"or use it all the same: --accept-mismatch {archive.name} (accept_mismatch=['{archive.name}'])"
         )
-        self.archive = archive.name
 
 
 @dataclass(frozen=True)
