@@ -37,9 +37,7 @@ class OpenVINOEngine:
         if wants_bf16 and "BF16" in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             self.settings["INFERENCE_PRECISION_HINT"] = "bf16"  # elsewhere it would be emulated, and slow
         self._requests: dict[tuple[int, int], Any] = {}
-        self._lock = (
-            threading.Lock()
-        )  # a request's output is overwritten by the next call, in whichever thread
+        self._lock = threading.Lock()  # a request's next call, in whichever thread, overwrites its output
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         with self._lock:
@@ -49,8 +47,7 @@ class OpenVINOEngine:
                     self._requests.pop(next(iter(self._requests)))
                 model = self.model.clone()
                 model.reshape([-1, 3, *size])
-                self._requests[size] = self.core.compile_model(
-                    model, "CPU", self.settings
-                ).create_infer_request()
+                compiled = self.core.compile_model(model, "CPU", self.settings)
+                self._requests[size] = compiled.create_infer_request()
             found = self._requests[size].infer({0: np.ascontiguousarray(images, np.float32)})
             return np.array(found[0], np.float32)  # a copy: the request writes over its own
