@@ -31,7 +31,7 @@ from segmae.files import read_json, replace, write_json
 
 Progress = Callable[[int, int], None]
 BUILDING = ".building-"  # prefix of folders that are not yet whole
-FORMAT = 3  # of the folder; another number is prepared anew
+FORMAT = 4  # of the folder; another number is prepared anew
 STORE = 16384  # cases in one store: 3.3 GB at 224 px
 
 

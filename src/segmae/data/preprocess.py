@@ -17,6 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segmae.config import Preprocess
 from segmae.data import heic
+from segmae.data.icc import to_srgb
 from segmae.data.pages import count_pages
 from segmae.data.quiet import quiet, silence_libtiff
 from segmae.errors import ImageError
@@ -64,9 +65,9 @@ class Photo:
 def read_image(source: Any, at_least: int | None = None) -> Photo:
     """Decode a photograph to upright 8-bit RGB.
 
-    Transparent pixels are laid over white; greyscale, palette, CMYK, 16-bit and float images are converted, the
-    latter two by the range of their type (float: 0 to 1); of animations and multi-page files the first frame is taken, of a
-    PIL image the one that it stands at.
+    Transparent pixels are laid over white; RGB with the colour profile of another space becomes sRGB; greyscale, palette, CMYK,
+    16-bit and float images are converted, the latter two by the range of their type (float: 0 to 1); of animations and multi-page
+    files the first frame is taken, of a PIL image the one that it stands at.
 
     Args:
         source: a path, bytes, a file opened to be read as bytes, a PIL image, or an array `[H,W]`, `[H,W,1]`, `[H,W,3]` or `[H,W,4]` of uint8 or uint16.
@@ -430,7 +431,7 @@ def _decoded_for(image: Image.Image, name: str, at_least: int | None) -> tuple[I
             image.draft("RGB", (width // scale, height // scale))
     box = (0, 0, width / scale, height / scale)
     decoded, turn = _decoded(image, name)
-    return decoded, turn, None if box[2:] == decoded.size else box
+    return to_srgb(decoded), turn, None if box[2:] == decoded.size else box
 
 
 def _pixels_of(decoded: Image.Image, name: str) -> np.ndarray:

@@ -1,0 +1,43 @@
+"""Colour profiles (ICC): photographs of wide spaces, as telephones take them, in sRGB."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """A decoded picture in sRGB where it carries the profile of another RGB space; else itself.
+
+    A profile that is damaged, or of grey or printing colours, is passed over, as are pictures that are neither RGB nor RGBA.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA"):
+        return image
+    if "transparency" in image.info:  # a colour that stands for it would not after the conversion
+        image = image.convert("RGBA")
+    transform = _transform(bytes(profile), image.mode)
+    return image if transform is None else transform.apply(image)
+
+
+@lru_cache(maxsize=8)
+def _transform(profile: bytes, mode: str) -> Any:
+    """What converts to sRGB; None where nothing should or can."""
+    from PIL import ImageCms
+
+    try:
+        found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(found):
+            return None
+        return ImageCms.buildTransform(found, ImageCms.createProfile("sRGB"), mode, mode)
+    except (
+        ImportError,
+        OSError,
+        ValueError,
+        TypeError,
+        ImageCms.PyCMSError,
+    ):  # some builds of Pillow lack it
+        return None
