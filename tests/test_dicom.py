@@ -317,6 +317,20 @@ def test_palettes(tmp_path: Path, bits: int) -> None:
 # -- reading: what else is known
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_colour_profile_of_another_space_is_applied(tmp_path: Path, bits: int) -> None:
+    """One whose red is sRGB's blue."""
+    from PIL import ImageCms
+
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
+    swapped = swapped.replace("sRGB".encode("utf-16-be"), "else".encode("utf-16-be"))
+    frames = lesions().astype(np.uint16) * 257 if bits == 16 else lesions()
+    found = read(photograph(frames, ICCProfile=swapped), tmp_path / "a.dcm")
+    assert np.abs(found[..., ::-1].astype(int) - lesions()[0]).max() <= 1
+    assert np.array_equal(read(photograph(frames, ICCProfile=srgb), tmp_path / "b.dcm"), lesions()[0])
+
+
 def test_spacing_is_width_then_height_and_may_stand_in_functional_groups(tmp_path: Path) -> None:
     def spacings(ds: Dataset) -> list[Any]:
         return [info.mm_per_pixel for _, info in read_frames(save(ds, tmp_path / "a.dcm"))]

@@ -15,11 +15,11 @@ def to_srgb(image: Image.Image) -> Image.Image:
     A profile that is damaged, or of grey or printing colours, is passed over, as are pictures that are neither RGB nor RGBA.
     """
     profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA"):
+    if not isinstance(profile, bytes) or image.mode not in ("RGB", "RGBA"):
         return image
     if "transparency" in image.info:  # a colour that stands for it would not after the conversion
         image = image.convert("RGBA")
-    transform = _transform(bytes(profile), image.mode)
+    transform = _transform(profile, image.mode)
     return image if transform is None else transform.apply(image)
 
 

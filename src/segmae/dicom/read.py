@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segmae.data.catalog import IMAGE_SUFFIXES
+from segmae.data.icc import to_srgb
 from segmae.data.preprocess import MAX_PIXELS, SCALE_IT
 from segmae.dicom.quiet import COPY_AGAIN, guarded, require_pydicom
 from segmae.errors import ImageError
@@ -280,7 +281,7 @@ def _pictures(data: bytes, start: bytes) -> int:
 
 
 def _decode(source: DicomObject, index: int) -> Pixels:
-    """A frame as uint8 RGB `[H,W,3]`."""
+    """A frame as uint8 `[H,W,3]` in sRGB."""
     from pydicom.pixels import apply_color_lut, pixel_array
 
     dataset = source.dataset
@@ -296,6 +297,10 @@ def _decode(source: DicomObject, index: int) -> Pixels:
         values = 255 - values
     if kind in GREY:
         values = np.repeat(values[..., None], 3, axis=2)
+    elif profile := dataset.get("ICCProfile"):
+        picture = Image.fromarray(np.ascontiguousarray(values))
+        picture.info["icc_profile"] = profile
+        values = np.asarray(to_srgb(picture))
     return np.ascontiguousarray(values)
 
 
