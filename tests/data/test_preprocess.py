@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,17 @@ def test_paths_bytes_pil_images_and_arrays_give_the_same_pixels(tmp_path: Path) 
     assert np.array_equal(read_image(PIXELS[::-1, ::-1]).pixels, PIXELS[::-1, ::-1]), "strided arrays"
     for array in (GREY, GREY[:, :, None]):
         assert np.array_equal(read_image(array).pixels, np.dstack([GREY] * 3))
+
+
+def test_threads_may_read_one_pil_image_that_was_only_opened() -> None:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 700, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            opened = Image.open(io.BytesIO(buffer.getvalue()))
+            for photo in pool.map(read_image, [opened] * 4):
+                assert np.array_equal(photo.pixels, pixels)
 
 
 def test_an_open_file_is_read_and_text_or_nothing_is_refused(tmp_path: Path) -> None:

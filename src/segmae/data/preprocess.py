@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 STRIP = 4_000_000  # pixels that are converted or restored at once: bounds the memory of large photographs
 PIXELS_AT_ONCE = 50_000_000  # of photographs that several threads work on; a larger one is worked on alone
 SOURCES = (str, os.PathLike, bytes, bytearray, Image.Image, np.ndarray)  # of photographs
+# A PIL image reads its file when it is first used, and must not in two threads at once: pixels would be mixed up.
+_given = threading.Lock()
 # Pillow keeps a picture in blocks. Those of its own size, 16 MB, stay with the process after a large photograph, once for every
 # thread that read one (glibc returns at once what is above 32 MB); smaller pictures take no more than they need.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
@@ -82,7 +85,9 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
         name = "array" if isinstance(source, np.ndarray) else str(getattr(source, "filename", "") or "image")
         image = _from_array(source) if isinstance(source, np.ndarray) else source
         _check_size(image, name)
-        return _upright_photo(*_photo(image, name))
+        with _given:
+            found = _photo(image, name)
+        return _upright_photo(*found)
     name = _named(source)
     with closing(_opened(source, name)) as image:
         found = _photo(image, name, at_least)
