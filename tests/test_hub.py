@@ -161,6 +161,19 @@ def test_a_revision_is_pinned_until_an_update_is_asked_for(hub: Hub) -> None:
     assert from_pretrained(f"{ID}@release/v1.0", update=True).name == COMMIT
 
 
+def test_another_hosts_branch_of_the_same_name_is_another(
+    hub: Hub, serve: Callable[[], Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = from_pretrained(ID)
+    save_threshold(hub.folder, 0.25, {})
+    other, commit = Hub(serve(), hub.folder), "f" * 40
+    other.commit(commit)
+    found = from_pretrained(ID, endpoint=other.host.url)
+    assert found.name == commit and read_info(found).threshold == 0.25
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert from_pretrained(ID) == first and from_pretrained(ID, endpoint=other.host.url) == found
+
+
 def test_what_is_not_there_is_told(hub: Hub) -> None:
     with pytest.raises(CheckpointError, match=r"no such model or revision 'v9'.*HTTP 404"):
         from_pretrained(ID, "v9")

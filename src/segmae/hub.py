@@ -4,7 +4,7 @@
     <endpoint>/OWNER/NAME/resolve/COMMIT/FILE                       a file
 
 The cache holds a folder for every commit, MODELS/OWNER--NAME/COMMIT, and in MODELS/OWNER--NAME/refs.json which commit a branch or a
-tag was when it was fetched. What lies there is used without a question to the host. Only the files of `WANTED` are ever asked for:
+tag was at which host when it was fetched. What lies there is used without a question to the host. Only the files of `WANTED` are ever asked for:
 no pickle, no code, and no name that a host chose becomes a path here. Every file is checked against size and checksum.
 """
 
@@ -94,19 +94,22 @@ def from_pretrained(
         raise ConfigError(f"revision '{wanted}': give a branch, a tag or a commit")
     name = f"{match['owner']}/{match['name']}"
     place = (Path(cache) if cache else default_folder() / "models") / f"{match['owner']}--{match['name']}"
-    if not update and (found := _cached(place, wanted)):
+    host = _endpoint(endpoint)
+    ref = wanted if host == ENDPOINT else f"{host} {wanted}"  # another host's branches and tags are others
+    if not update and (
+        found := _cached(place, wanted if COMMIT.fullmatch(wanted) else _refs(place).get(ref, ""))
+    ):
         return found
     if offline if offline is not None else os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         raise CheckpointError(
             f"{name}: revision {wanted} is not in the cache {place.parent}, and offline mode forbids to fetch it"
         ) from local
-    host = _endpoint(endpoint)
     with locked(make_folder(place) / ".lock"):
         commit, files = _listing(host, name, wanted)
         if not _is_whole(place / commit):
             _download(host, name, commit, files, place / commit, progress)
         if wanted != commit:
-            write_json(place / "refs.json", _refs(place) | {wanted: commit})
+            write_json(place / "refs.json", _refs(place) | {ref: commit})
     return place / commit
 
 
@@ -120,8 +123,7 @@ def _refs(place: Path) -> dict[str, str]:
         return {}
 
 
-def _cached(place: Path, revision: str) -> Path | None:
-    commit = revision if COMMIT.fullmatch(revision) else _refs(place).get(revision, "")
+def _cached(place: Path, commit: str) -> Path | None:
     return place / commit if COMMIT.fullmatch(commit) and _is_whole(place / commit) else None
 
 
