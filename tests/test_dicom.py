@@ -31,7 +31,16 @@ from links import link
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion
-from segmae.dicom import Algorithm, open_object, predict_dicom, read_frames, segment, walk, write_segmentation
+from segmae.dicom import (
+    Algorithm,
+    DicomObject,
+    open_object,
+    predict_dicom,
+    read_frames,
+    segment,
+    walk,
+    write_segmentation,
+)
 from segmae.errors import DataError, ImageError, MissingExtra, OutputError, SegmaeError
 from segmae.masks import measure_masks
 from segmae.outputs import FORMATS
@@ -816,6 +825,24 @@ def test_resume_leaves_out_what_is_done_with_the_same_settings(by_darkness: None
     assert predict_dicom([root], out, resume=True, fractional=True, include_identifiers=True).skipped == 0
     save(photograph(number=1, PatientID="changed"), root / "1.dcm")
     assert predict_dicom([root], out, resume=True, fractional=True, include_identifiers=True).skipped == 2
+
+
+def test_an_object_that_changes_once_it_was_read_is_done_again(
+    by_darkness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = tmp_path / "a.dcm", tmp_path / "out"
+    save(photograph(), path)
+
+    def change(name: Path) -> DicomObject:
+        opened = open_object(name)
+        save(photograph(PatientID="changed"), path)
+        return opened
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segmae.dicom.study.open_object", change)
+        predict_dicom(path, out)
+    assert predict_dicom(path, out, resume=True).skipped == 0
+    assert predict_dicom(path, out, resume=True).skipped == 1
 
 
 def test_an_object_that_failed_in_between_leaves_no_file_of_the_model_before(

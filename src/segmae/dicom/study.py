@@ -270,13 +270,16 @@ def predict_dicom(
             seen.setdefault(before[0]["seg"], path)
         else:
             try:
+                stamp = file_stamp(
+                    path
+                )  # before it is read: `resume` has to notice what changes from here on
                 opened = open_object(path)
                 twin = seen.setdefault(f"{_name(opened.sop_instance_uid)}_seg.dcm", path)
                 if twin == path:
-                    name, new = _name(opened.sop_instance_uid), {**options, "stamp": file_stamp(path)}
+                    name, new = _name(opened.sop_instance_uid), {**options, "stamp": stamp}
                     frames = (_frame_name(name, number) for number in range(1, opened.count + 1))
                     give_up(folder, [(earlier.get(frame, {}), new) for frame in frames])
-                    found = _segmented(opened, folder, predictor, settings, want, include_identifiers)
+                    found = _segmented(opened, stamp, folder, predictor, settings, want, include_identifiers)
                     found = [
                         merged(folder, earlier.get(row["name"], {}), row, predictor.digest) for row in found
                     ]
@@ -317,6 +320,7 @@ def _read(row: Row, at_least: int) -> NDArray[np.uint8]:
 
 def _segmented(
     source: DicomObject,
+    stamp: list[int] | None,
     folder: Path,
     predictor: Predictor,
     settings: dict[str, str],
@@ -324,7 +328,7 @@ def _segmented(
     include_identifiers: bool,
 ) -> list[Row]:
     """Write one object's files; a row for each frame. Where a frame is damaged nothing of the object is left."""
-    name, stamp = _name(source.sop_instance_uid), file_stamp(source.path)
+    name = _name(source.sop_instance_uid)
     frames, rows, written = [], [], []
     try:
         for number in range(1, source.count + 1):
