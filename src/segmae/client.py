@@ -76,7 +76,7 @@ class Client:
         if not url.startswith(("http://", "https://")):
             raise ServiceError(0, f"{url}: is no address of a service. Let it begin with http:// or https://")
         self.url, self.key, self.timeout = url.rstrip("/"), key, timeout
-        self.cafile = None if cafile is None else str(cafile)
+        self.cafile = None if cafile is None else os.path.abspath(cafile)
         _trusting(self.cafile)
 
     def segment(self, image: File, **options: Any) -> Any:
@@ -201,16 +201,21 @@ class _Https(urllib.request.HTTPSHandler):
         return self.do_open(_HeardTls, request, context=self._trusted)
 
 
-@lru_cache
 def _trusting(cafile: str | None) -> ssl.SSLContext:
-    """One for all requests: reading what the system trusts takes longer than a request."""
     try:
-        return ssl.create_default_context(cafile=cafile)
+        status = None if cafile is None else os.stat(cafile)
+        return _read_once(cafile, status and (status.st_mtime_ns, status.st_size))
     except OSError as error:
         reason = error.strerror or error
         raise ServiceError(
             0, f"{cafile}: cannot be used as certificates ({reason}). Give a PEM file"
         ) from error
+
+
+@lru_cache
+def _read_once(cafile: str | None, changed: tuple[int, int] | None) -> ssl.SSLContext:
+    """One for all requests: reading what the system trusts takes longer than a request."""
+    return ssl.create_default_context(cafile=cafile)
 
 
 def _no_answer(error: Exception) -> str:

@@ -73,10 +73,14 @@ def read_split(name: str) -> Split:
     """`load_split`, but each file only once as long as it is not changed: the cells of a study share it."""
     file = Path(name).expanduser()
     found = file.stat() if file.is_file() else None
-    state = found and (found.st_mtime_ns, found.st_size)  # exFAT's clock goes in steps of 2 seconds
+    state = found and (
+        str(file.resolve()),
+        found.st_mtime_ns,
+        found.st_size,
+    )  # exFAT's clock goes in steps of 2 seconds
     return _read_once(name, state)
 
 
 @lru_cache(maxsize=64)
-def _read_once(name: str, changed: tuple[int, int] | None) -> Split:
+def _read_once(name: str, changed: tuple[str, int, int] | None) -> Split:
     return load_split(name)

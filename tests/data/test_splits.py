@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -30,6 +31,7 @@ from segmae.data.splits import (
     without,
 )
 from segmae.errors import DataError
+from segmae.ownfiles import read_split
 
 SIZES = {
     "isic2017/official": (2000, 150, 600),
@@ -378,3 +380,14 @@ def test_the_shipped_model_names_its_ids_by_its_split() -> None:
 
     parts = load_split("isic2018/fold1").parts
     assert met_ids(read_info("segmae-tiny").provenance) == (set(parts["train"]), set(parts["val"]))
+
+
+def test_a_list_that_is_read_once_is_the_one_of_the_folder_where_the_process_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for id in ("a", "b"):  # of one size and, as archives of folds unpack, of one time
+        (tmp_path / id).mkdir()
+        (tmp_path / id / "split.csv").write_text(f"id,part\n{id},train\n")
+        os.utime(tmp_path / id / "split.csv", ns=(0, 0))
+        monkeypatch.chdir(tmp_path / id)
+        assert read_split("split.csv").parts["train"] == (id,)

@@ -246,6 +246,24 @@ def test_certificates_that_cannot_be_read_are_said(tmp_path: Path) -> None:
             Client("https://127.0.0.1:1", cafile=tmp_path / name)
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
+def test_a_certificate_is_the_file_as_it_is_now_wherever_the_process_has_gone(
+    self_signed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(self_signed[0].parent)
+    client = Client("https://127.0.0.1:1", cafile="cert.pem")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ServiceError, match="no answer"):
+        client.models()
+    for content in (None, "no certificate"):
+        if content is not None:
+            (tmp_path / "cert.pem").write_text(content)
+        with pytest.raises(ServiceError, match=r"cert\.pem: cannot be used"):
+            Client("https://127.0.0.1:1", cafile="cert.pem")
+    shutil.copy(self_signed[0], "cert.pem")
+    Client("https://127.0.0.1:1", cafile="cert.pem")
+
+
 def test_no_service_is_said() -> None:
     with pytest.raises(ServiceError, match="begin with http"):
         Client("127.0.0.1:1")
