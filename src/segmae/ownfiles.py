@@ -73,11 +73,8 @@ def read_split(name: str) -> Split:
     """`load_split`, but each file only once as long as it is not changed: the cells of a study share it."""
     file = Path(name).expanduser()
     found = file.stat() if file.is_file() else None
-    state = found and (
-        str(file.resolve()),
-        found.st_mtime_ns,
-        found.st_size,
-    )  # exFAT's clock goes in steps of 2 seconds
+    # exFAT's clock goes in steps of 2 seconds
+    state = found and (str(file.resolve()), found.st_mtime_ns, found.st_size)
     return _read_once(name, state)
 
 

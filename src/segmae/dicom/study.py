@@ -270,9 +270,7 @@ def predict_dicom(
             seen.setdefault(before[0]["seg"], path)
         else:
             try:
-                stamp = file_stamp(
-                    path
-                )  # before it is read: `resume` has to notice what changes from here on
+                stamp = file_stamp(path)  # `resume` has to notice what changes from here on
                 opened = open_object(path)
                 twin = seen.setdefault(f"{_name(opened.sop_instance_uid)}_seg.dcm", path)
                 if twin == path:
