@@ -28,9 +28,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
-        q, k, v = (
-            self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        )  # [B,heads,N,d]
+        qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B,heads,N,d]
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
 
 
@@ -50,7 +49,7 @@ class MLP(nn.Module):
 class LayerScale(nn.Module):
     """A learned factor per channel (Touvron et al., 2021), as in DINOv2."""
 
-    def __init__(self, dim: int, start: float = 1e-5) -> None:
+    def __init__(self, dim: int, start: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim,), start))
 
@@ -61,15 +60,13 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Pre-norm Transformer block, `[B,N,D] -> [B,N,D]` (Dosovitskiy et al., 2021). Parameter names as in timm."""
 
-    def __init__(
-        self, dim: int, heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0, layer_scale: float = 0.0
-    ) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, layer_scale: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.ls1 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim, int(dim * mlp_ratio), dropout)
+        self.mlp = MLP(dim, 4 * dim, dropout)
         self.ls2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -159,6 +156,18 @@ class PatchMerging(nn.Module):
         x = x.reshape(-1, h // 2, 2, w // 2, 2, c)
         x = x.permute(0, 1, 3, 4, 2, 5)  # the order of Swin's public files: down, then right
         return self.reduction(self.norm(x.flatten(3)))
+
+
+class PyramidStage(nn.Module):
+    """Patch merging, where there is any, then blocks: a map `[B,H,W,C]` to those before and after the blocks."""
+
+    def __init__(self, downsample: nn.Module, blocks: nn.Module) -> None:
+        super().__init__()
+        self.downsample, self.blocks = downsample, blocks
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.downsample(x)
+        return x, self.blocks(x)
 
 
 class PatchExpanding(nn.Module):

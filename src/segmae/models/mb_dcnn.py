@@ -199,9 +199,8 @@ class MaskCN(nn.Module):
         weights = self.head.weight[logits.argmax(1)]  # [B,2048]
         activation = (maps * weights[:, :, None, None]).sum(1, keepdim=True)
         peak = activation.amax((2, 3), keepdim=True)
-        largest = activation.abs().amax(
-            (2, 3), keepdim=True
-        )  # where no value is above 0, the release divides by 0
+        # where no value is above 0, the release divides by 0
+        largest = activation.abs().amax((2, 3), keepdim=True)
         return logits, activation / torch.where(peak > 0, peak, largest + 1e-6)
 
 

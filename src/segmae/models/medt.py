@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmae.models.layers import conv_bn_relu
+from segmae.models.resnet import shortcut
 
 GROUPS = 8  # attention heads
 CELLS = 4  # the local branch sees CELLS x CELLS pieces of the image
@@ -84,11 +85,7 @@ class AxialBlock(nn.Module):
         self.height = AxialAttention(mid, 2, side)
         self.width = AxialAttention(mid, 3, side)
         self.expand = nn.Sequential(nn.Conv2d(mid, 2 * mid, 1, bias=False), nn.BatchNorm2d(2 * mid))
-        self.shortcut: nn.Module = nn.Identity()
-        if stride > 1 or c_in != 2 * mid:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(c_in, 2 * mid, 1, stride, bias=False), nn.BatchNorm2d(2 * mid)
-            )
+        self.shortcut = shortcut(c_in, 2 * mid, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.width(self.height(self.reduce(x)))

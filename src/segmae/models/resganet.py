@@ -60,7 +60,7 @@ class GroupAttentionBlock(nn.Module):
         self.downsample = shortcut(c_in, 4 * mid, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + (x if self.downsample is None else self.downsample(x)))
+        return F.relu(self.body(x) + self.downsample(x))
 
 
 class ResGANet(nn.Module):

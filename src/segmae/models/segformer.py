@@ -159,9 +159,8 @@ class SegFormer(nn.Module):
         self.decode_head = AllMLPHead(widths, decoder_dim, dropout)
         init_linear(self)
         init_convolutions(self)
-        nn.init.normal_(
-            self.decode_head.classifier.weight, std=0.01
-        )  # a fan of one would start at logits of ±50
+        # a fan of one would start at logits of ±50
+        nn.init.normal_(self.decode_head.classifier.weight, std=0.01)
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised image `[B,3,H,W]` of any size, padded inside to multiples of 32, to logits `[B,1,H,W]`."""

@@ -66,7 +66,7 @@ class HybridEncoder(nn.Module):
             self.patch_embed = nn.Conv2d(3, dim, PATCH, PATCH)
         self.position = nn.Parameter(torch.zeros(1, grid * grid, dim))
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(dim, heads, 4.0, dropout, layer_scale) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, dropout, layer_scale) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         nn.init.trunc_normal_(self.position, std=0.02)
         init_transformer(self.blocks)
@@ -122,9 +122,7 @@ class MAEDecoder(nn.Module):
     def forward(self, tokens: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
         x = self.embed(tokens)
         everywhere = self.hidden_token.to(x.dtype).expand(x.shape[0], grid[0] * grid[1], -1)
-        x = everywhere.scatter(
-            1, visible[:, :, None].expand(-1, -1, x.shape[2]), x
-        )  # visible tokens at their places
+        x = everywhere.scatter(1, visible[:, :, None].expand(-1, -1, x.shape[2]), x)
         x = x + sine_cosine_position(x.shape[2], grid, x.device).to(x.dtype)
         for block in self.blocks:
             x = block(x)

@@ -19,6 +19,7 @@ from segmae.models.layers import (
     PatchEmbed,
     PatchExpanding,
     PatchMerging,
+    PyramidStage,
     drop_path_rates,
     from_windows,
     init_linear,
@@ -111,19 +112,6 @@ def swin_blocks(dim: int, heads: int, rates: list[float]) -> nn.Sequential:
     return nn.Sequential(*(SwinBlock(dim, heads, index % 2 == 1, rate) for index, rate in enumerate(rates)))
 
 
-class EncoderStage(nn.Module):
-    """Patch merging (from the second stage on), then Swin blocks: to the maps before and after the blocks."""
-
-    def __init__(self, dim: int, heads: int, rates: list[float], first: bool) -> None:
-        super().__init__()
-        self.downsample = nn.Identity() if first else PatchMerging(dim // 2)
-        self.blocks = swin_blocks(dim, heads, rates)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.downsample(x)
-        return x, self.blocks(x)
-
-
 class Encoder(nn.Module):
     """Swin Transformer: image `[B,3,H,W]` to what the skips carry and the deepest map.
 
@@ -135,9 +123,10 @@ class Encoder(nn.Module):
     def __init__(self, dim: int, heads: tuple[int, ...], rates: list[list[float]]) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(dim, PATCH)
-        self.layers = nn.ModuleList(
-            EncoderStage(dim * 2**i, heads[i], rates[i], first=i == 0) for i in range(len(heads))
-        )
+        self.layers = nn.ModuleList()
+        for i, some in enumerate(rates):
+            merging = PatchMerging(dim * 2 ** (i - 1)) if i else nn.Identity()
+            self.layers.append(PyramidStage(merging, swin_blocks(dim * 2**i, heads[i], some)))
         self.norm = nn.LayerNorm(dim * 2 ** (len(heads) - 1))
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -156,9 +156,8 @@ class SwinEncoder(nn.Module):
         rows = torch.arange(image.shape[2] // TOKEN, device=image.device, dtype=torch.float32)
         columns = torch.arange(image.shape[3] // TOKEN, device=image.device, dtype=torch.float32)
         place = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(image), -1, -1, -1)
-        place = compact(place, visible, PATCH // TOKEN).permute(
-            0, 2, 3, 1
-        )  # [B,h,w,2]: tokens of the whole image
+        # [B,h,w,2], in tokens of the whole image
+        place = compact(place, visible, PATCH // TOKEN).permute(0, 2, 3, 1)
         for layer in self.layers:
             x, place = layer(x, place)
         return self.norm(x)
@@ -222,9 +221,8 @@ class PVTEncoder(nn.Module):
             x = embed(x)
             if index == 0:
                 grid = patch_grid(image, TOKEN)
-                table = (
-                    sine_cosine_position(x.shape[1], grid, x.device).reshape(1, *grid, -1).permute(0, 3, 1, 2)
-                )
+                table = sine_cosine_position(x.shape[1], grid, x.device)
+                table = table.transpose(1, 2).unflatten(2, grid)
                 x = self.hiding(x) + compact(table.expand(x.shape[0], -1, -1, -1), visible, PATCH // TOKEN)
             x = stage(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return self.norm(x.permute(0, 2, 3, 1))

@@ -29,7 +29,7 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
         proj = nn.Conv2d(3, dim, patch, patch)
         self.patch_embed = nn.Sequential(OrderedDict(proj=proj))
-        self.blocks = nn.ModuleList(Block(dim, heads, 4.0, 0.0, layer_scale) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, layer_scale=layer_scale) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)

@@ -20,6 +20,7 @@ from segmae.models.layers import (
     PatchEmbed,
     PatchExpanding,
     PatchMerging,
+    PyramidStage,
     drop_path_rates,
     init_linear,
     pad_to_multiple,
@@ -148,20 +149,6 @@ class VSSBlock(nn.Module):
         return x + self.drop_path(self.self_attention(self.ln_1(x)))
 
 
-class Stage(nn.Module):
-    """Merging, where there is any, then blocks."""
-
-    def __init__(self, dim: int, drop_paths: list[float], merge: bool) -> None:
-        super().__init__()
-        self.downsample = PatchMerging(dim // 2) if merge else nn.Identity()
-        self.blocks = vss_blocks(dim, drop_paths)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The map before the blocks and the one after them."""
-        x = self.downsample(x)
-        return x, self.blocks(x)
-
-
 def vss_blocks(dim: int, drop_paths: list[float]) -> nn.Sequential:
     return nn.Sequential(*(VSSBlock(dim, drop) for drop in drop_paths))
 
@@ -172,7 +159,10 @@ class Encoder(nn.Module):
     def __init__(self, dim: int, rates: list[list[float]]) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(dim, 4)
-        self.layers = nn.ModuleList(Stage(dim * 2**i, drops, merge=i > 0) for i, drops in enumerate(rates))
+        self.layers = nn.ModuleList()
+        for i, some in enumerate(rates):
+            merging = PatchMerging(dim * 2 ** (i - 1)) if i else nn.Identity()
+            self.layers.append(PyramidStage(merging, vss_blocks(dim * 2**i, some)))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x, maps = self.patch_embed(image), []

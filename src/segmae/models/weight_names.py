@@ -101,9 +101,8 @@ def shared_names(weights: Weights) -> Weights:
         new = re.sub(r"^layer\.(\d+)\.", r"blocks.\1.", new)  # of Hugging Face's ViT
         new = rename(new, HUGGING_FACE) or rename(new, OTHERS) or new
         renamed[name if new in renamed else new] = value
-    if (
-        "layers.0.downsample.reduction.weight" in renamed
-    ):  # Swin's merging ends a stage, in timm since 0.9 it begins one
+    # Swin's merging ends a stage, in timm since 0.9 it begins one
+    if "layers.0.downsample.reduction.weight" in renamed:
         shift = re.compile(r"layers\.(\d+)\.downsample\.")
         renamed = {
             shift.sub(lambda match: f"layers.{int(match[1]) + 1}.downsample.", name): value

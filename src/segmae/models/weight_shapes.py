@@ -51,11 +51,8 @@ def fit_vit(weights: Weights, state: Weights, place: str, notes: list[str]) -> t
     """Bring a ViT with timm's names to the shapes of the network's, and tell where each tensor belongs."""
     weights = _adapt_layer_scale(weights, state, place, notes)
     own = f"{place}.position" in state  # of models/segmae.py; others have timm's names
-    embed, table = (
-        (f"{place}.patch_embed", f"{place}.position")
-        if own
-        else (f"{place}.patch_embed.proj", f"{place}.pos_embed")
-    )
+    embed = f"{place}.patch_embed" if own else f"{place}.patch_embed.proj"
+    table = f"{place}.position" if own else f"{place}.pos_embed"
     kernel, there = weights.get("patch_embed.proj.weight"), state.get(f"{embed}.weight")
     if kernel is not None and kernel.ndim == 4:
         if own and kernel.shape[1] != 3:
