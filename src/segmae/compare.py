@@ -6,8 +6,6 @@ difference of lesion shares, which changes its sign.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,7 @@ from segmae.checkpoint import resolve
 from segmae.data.catalog import find_data
 from segmae.data.preprocess import read_mask
 from segmae.errors import TOO_LARGE, CheckpointError, DataError, ImageError
-from segmae.files import atomic_write, harmless, write_json
+from segmae.files import atomic_write, csv_text, harmless, write_json
 from segmae.metrics import Counts
 from segmae.photographs import find_masks, find_photographs, safe_name
 from segmae.predict import Progress
@@ -333,16 +331,12 @@ def _bland_altman(differences: Sequence[float]) -> dict[str, float | None]:
 
 
 def _to_csv(found: Comparison) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = [name for name in Agreement.__dataclass_fields__ if name != "counts"]
-    writer.writerow(names)
+    lines = [names]
     for row in found.rows:
         values = asdict(row) | {"first": found.readers[row.first], "second": found.readers[row.second]}
-        writer.writerow(
-            [f"{v:.6f}" if isinstance(v := values[name], float) else harmless(v) for name in names]
-        )
-    return text.getvalue()
+        lines.append([f"{v:.6f}" if isinstance(v := values[name], float) else harmless(v) for name in names])
+    return csv_text(lines)
 
 
 def table(found: Comparison) -> list[tuple[str, ...]]:

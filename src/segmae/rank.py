@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data.preprocess import PIXELS_AT_ONCE
 from segmae.errors import TOO_LARGE, DataError, ImageError
-from segmae.files import atomic_write, harmless
+from segmae.files import atomic_write, csv_text, harmless
 from segmae.outputs import check_table
 from segmae.photographs import find_photographs
 from segmae.predict import Progress
@@ -214,10 +212,4 @@ def choose(
 
 
 def _to_csv(rows: Sequence[Ranked]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        values = asdict(row)
-        writer.writerow([harmless(values[name]) for name in COLUMNS])  # None becomes nothing
-    return text.getvalue()
+    return csv_text([COLUMNS, *([harmless(getattr(row, name)) for name in COLUMNS] for row in rows)])

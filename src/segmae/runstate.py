@@ -10,7 +10,7 @@ import platform
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from segmae.config import WITHOUT_EFFECT, Config, config_to_dict
 from segmae.data.dataset import Cache
 from segmae.data.splits import Split
 from segmae.errors import ConfigError, DamagedFile, DataError
-from segmae.files import atomic_path, atomic_write, read_json, read_records, replace, write_json
+from segmae.files import atomic_path, atomic_write, differences, read_json, read_records, replace, write_json
 from segmae.ownfiles import own_files
 
 Listener = Callable[[dict[str, Any]], None]  # is told every event of a run, see `train.run`
@@ -90,7 +90,7 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
         for key in own
         if was.get(key, own[key]) != own[key]
     ]
-    changed = [*edited, *sorted(_differences(before, mine))]
+    changed = [*edited, *sorted(f"{key}: {old} -> {new}" for key, old, new in differences(before, mine))]
     if before["data"]["sha256"] != cache.digest and (folder / "cases.json").exists():
         changed = [changes(read_json(folder / "cases.json"), checksums(cache)), *changed]
     if changed:
@@ -142,14 +142,6 @@ def changes(before: dict[str, int], now: dict[str, int]) -> str:
     }
     parts = [f"{len(names)} {kind}, e.g. {', '.join(names[:3])}" for kind, names in found.items() if names]
     return f"images: {'; '.join(parts) or 'another order'}"
-
-
-def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in {*before, *after}:
-            yield from _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-    elif before != after:
-        yield f"{key}: {before} -> {after}"
 
 
 def save_state(fabric: Fabric, folder: Path, state: State) -> None:

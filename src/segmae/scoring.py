@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from segmae.contour import Clean
 from segmae.data.catalog import Case
 from segmae.data.preprocess import read_mask, read_prepared, resize_mask, restore
 from segmae.errors import TOO_LARGE, SegmaeError
+from segmae.files import csv_text
 from segmae.metrics import Counts, Reliability
 
 if TYPE_CHECKING:
@@ -209,13 +208,11 @@ def to_csv(scores: Sequence[Score], size: int, groups: Sequence[str] | None = No
     """One row per image: id, width, height of the photograph, the number of its group if there are any, counts and measures at both sizes."""
     measured = columns(scores, size)
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups or ()))}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     counted = [f"{name}{where}" for where in (f"@{size}", "@original") for name in ("tp", "fp", "fn", "tn")]
-    writer.writerow(["id", "width", "height", *(["group"] if groups else []), *counted, *measured])
+    lines: list[list[Any]] = [["id", "width", "height", *(["group"] if groups else []), *counted, *measured]]
     for i, score in enumerate(scores):
         pixels = [int(v) for c in (score.network, score.original) for v in (c.tp, c.fp, c.fn, c.tn)]
         figures = [f"{column[i]:.6f}" for column in measured.values()]
         group = [numbers[groups[i]]] if groups else []
-        writer.writerow([score.id, score.width, score.height, *group, *pixels, *figures])
-    return text.getvalue()
+        lines.append([score.id, score.width, score.height, *group, *pixels, *figures])
+    return csv_text(lines)

@@ -19,6 +19,7 @@ from typing import Any
 from segmae.cluster.storage import Store
 from segmae.data import heic
 from segmae.errors import ConfigError, DataError
+from segmae.files import differences
 from segmae.predictor import Predictor
 
 FORM = 2  # of the shards and of the plan
@@ -149,7 +150,7 @@ def settle(store: Store, plan: dict[str, Any], photographs: Sequence[str]) -> No
     if said == plan:
         return
     told = [
-        f"{key}: {old} there, {new} now" for key, old, new in _differences(said, plan) if "sha256" not in key
+        f"{key}: {old} there, {new} now" for key, old, new in differences(said, plan) if "sha256" not in key
     ]
     if said.get("photographs") != plan["photographs"]:
         told.append(_first_other(store, said, photographs))
@@ -172,13 +173,9 @@ def check_worker(plan: dict[str, Any], predictor: Predictor) -> None:
     Raises:
         ConfigError: another model or other software than where the batch was begun.
     """
-    told = [
-        f"{key}: {old} planned, {new} here"
-        for key, old, new in _differences(
-            plan["made_by"], made_by(predictor, "pi_heif" in plan["made_by"]["versions"])
-        )
-    ]
-    if told:
+    planned = plan["made_by"]
+    here = made_by(predictor, "pi_heif" in planned["versions"])
+    if told := [f"{key}: {old} planned, {new} here" for key, old, new in differences(planned, here)]:
         raise ConfigError(
             f"{platform.node()}: cannot help with this batch ({'; '.join(told)}). Give every machine the same model and image"
         )
@@ -197,14 +194,6 @@ def to_json(value: Any) -> bytes:
 def _line(photograph: str) -> bytes:
     # in ASCII: a name may hold a newline, or be no valid Unicode
     return json.dumps(photograph).encode() + b"\n"
-
-
-def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted({*old, *new}):
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-    elif old != new:
-        yield key, old, new
 
 
 def _first_other(store: Store, plan: dict[str, Any], photographs: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from segmae.data.catalog import Case, composed
 from segmae.errors import DataError, SegmaeError, did_you_mean
-from segmae.files import atomic_write, read_json, sha256
+from segmae.files import atomic_write, csv_text, read_json, sha256
 
 FOLDER = Path(__file__).parent / "split_files"
 PARTS = ("train", "val", "test")
@@ -278,10 +278,7 @@ def _split(name: str, dataset: str, parts: dict[str, tuple[str, ...]]) -> Split:
 
 def as_csv(parts: Mapping[str, tuple[str, ...]]) -> str:
     """The lines of a split's file."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")  # quotes an id that has a comma
-    table.writerows([("id", "part"), *((name, part) for part, ids in parts.items() for name in ids)])
-    return text.getvalue()
+    return csv_text([("id", "part"), *((name, part) for part, ids in parts.items() for name in ids)])
 
 
 def _parse(text: str, name: str, dataset: str) -> Split:
