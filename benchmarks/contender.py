@@ -19,6 +19,7 @@ import numpy as np
 
 from race import peak_mb
 from segmae.background import usable_cpus
+from segmae.engines import load_exported
 
 
 def torch_network(name: str) -> Any:
@@ -31,9 +32,7 @@ def torch_network(name: str) -> Any:
         from monai.networks.nets import UNet
 
         return UNet(2, 3, 1, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2).eval()
-    if (
-        name == "unet-resnet34"
-    ):  # MONAI's FlexibleUNet: the design of segmentation_models.pytorch's Unet("resnet34")
+    if name == "unet-resnet34":  # FlexibleUNet: the design of segmentation_models.pytorch's Unet("resnet34")
         from monai.networks.nets import FlexibleUNet
 
         return FlexibleUNet(3, 1, "resnet34", pretrained=False).eval()
@@ -67,14 +66,8 @@ def build(spec: dict[str, Any]) -> Callable[[np.ndarray], Any]:
             `form` of torch: eager, folded, channels_last or folded_channels_last.
     """
     threads = spec.get("threads") or usable_cpus()
-    if spec["engine"] == "onnxruntime":
-        from segmae.engines.onnxruntime import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(Path(spec["file"]), threads)
-    if spec["engine"] == "openvino":
-        from segmae.engines.openvino import OpenVINOEngine
-
-        return OpenVINOEngine(Path(spec["file"]), threads)
+    if spec["engine"] != "torch":
+        return load_exported(Path(spec["file"]), spec["engine"], threads)
     import torch
 
     from segmae.models.folding import fold

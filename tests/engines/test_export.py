@@ -30,7 +30,7 @@ def test_the_body_of_a_loop_holds_no_trace_either() -> None:
     body = onnx.helper.make_graph([node], "body", [], [], doc_string="network.py")
     loop = onnx.helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1)
     model = onnx.helper.make_model(onnx.helper.make_graph([loop], "graph", [], []))
-    _forget_origin(model)
+    _forget_origin(model.graph)
     assert b"network.py" not in model.SerializeToString()
 
 

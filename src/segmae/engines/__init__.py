@@ -66,7 +66,11 @@ def create_engine(
         raise ConfigError(f"device '{device}': engine {engine} computes on the CPU here. Use engine=torch")
     if engine == "torch":
         return _torch(path, threads, device)
-    file = exported(path, engine)
+    return load_exported(exported(path, engine), engine, threads)
+
+
+def load_exported(file: Path, engine: str, threads: int | None = None) -> Engine:
+    """A file of `onnxruntime` or `openvino`."""
     if engine == "onnxruntime":
         from segmae.engines.onnxruntime import OnnxRuntimeEngine
 

@@ -23,7 +23,7 @@ from segmae.checkpoint import (
     resolve,
 )
 from segmae.engines.export import export_onnx
-from segmae.engines.openvino import PRECISION
+from segmae.engines.openvino import PRECISION, save_openvino
 from segmae.errors import ConfigError, require
 from segmae.files import atomic_path, atomic_write, make_folder
 
@@ -148,13 +148,8 @@ def to_openvino(file: Path, precision: str) -> Path:
     openvino = require("openvino", "openvino")
     network = openvino.Core().read_model(file)
     network.set_rt_info(precision, list(PRECISION))
-    save_openvino(openvino, network, file.with_suffix(".xml"))
+    save_openvino(network, file.with_suffix(".xml"))
     return file.with_suffix(".xml")
-
-
-def save_openvino(openvino: object, network: object, file: Path) -> None:
-    """Write model.xml and model.bin with weights as they are (by default OpenVINO would round them to 16 bits)."""
-    openvino.save_model(network, file, compress_to_fp16=False)  # type: ignore[attr-defined]
 
 
 def _move(file: Path, target: Path) -> None:

@@ -55,15 +55,16 @@ def export_onnx(
     folded = fold(model)
 
     def written(free: bool) -> bytes:
-        graph, sizes = _traced(folded, size, free)
+        made, sizes = _traced(folded, size, free)
         if precision != "fp32":
-            _store_half(onnx, graph, precision)
-        _forget_origin(graph)
-        graph.metadata_props.add(key=PRECISION, value=precision)
+            _store_half(onnx, made, precision)
+        _forget_origin(made.graph)
+        del made.metadata_props[:]
+        made.metadata_props.add(key=PRECISION, value=precision)
         for name, value in (notes or {}).items():
-            graph.metadata_props.add(key=f"segmae.{name}", value=json.dumps(value))
-        onnx.checker.check_model(graph)
-        data: bytes = graph.SerializeToString()
+            made.metadata_props.add(key=f"segmae.{name}", value=json.dumps(value))
+        onnx.checker.check_model(made)
+        data: bytes = made.SerializeToString()
         for height, width in sizes:
             images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
             _verify(model, data, images.numpy(), precision)
@@ -84,7 +85,7 @@ def export_onnx(
 
 
 def _traced(model: Any, size: int, free_size: bool) -> tuple[Any, list[tuple[int, int]]]:
-    """The ONNX graph of a network, and input sizes to try it at."""
+    """The ONNX model of a network, and input sizes to try it at."""
     import torch
 
     if not free_size:
@@ -92,8 +93,7 @@ def _traced(model: Any, size: int, free_size: bool) -> tuple[Any, list[tuple[int
     dim = torch.export.Dim
     sides = {2: PATCH * dim("rows", max=MAX_PATCHES), 3: PATCH * dim("columns", max=MAX_PATCHES)}
     # an example that is not square, and of which no side is the usual one
-    graph = _trace(model, (size + PATCH, size + 3 * PATCH), sides)
-    return graph, [(size, size), (size + PATCH, size)]
+    return _trace(model, (size + PATCH, size + 3 * PATCH), sides), [(size, size), (size + PATCH, size)]
 
 
 def _trace(model: Any, size: tuple[int, int], free: dict[int, Any]) -> Any:
@@ -141,20 +141,15 @@ def _store_half(onnx: Any, model: Any, precision: str) -> None:
     graph.node.extend(nodes)
 
 
-def _forget_origin(model: Any) -> None:
+def _forget_origin(graph: Any) -> None:
     """Drop what the exporter notes about its source: stack traces with paths of this machine."""
-    _forget_origin_of(model.graph)
-    del model.metadata_props[:]
-
-
-def _forget_origin_of(graph: Any) -> None:
     graph.doc_string = ""
     for node in graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
         for attribute in node.attribute:
             if attribute.HasField("g"):  # the body of a Scan
-                _forget_origin_of(attribute.g)
+                _forget_origin(attribute.g)
     for values in (graph.value_info, graph.input, graph.output, graph.initializer):
         for value in values:
             value.doc_string = ""

@@ -51,3 +51,8 @@ class OpenVINOEngine:
                 self._requests[size] = compiled.create_infer_request()
             found = self._requests[size].infer({0: np.ascontiguousarray(images, np.float32)})
             return np.array(found[0], np.float32)  # a copy: the request writes over its own
+
+
+def save_openvino(network: Any, file: Path) -> None:
+    """Write model.xml and model.bin with weights as they are (by default OpenVINO would round them to 16 bits)."""
+    require("openvino", "openvino").save_model(network, file, compress_to_fp16=False)

@@ -15,6 +15,9 @@ from segmae.data.catalog import find_data, open_dataset
 from segmae.data.dataset import Cache, prepare
 from segmae.data.preprocess import normalize
 from segmae.data.splits import load_split
+from segmae.engines import load_exported
+from segmae.engines.export import PRECISION
+from segmae.engines.openvino import save_openvino
 from segmae.errors import CheckpointError, DataError, require
 
 LARGEST_DROP = 0.002  # of mean per-image Dice that int8 may cost
@@ -45,14 +48,15 @@ def quantize(
         DataError: unusable data, or a split without the two parts.
     """
     cache, rows = _images(info, data, split)
-    before = mean_dice(_loaded(file), cache, rows["val"], info)
+    engine = "onnxruntime" if file.suffix == ".onnx" else "openvino"
+    before = mean_dice(load_exported(file, engine), cache, rows["val"], info)
     chosen = np.random.default_rng(0).permutation(rows["train"])[:CALIBRATION_IMAGES]
     images = [normalize(cache.images[row : row + 1], info.preprocess) for row in chosen]
     for spared in (False, True):
         where = ", layers near the pixels left in float" if spared else ""
         tell(f"calibrating int8 on {len(chosen)} training images{where}")
         small = to_int8(file, images, spared)
-        after = mean_dice(_loaded(small), cache, rows["val"], info)
+        after = mean_dice(load_exported(small, engine), cache, rows["val"], info)
         text = f"Dice on {len(rows['val'])} validation images is {before:.4f} in float32 and {after:.4f} in int8{where}"
         if before - after < LARGEST_DROP:
             break
@@ -63,7 +67,7 @@ def quantize(
             "Export fp32 or bf16"
         )
     tell(text)
-    for suffix in {file.suffix, *((".bin",) if file.suffix == ".xml" else ())}:
+    for suffix in (".onnx",) if engine == "onnxruntime" else (".xml", ".bin"):
         small.with_suffix(suffix).replace(file.with_suffix(suffix))
     return {"before": round(before, 5), "after": round(after, 5)}
 
@@ -89,16 +93,6 @@ def _images(info: ModelInfo, data: str | Path, split: str | Path) -> tuple[Cache
             )
     cache = prepare(dataset.cases, info.preprocess)
     return cache, {part: cache.rows([case.id for case in cases]) for part, cases in parts.items()}
-
-
-def _loaded(file: Path) -> Logits:
-    if file.suffix == ".onnx":
-        from segmae.engines.onnxruntime import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(file, None)
-    from segmae.engines.openvino import OpenVINOEngine
-
-    return OpenVINOEngine(file, None)
 
 
 def near_pixels(convolutions: list[str], depthwise: list[str]) -> list[str]:
@@ -141,8 +135,6 @@ def to_int8(file: Path, images: list[np.ndarray], spared: bool = False) -> Path:
             activations_quantization_params=parameters.QuantizationParameters(per_channel=False)
         )
         network = nncf.quantize(source, **options)
-        from segmae.engines.export import PRECISION
-
         kept = [entry for entry in network.metadata_props if entry.key != PRECISION]
         del network.metadata_props[:]
         network.metadata_props.extend(kept)
@@ -150,8 +142,6 @@ def to_int8(file: Path, images: list[np.ndarray], spared: bool = False) -> Path:
         onnx.save(network, str(target))
         return target
     openvino = require("openvino", "openvino")
-    from segmae.engines.convert import save_openvino
-
     model = openvino.Core().read_model(file)
     if spared:
         plain, grouped = (
@@ -159,5 +149,5 @@ def to_int8(file: Path, images: list[np.ndarray], spared: bool = False) -> Path:
             for kind in ("Convolution", "GroupConvolution")
         )
         options["ignored_scope"] = nncf.IgnoredScope(names=near_pixels(plain, grouped))
-    save_openvino(openvino, nncf.quantize(model, **options), target)
+    save_openvino(nncf.quantize(model, **options), target)
     return target
