@@ -27,6 +27,7 @@ from segmae.files import atomic_path, atomic_write, make_folder, read_json, writ
 from segmae.models import code_file
 from segmae.paired import how_asked
 from segmae.provenance import portable
+from segmae.statistics import interval_text
 
 
 def publish(
@@ -122,10 +123,7 @@ def sentence(summary: Mapping[str, Any]) -> str:
     shown = []
     for measure in ("dice", "iou"):
         for place in ("original", str(summary["network_size"])):
-            figure = means[f"{measure}@{place}"]
-            shown.append(
-                f"{measure}@{place} {figure['mean']:.4f} [{figure['low']:.4f}, {figure['high']:.4f}]"
-            )
+            shown.append(f"{measure}@{place} {interval_text(means[f'{measure}@{place}'], '.4f')}")
     label = "-".join([str(data["split"] or data["name"]).replace("/", "-"), data["part"]])
     return (
         f"{label} ({data['coverage']} images{how_asked(summary['model'])}): per-image mean {', '.join(shown)}"

@@ -28,7 +28,7 @@ from segmae.metrics import Counts
 from segmae.photographs import find_masks, find_photographs, safe_name
 from segmae.predict import Progress
 from segmae.predictor import Predictor, load
-from segmae.statistics import LEVEL, mean_interval
+from segmae.statistics import LEVEL, interval_text, mean_interval
 
 LOW_DICE = 0.7
 CONVENTION = (
@@ -355,9 +355,7 @@ def table(found: Comparison) -> list[tuple[str, ...]]:
 
 def _figures(pair: Mapping[str, Any]) -> list[str]:
     def cell(figure: Mapping[str, float] | None, digits: int = 3) -> str:
-        if figure is None:
-            return "none"
-        return f"{figure['mean']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+        return "none" if figure is None else interval_text(figure, f".{digits}f")
 
     share = pair["lesion_share"]
     limits = (

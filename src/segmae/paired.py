@@ -12,7 +12,7 @@ import numpy as np
 
 from segmae.errors import DataError
 from segmae.files import read_json
-from segmae.statistics import group_means, mean_interval, wilcoxon
+from segmae.statistics import group_means, interval_text, mean_interval, wilcoxon
 from segmae.views import by_views
 
 MEASURES = ("dice@original", "iou@original")  # at the size that models of any input size share
@@ -97,7 +97,7 @@ def differences(first: Rows, other: Evaluated) -> dict[str, Any]:
 def sentences(against: Mapping[str, Any]) -> list[str]:
     """`differences` in words, a line per measure."""
     return [
-        f"{measure}: {found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] against {against['model']} "
+        f"{measure}: {interval_text(found, '+.4f')} against {against['model']} "
         f"on {found['images']} images that both have, p {_shown(found['p'])} (Wilcoxon)"
         for measure in MEASURES
         if (found := against[measure])

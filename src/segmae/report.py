@@ -20,6 +20,7 @@ from segmae.files import atomic_path, atomic_write
 from segmae.gallery import fit_text, font
 from segmae.overlay import PREDICTION, REFERENCE, fitted, overlay
 from segmae.paired import how_asked, read_evaluation, sentences
+from segmae.statistics import interval_text
 
 if TYPE_CHECKING:
     from segmae.predictor import Predictor
@@ -66,10 +67,7 @@ def summary_table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _cell(figure: Mapping[str, float] | None, digits: int) -> str:
-    if figure is None:
-        return ""
-    value = figure["mean"] if "mean" in figure else figure["value"]
-    return f"{value:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+    return "" if figure is None else interval_text(figure, f".{digits}f")
 
 
 def title(summary: Mapping[str, Any]) -> str:

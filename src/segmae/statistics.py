@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 LEVEL = 0.95  # of all intervals
+
+
+def interval_text(figure: Mapping[str, float], form: str = ".3f") -> str:
+    """`MEAN [LOW, HIGH]` of a figure with an interval; of a pooled one its `value` stands first."""
+    value = figure["mean"] if "mean" in figure else figure["value"]
+    return f"{value:{form}} [{figure['low']:{form}}, {figure['high']:{form}}]"
 
 
 def resampled_sums(

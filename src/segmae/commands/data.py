@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from segmae.commands.options import Json, given
-from segmae.commands.show import note, print_failures, print_json, print_table, progress
+from segmae.commands.show import in_megabytes, note, print_failures, print_json, print_table, progress
 
 data = typer.Typer(no_args_is_help=True, help="Check, prepare, download and split datasets.")
 splits = typer.Typer(no_args_is_help=True, help="Which case belongs to training, validation and test.")
@@ -62,11 +62,7 @@ def _download(name: str, folder: Path, **options: Any) -> Any:
     from segmae.data.download import download
 
     with progress("MB") as advance:
-
-        def megabytes(done: int, total: int, text: str) -> None:
-            advance(done / 1e6, total / 1e6, text)
-
-        return download(name, folder, progress=megabytes, **options)
+        return download(name, folder, progress=in_megabytes(advance), **options)
 
 
 @data.command()
@@ -127,14 +123,14 @@ def prepare(
         done = prepare_cases(
             dataset.cases, preprocess, progress=advance, **given(folder=cache, workers=workers)
         )
-    print_failures({"problem": message} for _, message in done.failures)
+    failures = [{"id": name, "problem": message} for name, message in done.failures]
+    print_failures(failures)
     if as_json:
-        failures = [{"id": name, "problem": message} for name, message in done.failures]
         print_json({"dataset": dataset.name, "images": len(done.ids), "size": preprocess.size,
                     "sha256": done.digest, "failures": failures})  # fmt: skip
-        raise typer.Exit(1 if failures else 0)
-    print(f"{len(done.ids)} images of {dataset.name} at {preprocess.size} px, sha256 {done.digest}")
-    raise typer.Exit(1 if done.failures else 0)
+    else:
+        print(f"{len(done.ids)} images of {dataset.name} at {preprocess.size} px, sha256 {done.digest}")
+    raise typer.Exit(1 if failures else 0)
 
 
 @splits.command("list")
@@ -223,12 +219,8 @@ def verify(
         if dataset:
             known = {case.id for case in dataset.cases}
             found += [f"{name} has images in two parts" for name in group_leaks(split, dataset.cases)]
-            found += [
-                f"id {i} is not in {dataset.root}"
-                for ids in split.parts.values()
-                for i in ids
-                if i not in known
-            ]
+            ids = [name for part in split.parts.values() for name in part]
+            found += [f"id {name} is not in {dataset.root}" for name in ids if name not in known]
         faults += len(found)
         count = f"{len(found)} fault{'s' * (len(found) != 1)}"
         print(f"{split.name}: {count if found else 'ok'}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from segmae.commands.options import given
-from segmae.commands.show import note, progress
+from segmae.commands.show import in_megabytes, note, progress
 
 
 def ensemble(
@@ -62,10 +62,4 @@ def fetch(
 
     options = given(revision=revision, cache=cache, offline=offline, update=update)
     with progress("MB") as advance:
-        print(
-            from_pretrained(
-                model,
-                **options,
-                progress=lambda done, total, name: advance(done / 1e6, total / 1e6, name),
-            )
-        )
+        print(from_pretrained(model, **options, progress=in_megabytes(advance)))

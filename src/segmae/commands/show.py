@@ -89,3 +89,30 @@ def progress(unit: str) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(unit, total=None, text="")
         yield lambda done, total, text="": bar.update(task, completed=done, total=total, text=text)
+
+
+def in_megabytes(advance: Callable[..., None]) -> Callable[[int, int, str], None]:
+    """A bar that is told bytes."""
+    return lambda done, total, text: advance(done / 1e6, total / 1e6, text)
+
+
+def listener(advance: Callable[..., None]) -> Callable[[dict[str, Any]], None]:
+    """Shows the events of a run, or of the runs of a study's cells: steps move the bar, the rest is told."""
+
+    def tell(event: dict[str, Any]) -> None:
+        begin, label = (f"{event['cell']}: ", f"{event['cell']}  ") if "cell" in event else ("", "")
+        if event["kind"] == "message":
+            note(f"{begin}{event['text']}")
+        elif event["kind"] == "step":
+            done, total = (
+                (event["epoch"] - 1) * event["steps"] + event["step"],
+                event["epochs"] * event["steps"],
+            )
+            advance(done, total, f"{label}epoch {event['epoch']}  loss {event['loss']:.4f}")
+        elif event["kind"] == "test":
+            advance(event["done"], event["total"], f"{label}{event['test']}")
+        elif event["kind"] == "epoch":
+            shown = {key: value for key, value in event.items() if key not in ("kind", "cell")}
+            note(begin + "  ".join(f"{key} {short(value)}" for key, value in shown.items()))
+
+    return tell

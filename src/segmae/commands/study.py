@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from segmae.commands.options import Json, given
-from segmae.commands.show import note, print_failures, print_json, print_table, progress, short
+from segmae.commands.show import listener, note, print_failures, print_json, print_table, progress, short
 from segmae.errors import ConfigError
 
 study = typer.Typer(
@@ -58,37 +58,14 @@ def run_study(
     options = given(scale=scale, budget=budget, test_grace=test_grace, rows=None if rows is None else rows.split(","), device=device,
                     threads=threads, results=results, runs=runs, retry_failed=retry_failed)  # fmt: skip
     with progress("study") as advance:
-
-        def listener(event: dict[str, Any]) -> None:
-            cell = event["cell"]
-            if event["kind"] == "message":
-                note(f"{cell}: {event['text']}")
-            elif event["kind"] == "step":
-                done = (event["epoch"] - 1) * event["steps"] + event["step"]
-                advance(
-                    done,
-                    event["epochs"] * event["steps"],
-                    f"{cell}  epoch {event['epoch']}  loss {event['loss']:.4f}",
-                )
-            elif event["kind"] == "test":
-                advance(event["done"], event["total"], f"{cell}  {event['test']}")
-            elif event["kind"] == "epoch":
-                note(
-                    f"{cell}: "
-                    + "  ".join(f"{k} {short(v)}" for k, v in event.items() if k not in ("kind", "cell"))
-                )
-
-        done = run_studies(names, **options, listener=listener)
+        done = run_studies(names, **options, listener=listener(advance))
     print_failures(done.failed)
     if as_json:
         print_json(vars(done))
     else:
         parts = [f"{len(done.finished)} cells finished", f"{len(done.failed)} failed"]
-        parts += (
-            [f"{len(done.passed_over)} failed earlier, passed over: --retry-failed"]
-            if done.passed_over
-            else []
-        )
+        if done.passed_over:
+            parts.append(f"{len(done.passed_over)} failed earlier, passed over: --retry-failed")
         parts += [f"{len(done.busy)} being run by another process"] if done.busy else []
         parts = ["no cell is open"] if done == Done() else parts
         parts += ["stopped in time: run it again to resume"] if done.stopped else []
@@ -114,15 +91,8 @@ def study_status(
     code = 1 if "damaged" in counts else 0
     if as_json:
         cells = [dataclasses.asdict(standing) for standing in standings]
-        print_json(
-            {
-                "study": found.name,
-                "scale": found.scale_label,
-                "counts": counts,
-                "seconds": left,
-                "cells": cells,
-            }
-        )
+        print_json({"study": found.name, "scale": found.scale_label, "counts": counts, "seconds": left,
+                    "cells": cells})  # fmt: skip
         raise typer.Exit(code)
     print_table(
         ("cell", "state", "epochs", "TFLOP left", "minutes left", ""),
@@ -156,7 +126,7 @@ def report_study(
 
     if scale and not name:
         raise ConfigError("--scale goes with a study: `segmae study report STUDY --scale SCALE`")
-    options, failed = given(results=results, out=out), []  # type: tuple[dict[str, Any], list[dict[str, str]]]
+    options, failed = given(results=results, out=out), list[dict[str, str]]()
     if name:
         written = list(write_report(name, **options, **given(scale=scale), tell=note))
     else:

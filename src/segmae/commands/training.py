@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from segmae.commands.options import Json, Settings, given, recipe_and_overrides
-from segmae.commands.show import note, print_failures, print_json, print_table, progress, short
+from segmae.commands.show import listener, note, print_failures, print_json, print_table, progress
 
 
 class Format(StrEnum):
@@ -62,7 +61,7 @@ def _train(recipe: Path | None, overrides: list[str]) -> None:
     from segmae.train import run  # after the configuration: a slip there is told before torch is imported
 
     with progress("training") as advance:
-        folder = run(config, training_listener(advance))
+        folder = run(config, listener(advance))
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:  # one of several processes tells it
         print(folder)
 
@@ -88,20 +87,20 @@ def finetune(
 ) -> None:
     """Adapt a model to your own images, and compare it before and after on a held-out part. Run it again to resume."""
     from segmae.finetune import finetune as run
+    from segmae.statistics import interval_text
 
     options = given(out=out, model=model, epochs=epochs, settings=settings or None, dry_run=dry_run)
     with progress("images") as advance:
-        done = run(data_folder, **options, listener=training_listener(advance), progress=advance)
+        done = run(data_folder, **options, listener=listener(advance), progress=advance)
     print_failures(done.failures)
     if as_json:
         print_json(done.to_dict())
     elif done.table:
-        cells = {
-            measure: [f"{f['mean']:{sign}.4f} [{f['low']:{sign}.4f}, {f['high']:{sign}.4f}]"
-                      for f, sign in zip(row.values(), ("", "", "+"), strict=True)]
-            for measure, row in done.table.items()
-        }  # fmt: skip
-        print_table(("", "before", "after", "difference"), [(name, *row) for name, row in cells.items()])
+        rows = [
+            (name, *map(interval_text, row.values(), (".4f", ".4f", "+.4f")))
+            for name, row in done.table.items()
+        ]
+        print_table(("", "before", "after", "difference"), rows)
         print(
             f"means of {done.images['test']} held-out images with 95 % intervals; the model is {done.folder / 'best'}"
         )
@@ -129,20 +128,3 @@ def export(
 
     options = given(precision=precision, out=out, data=data_folder, split=split)
     print(export_model(checkpoint, to, **options, tell=note).path)
-
-
-def training_listener(advance: Callable[..., None]) -> Callable[[dict[str, Any]], None]:
-    """Shows the events of a training run: steps move the bar, the rest is told."""
-
-    def listener(event: dict[str, Any]) -> None:
-        if event["kind"] == "message":
-            note(event["text"])
-        elif event["kind"] == "step":
-            done = (event["epoch"] - 1) * event["steps"] + event["step"]
-            advance(
-                done, event["epochs"] * event["steps"], f"epoch {event['epoch']}  loss {event['loss']:.4f}"
-            )
-        elif event["kind"] == "epoch":
-            note("  ".join(f"{key} {short(value)}" for key, value in event.items() if key != "kind"))
-
-    return listener
