@@ -73,17 +73,8 @@ def cold() -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         for turn in range(5):
             out = Path(folder) / str(turn)
-            command = [
-                sys.executable,
-                "-m",
-                "segmae",
-                "predict",
-                str(photo),
-                "-o",
-                str(out),
-                "--format",
-                "mask",
-            ]
+            options = ["-o", str(out), "--format", "mask"]
+            command = [sys.executable, "-m", "segmae", "predict", str(photo), *options]
             started = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             times.append(time.perf_counter() - started)

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from accuracy import ROWS
 from race import insist_on_quiet
 from segmae.data.catalog import find_data
 from segmae.errors import DataError
@@ -22,10 +23,9 @@ PARTS = {  # name -> commands, each within about three minutes where the models 
     "predict": [["predict_bench.py"]],
     "peers": [["peers.py"]],
     "parity": [["parity.py"]],
-    "accuracy": [["accuracy.py", row] for row in ("torch-fp32", "onnxruntime-fp32", "openvino-fp32", "openvino-bf16",
-                                                  "openvino-int8", "onnxruntime-int8")],
+    "accuracy": [["accuracy.py", row] for row in ROWS],
     "cpu_train": [["cpu_train.py"]],
-}  # fmt: skip
+}
 NEED_DATA = {"decoding", "predict", "parity", "accuracy"}
 
 

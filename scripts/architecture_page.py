@@ -65,9 +65,6 @@ def layers() -> list[set[str]]:
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(
-            0
-            if PAGE.read_text(encoding="utf-8") == page()
-            else f"{PAGE}: outdated. Run: python {sys.argv[0]}"
-        )
+        same = PAGE.read_text(encoding="utf-8") == page()
+        sys.exit(0 if same else f"{PAGE}: outdated. Run: python {sys.argv[0]}")
     PAGE.write_text(page(), encoding="utf-8")

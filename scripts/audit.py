@@ -17,18 +17,9 @@ UNREACHABLE = ("connectionerror", "max retries", "could not connect", "connectio
 
 
 def main() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip_audit",
-        "--disable-pip",
-        "--require-hashes",
-        "--progress-spinner",
-        "off",
-        "-r",
-        str(LOCK),
-    ]
-    done = subprocess.run([*command, "--timeout", "15"], capture_output=True, text=True)
+    options = ["--disable-pip", "--require-hashes", "--progress-spinner", "off", "--timeout", "15"]
+    command = [sys.executable, "-m", "pip_audit", *options, "-r", str(LOCK)]
+    done = subprocess.run(command, capture_output=True, text=True)
     said = (done.stdout + done.stderr).strip()
     if (
         done.returncode

@@ -160,8 +160,7 @@ def _check_coco(
         coco.loadRes(results)
     for row in rows:
         mask = masks[row["name"]]
-        (entry,) = [stems[Path(row["file"]).stem]]
-        annotations = coco.loadAnns(coco.getAnnIds(imgIds=entry))
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=stems[Path(row["file"]).stem]))
         counts[kind] += len(annotations)
         drawn = np.zeros(mask.shape, bool)
         for annotation in annotations:

@@ -11,10 +11,13 @@ from segmae.errors import SegmaeError
 T = TypeVar("T")
 
 
+def parser_of(about: str | None) -> argparse.ArgumentParser:
+    """One whose `--help` shows a docstring as it is written."""
+    return argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def call(main: Callable[[], None], about: str) -> None:
-    argparse.ArgumentParser(
-        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    parser_of(about).parse_args()
     in_one_line(main)
 
 

@@ -23,6 +23,7 @@ from segmae.data.phantom import draw_lesion
 from segmae.files import atomic_write, read_json
 from segmae.overlay import overlay
 from segmae.predictor import DEFAULT_MODEL
+from segmae.statistics import interval_text
 from segmae.views import VIEWS, views_suffix
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -272,9 +273,7 @@ def limits(config: dict[str, Any]) -> str:
 def _shown(figure: dict[str, float] | None, measure: str) -> str:
     if figure is None:
         return "–"
-    digits = 1 if measure == "hd95" else 3
-    value = figure.get("mean", figure.get("value"))
-    return f"{value:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+    return interval_text(figure, ".1f" if measure == "hd95" else ".3f")
 
 
 if __name__ == "__main__":

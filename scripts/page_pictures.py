@@ -7,7 +7,6 @@ Needs playwright and Debian's chromium. With --docs it writes only those that do
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from command import parser_of
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -32,18 +32,8 @@ BOX, COLOURS = (960, 900), 128  # of the pictures in docs/
 @contextmanager
 def served(state: Path) -> Iterator[str]:
     """The address of a service that runs as long as the block."""
-    command = [
-        sys.executable,
-        "-m",
-        "segmae",
-        "serve",
-        "--port",
-        "0",
-        "--threads",
-        "1",
-        "--state",
-        str(state),
-    ]
+    options = ["--port", "0", "--threads", "1", "--state", str(state)]
+    command = [sys.executable, "-m", "segmae", "serve", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
@@ -186,9 +176,7 @@ def photograph(browser: Browser, url: str, folder: Path, photographs: list[Path]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--docs", action="store_true", help="only the pictures that docs/ shows, small")
     given = parser.parse_args()

@@ -12,7 +12,6 @@ score because it agrees so badly, which is the one choice that was made after a 
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command import in_one_line
+from command import in_one_line, parser_of
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -285,9 +284,7 @@ def report(title: str, result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("ph2", type=Path, help="PH2 in its official layout")
     parser.add_argument("--masks", type=Path, help="folder with NAME_mask.png of a model")
     parser.add_argument("--out", type=Path, default=Path("results/measure/ph2_agreement.json"))

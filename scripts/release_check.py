@@ -88,12 +88,8 @@ def same_times(sdist: Path, epoch: int) -> None:
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for member, content in members:
             plain = tarfile.TarInfo(member.name)
-            plain.type, plain.mode, plain.mtime, plain.size = (
-                member.type,
-                member.mode & 0o755,
-                epoch,
-                len(content),
-            )
+            plain.type, plain.mode = member.type, member.mode & 0o755
+            plain.mtime, plain.size = epoch, len(content)
             tar.addfile(plain, io.BytesIO(content))
     sdist.write_bytes(gzip.compress(packed.getvalue(), mtime=epoch))
 

@@ -10,7 +10,6 @@ corners of ISIC2018's photographs (fold 1, test) that keep clear of the expert's
 
 from __future__ import annotations
 
-import argparse
 import io
 import math
 from collections import Counter, defaultdict
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command import in_one_line
+from command import in_one_line, parser_of
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -75,9 +74,7 @@ Copy = tuple[Pixels | bytes, float]  # what the model is given, and its pixels p
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--data", default="ph2", help="photographs with experts' masks")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "results" / "measure" / "repeatability.json")

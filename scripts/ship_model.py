@@ -12,7 +12,6 @@ results/default_model/{isic2018-fold1-test,ph2-all-test,ham10000-sample-test}.{j
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from dataclasses import replace
@@ -21,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from command import in_one_line
+from command import in_one_line, parser_of
 from judged_on import JUDGED_ON
 
 from segmae.card import sentence
@@ -93,9 +92,7 @@ def measure(name: str = DEFAULT_MODEL) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("name", nargs="?", default=DEFAULT_MODEL)
     options = parser.parse_args()

@@ -7,8 +7,6 @@ Writes results/trust/{isic2018-fold1-test,ph2-all-test,ham10000-sample-test}.csv
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from scipy.stats import spearmanr
 from segmae.calibrate import measure
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.splits import load_split
-from segmae.files import atomic_path, atomic_write, write_json
+from segmae.files import atomic_path, atomic_write, csv_text, write_json
 from segmae.predictor import Predictor, load
 from segmae.trust import FOREIGN, UNFAMILIAR
 from segmae.views import VIEWS
@@ -43,11 +41,8 @@ def main(model: str = "segmae-tiny") -> None:
     found = {}
     for label, (data, split, part) in JUDGED_ON.items():
         rows = judge(predictor, data, split, part)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: v if isinstance(v, str) else f"{v:.5f}" for k, v in row.items()} for row in rows)
-        atomic_write(RESULTS / f"{label}.csv", text.getvalue())
+        lines = [[v if isinstance(v, str) else f"{v:.5f}" for v in row.values()] for row in rows]
+        atomic_write(RESULTS / f"{label}.csv", csv_text([rows[0].keys(), *lines]))
         found[label] = [row for row in rows if row["strangeness"] <= FOREIGN]
         summary["sets"][label] = {str(views): agreement(found[label], views) for views in (1, VIEWS)}
         summary["sets"][label]["strangeness"] = {

@@ -76,10 +76,6 @@ def _default(item: dataclasses.Field[Any]) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return (
-        f"[{', '.join(map(str, value))}]"
-        if isinstance(value, tuple)
-        else repr(value)
-        if isinstance(value, str)
-        else str(value)
-    )
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return repr(value) if isinstance(value, str) else str(value)

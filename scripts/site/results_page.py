@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from segmae.paired import how_asked
+from segmae.statistics import interval_text
 
 MEASURES = ("dice", "iou", "accuracy", "sensitivity", "specificity", "boundary_iou", "hd95")
 
@@ -44,8 +45,4 @@ def _evaluation(summary: dict, source: str) -> list[str]:
 
 
 def _cell(figure: dict | None) -> str:
-    return (
-        ""
-        if figure is None
-        else f"{figure.get('mean', figure.get('value')):.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
-    )
+    return "" if figure is None else interval_text(figure)

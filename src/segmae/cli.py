@@ -42,11 +42,8 @@ class Verbs(TyperGroup):
         except BrokenPipeError as error:
             raise typer.Exit(141) from error
         except (SegmaeError, OSError) as error:
-            remedy = (
-                ""
-                if isinstance(error, SegmaeError)
-                else ". Check the path, its permissions and the disk's space"
-            )
+            told = isinstance(error, SegmaeError)
+            remedy = "" if told else ". Check the path, its permissions and the disk's space"
             print(f"error: {one_line(str(error))}{remedy}", file=sys.stderr)
             raise typer.Exit(getattr(error, "exit_code", 2)) from error
         except KeyboardInterrupt as error:

@@ -48,13 +48,8 @@ def write_report(
 def summary_table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of text: a header, then one row per measure; intervals in brackets, "" where not measured."""
     network = f"@{summary['network_size']}"
-    columns = [
-        (network, "per_image_mean"),
-        (network, "pooled"),
-        ("@original", "per_image_mean"),
-        ("@original", "pooled"),
-    ]
     titles = {"per_image_mean": "mean of images", "pooled": "pooled"}
+    columns = [(size, kind) for size in (network, "@original") for kind in titles]
     names = dict.fromkeys(key.split("@")[0] for key in summary["per_image_mean"])
     rows = [("measure", *(f"{titles[kind]} {size}" for size, kind in columns))]
     for name in names:

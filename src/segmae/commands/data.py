@@ -14,6 +14,7 @@ from segmae.commands.show import in_megabytes, note, print_failures, print_json,
 data = typer.Typer(no_args_is_help=True, help="Check, prepare, download and split datasets.")
 splits = typer.Typer(no_args_is_help=True, help="Which case belongs to training, validation and test.")
 data.add_typer(splits, name="splits")
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per usable CPU")]
 
 
 @data.command()
@@ -71,9 +72,7 @@ def check(
     splits: Annotated[
         list[str] | None, typer.Option("--split", help="Also check this CSV file. May be repeated.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="one per usable CPU")
-    ] = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Find broken files, files that are no masks, copies, and images that splits or datasets share."""
@@ -106,9 +105,7 @@ def prepare(
         Path | None,
         typer.Option(help="Where prepared images are kept.", show_default="the user's cache folder"),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes.", show_default="one per usable CPU")
-    ] = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Decode every image once into arrays that training reads. Training does it by itself where needed."""

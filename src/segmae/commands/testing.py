@@ -10,13 +10,14 @@ import typer
 from segmae.commands.options import Device, Engine, FillHoles, Json, KeepLargest, Threads, Views, given
 from segmae.commands.show import note, print_failures, print_json, print_table, progress
 
+Split = Annotated[str | None, typer.Option(help="Name or CSV file of a split.", show_default="every case")]
+AllowLeaks = Annotated[bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")]
+
 
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="Model name, model folder or run folder.")],
     data_folder: Annotated[Path, typer.Option("--data", help="Dataset folder.")],
-    split: Annotated[
-        str | None, typer.Option(help="Name or CSV file of a split.", show_default="every case")
-    ] = None,
+    split: Split = None,
     part: Annotated[
         str | None, typer.Option(help="Part of the split: train, val or test.", show_default="test")
     ] = None,
@@ -42,9 +43,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Bootstrap samples of the intervals.", show_default="2000")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the bootstrap.", show_default="0")] = None,
-    allow_leaks: Annotated[
-        bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
-    ] = None,
+    allow_leaks: AllowLeaks = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -81,16 +80,12 @@ def evaluate(
 def calibrate(
     model: Annotated[str, typer.Argument(help="Model folder or run folder; its trust.json is written.")],
     data_folder: Annotated[Path, typer.Option("--data", help="Dataset with masks.")],
-    split: Annotated[
-        str | None, typer.Option(help="Name or CSV file of a split.", show_default="every case")
-    ] = None,
+    split: Split = None,
     part: Annotated[
         str | None, typer.Option(help="Part of the split; never the one you publish on.", show_default="val")
     ] = None,
     threads: Threads = None,
-    allow_leaks: Annotated[
-        bool | None, typer.Option("--allow-leaks", help="Also on images it was trained on.")
-    ] = None,
+    allow_leaks: AllowLeaks = None,
     as_json: Json = False,
 ) -> None:
     """Choose a model's threshold and learn how far to trust it: expected Dice, and limits of the warnings."""

@@ -154,12 +154,9 @@ def _reason_against(path: Path) -> str:
         return "is a folder that cannot be entered"
     try:
         if not has_mark(path):
-            photograph = path.suffix.lower() in IMAGE_SUFFIXES
-            return (
-                "is a photograph outside DICOM: segment it in a call of its own"
-                if photograph
-                else "is no DICOM object"
-            )
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                return "is a photograph outside DICOM: segment it in a call of its own"
+            return "is no DICOM object"
     except ImageError as error:
         return error.problem
     try:
@@ -272,14 +269,14 @@ def predict_dicom(
             try:
                 stamp = file_stamp(path)  # `resume` has to notice what changes from here on
                 opened = open_object(path)
-                twin = seen.setdefault(f"{_name(opened.sop_instance_uid)}_seg.dcm", path)
+                name, new = _name(opened.sop_instance_uid), {**options, "stamp": stamp}
+                twin = seen.setdefault(f"{name}_seg.dcm", path)
                 if twin == path:
-                    name, new = _name(opened.sop_instance_uid), {**options, "stamp": stamp}
                     frames = (_frame_name(name, number) for number in range(1, opened.count + 1))
                     give_up(folder, [(earlier.get(frame, {}), new) for frame in frames])
-                    found = _segmented(opened, stamp, folder, predictor, settings, want, include_identifiers)
+                    made = _segmented(opened, stamp, folder, predictor, settings, want, include_identifiers)
                     found = [
-                        merged(folder, earlier.get(row["name"], {}), row, predictor.digest) for row in found
+                        merged(folder, earlier.get(row["name"], {}), row, predictor.digest) for row in made
                     ]
                 else:
                     found = []
@@ -287,9 +284,8 @@ def predict_dicom(
             except (ImageError, MemoryError) as error:
                 problem = str(error) if isinstance(error, ImageError) else f"{path}: {TOO_LARGE}"
                 found = [{"name": _name(str(path)), "file": str(path), "error": problem}]
-                if kept := [
-                    old for row in before for old in row.get("earlier_frames", [row]) if "weights" in old
-                ]:
+                left = [frame for row in before for frame in row.get("earlier_frames", [row])]
+                if kept := [frame for frame in left if "weights" in frame]:
                     found[0]["earlier_frames"] = kept
                     outlived.append(f"{path}: its results in {folder} are of an earlier call")
         ordered += found
@@ -299,11 +295,8 @@ def predict_dicom(
             progress(index, len(study.objects))
     report.rows = [row for row in ordered if "error" not in row]
     report.failures = [{"file": row["file"], "problem": row["error"]} for row in ordered if "error" in row]
-    report.notes = (
-        outlived
-        + several_pieces(report.rows)
-        + (not_square(report.rows, want.mm_per_pixel) if want.measure else [])
-    )
+    report.notes = outlived + several_pieces(report.rows)
+    report.notes += not_square(report.rows, want.mm_per_pixel) if want.measure else []
     with turn(folder):
         written = write_rows(folder, ordered, gone)
         report.notes += write_collections(folder, written.values(), want.formats, _read)
@@ -327,23 +320,17 @@ def _segmented(
 ) -> list[Row]:
     """Write one object's files; a row for each frame. Where a frame is damaged nothing of the object is left."""
     name = _name(source.sop_instance_uid)
+    fractional = settings["segmentation"] == "fractional"
     frames, rows, written = [], [], []
     try:
         for number in range(1, source.count + 1):
             pixels, frame = source.frame(number)
             result = predictor(pixels).cleaned(want.keep_largest, want.fill_holes)
-            frames.append(
-                as_stored(result.probability) if settings["segmentation"] == "fractional" else result.mask
-            )
+            frames.append(as_stored(result.probability) if fractional else result.mask)
             own = _frame_name(name, number)
             written += [folder / f"{own}{FILES[kind]}" for kind in want.files]
-            files = write_files(
-                folder,
-                own,
-                result,
-                partial(np.asarray, pixels),
-                _scaled(want, frame.mm_per_pixel, frame.pixel_aspect),
-            )
+            scaled = _scaled(want, frame.mm_per_pixel, frame.pixel_aspect)
+            files = write_files(folder, own, result, partial(np.asarray, pixels), scaled)
             row: Row = {
                 "name": own, "file": str(source.path), "frame": number, "frames": source.count, "width": frame.width,
                 "height": frame.height, "mm_per_pixel": frame.mm_per_pixel, "pixel_aspect": frame.pixel_aspect,

@@ -115,9 +115,8 @@ def _fastest(path: Path) -> str:
 
 def _torch(path: Path, threads: int | None, device: str | None) -> Engine:
     if importlib.util.find_spec("torch") is None:
-        other = (
-            "use engine=onnxruntime" if (path / ONNX).is_file() else "it has no model.onnx for onnxruntime"
-        )
+        has_onnx = (path / ONNX).is_file()
+        other = "use engine=onnxruntime" if has_onnx else "it has no model.onnx for onnxruntime"
         if device:
             other = f"or leave out device={device}: a CPU needs none"
         raise MissingExtra(
