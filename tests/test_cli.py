@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +222,23 @@ def test_names_that_the_output_cannot_show_end_nothing(lesions: Path, tmp_path: 
     assert r"\u75c5\u5909 Größe" in done.stdout.decode("cp1252")
     done = subprocess.run([*command, "--json"], check=True, capture_output=True, env=environment)
     assert json.loads(done.stdout)["results"][0]["file"] == str(photo)
+
+
+def test_brackets_in_a_name_are_no_pattern_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There typer expands patterns, and `photo[1].jpg` was photo1.jpg."""
+    names = ("photo1.jpg", "photo[1].jpg")
+    for name in names:
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "WINDOWS", True)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "argv", ["segmae", "predict", "photo[1].jpg", "photo*.jpg", "-o", "out[1]"])
+    seen: list[list[str]] = []
+    monkeypatch.setattr(cli, "app", lambda: seen.extend(sorted(glob(word)) for word in sys.argv[1:]))
+    cli.main()
+    assert seen == [[], ["photo[1].jpg"], list(names), [], []]
 
 
 def test_ctrl_c_ends_with_130_and_one_line(lesions: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ gone, as `| head` does, in which a shell counts SIGPIPE.
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from segmae.commands.study import study
 from segmae.commands.testing import calibrate, compare, evaluate
 from segmae.commands.training import export, finetune, models, pretrain, train
 from segmae.errors import OutputError, SegmaeError
+from segmae.files import WINDOWS
 
 
 class Verbs(TyperGroup):
@@ -125,6 +127,8 @@ def main() -> None:
             line_buffering=out.line_buffering,
             write_through=out.write_through,
         )
+    if WINDOWS:  # typer expands patterns there, of quoted names too: what is there is a name, not a pattern
+        sys.argv[1:] = [glob.escape(word) if os.path.exists(word) else word for word in sys.argv[1:]]
     app()
 
 
