@@ -68,7 +68,7 @@ def serve(
 
     app.state.service.on_failure = leave
     # uvicorn has handlers of its own while it runs, and at its end raises the signal again for those that were there before
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, leave) for number in uvicorn.server.HANDLED_SIGNALS}
     host, port = listening.getsockname()[:2]
     if announce:
         announce(f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}")
