@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -29,7 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segmae import cli
+from segmae import cli, files
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.pages import count_pages
@@ -459,6 +460,39 @@ def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     done = predict_files(sources, tmp_path / "out")
     assert (len(done.rows), len(done.failures)) == (1, 2)
     assert all("Check the name" in failure["problem"] for failure in done.failures)
+
+
+def test_a_name_of_which_the_system_cannot_say_where_it_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Windows cannot of devices, nor of files that a cloud does not deliver."""
+    PICTURE.save(tmp_path / "good.png")
+    real = os.path.realpath
+
+    def realpath(path: str | Path, **options: Any) -> str:
+        if Path(path).name == "aux.png":
+            raise OSError(errno.EBADF, "Invalid handle", str(path))
+        return str(real(path, **options))
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    done = predict_files([tmp_path / "aux.png", tmp_path / "good.png"], tmp_path / "out")
+    assert (len(done.rows), len(done.failures)) == (1, 1)
+
+
+def test_a_path_that_windows_may_find_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that there is no such file."""
+    monkeypatch.setattr(files, "WINDOWS", True)
+    long = tmp_path / ("x" * 130) / ("y" * 130)
+    told = f"{len(str(long))} characters may be too many for Windows: shorten the path"
+    with pytest.raises(ImageError, match=told):
+        read_image(long)
+    (tmp_path / ("x" * 130)).write_text("")
+    with pytest.raises(OutputError, match=told):
+        files.make_folder(long)
+    with pytest.raises(OutputError, match=told):
+        files.append(long, "text")
+    with pytest.raises(ImageError, match=r"Check the name$"):
+        read_image("short")
 
 
 # -- where nothing can be written

@@ -748,6 +748,14 @@ def test_a_heic_whose_item_has_no_name_of_letters_is_damaged_and_ends_nothing(at
         read_image(bytes(content))
 
 
+def test_a_file_counts_once_where_the_case_of_letters_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "normcase", str.lower)  # as on Windows
+    assert collect(["Photos/a.jpg", "photos/b.jpg", "photos/A.JPG"])[0] == [
+        Path("photos/A.JPG"),
+        Path("photos/b.jpg"),
+    ]
+
+
 def test_a_photograph_that_a_telephone_exported_too_is_taken_once(tmp_path: Path) -> None:
     shutil.copy(HEIC, tmp_path / "IMG_1.HEIC")
     shutil.copy(HEIC, tmp_path / "IMG_2.HEIC")

@@ -117,7 +117,17 @@ def _not_written(path: str | Path, error: Exception) -> OutputError:
     held = (
         " and whether another program has it open" if WINDOWS and isinstance(error, PermissionError) else ""
     )
-    return OutputError(f"{path}: cannot be written ({reason}). Check the place{held}, or choose another")
+    return OutputError(
+        f"{path}: cannot be written ({reason}). Check the place{held}, or choose another{too_long(path)}"
+    )
+
+
+def too_long(path: str | Path) -> str:
+    """The end of a remedy: Windows, left as it comes, says of a path above 259 characters that it is absent, and a file that is not whole
+    yet has a longer name."""
+    length = len(os.path.abspath(path))
+    said = f". {length} characters may be too many for Windows: shorten the path, or set LongPathsEnabled"
+    return said if WINDOWS and length > 225 else ""
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -131,7 +141,7 @@ def make_folder(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{folder}: no folder can be made here ({error.strerror}). Choose another"
+            f"{folder}: no folder can be made here ({error.strerror}). Choose another{too_long(folder)}"
         ) from error
     return folder
 

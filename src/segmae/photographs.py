@@ -128,7 +128,12 @@ def collect(sources: Sources) -> tuple[list[Path], Ignored]:
 
 def once(files: Iterable[Path]) -> list[Path]:
     """Each file once, though a call may name its folder in several ways: `p`, `./p/` and its absolute path."""
-    return list({os.path.abspath(file): file for file in files}.values())
+    return list({spelled(file): file for file in files}.values())
+
+
+def spelled(file: str | Path) -> str:
+    """A file's absolute path, links left alone; in the same letters, where the system takes `P` and `p` for the same folder."""
+    return os.path.normcase(os.path.abspath(file))
 
 
 def refuse_nameless(places: Sequence[str | Path]) -> None:

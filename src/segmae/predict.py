@@ -49,6 +49,7 @@ from segmae.photographs import (
     name_results,
     read_again,
     refuse_nameless,
+    spelled,
 )
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 
@@ -192,11 +193,11 @@ def _refuse_results_of_others(folder: Path, rows: dict[str, Row], photographs: d
 
 def _renamed(rows: dict[str, Row], photographs: dict[str, Path]) -> set[str]:
     """Names under which an earlier call left results of the same files, which have other names now."""
-    now = {(os.path.abspath(path), str(file_stamp(path))) for path in photographs.values()}
+    now = {(spelled(path), str(file_stamp(path))) for path in photographs.values()}
     return {
         name
         for name, row in rows.items()
-        if name not in photographs and (os.path.abspath(row["file"]), str(row.get("stamp"))) in now
+        if name not in photographs and (spelled(row["file"]), str(row.get("stamp"))) in now
     }
 
 
@@ -420,7 +421,7 @@ def _place(path: Path) -> str:
     """Where links lead, also those that lead to themselves and names that no file can have."""
     try:
         return os.path.realpath(path)
-    except ValueError:
+    except (OSError, ValueError):  # OSError: Windows, of devices and of what a cloud's folder does not give
         return str(path)
 
 

@@ -22,6 +22,7 @@ from segmae.data.icc import to_srgb
 from segmae.data.pages import count_pages
 from segmae.data.quiet import quiet, silence_libtiff
 from segmae.errors import ImageError
+from segmae.files import too_long
 
 MAX_PIXELS = 170_000_000  # more is refused before it is decoded; Pillow itself stops at 179 million
 SCALE_IT = f"Scale it below {MAX_PIXELS // 10**6} megapixels"
@@ -371,7 +372,7 @@ def _check_place(path: Path, name: str) -> None:
                 problem = f"is a link to {path.readlink()}, which is absent"
                 raise ImageError(name, problem, "Mend or remove the link") from error
             if isinstance(error, FileNotFoundError):
-                raise ImageError(name, "no such file", "Check the name") from error
+                raise ImageError(name, "no such file", f"Check the name{too_long(path)}") from error
             raise
         if stat.S_ISDIR(status.st_mode):
             remedy = "Name the files in it, or give the folder to `segmae predict`"

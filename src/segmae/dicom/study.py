@@ -46,6 +46,7 @@ from segmae.photographs import (
     once,
     refuse_nameless,
     safe_name,
+    spelled,
 )
 from segmae.predict import Predictions, Progress, give_up, merged, of_earlier_calls, options_of
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
@@ -248,7 +249,7 @@ def predict_dicom(
     earlier = earlier_rows(folder)
     of_file: dict[str, list[Row]] = {}
     for row in earlier.values():
-        of_file.setdefault(os.path.abspath(row["file"]), []).append(row)
+        of_file.setdefault(spelled(row["file"]), []).append(row)
     for row in list(earlier.values()):  # of objects that failed since
         for old in row.get("earlier_frames", ()):
             earlier.setdefault(old["name"], old)
@@ -259,7 +260,7 @@ def predict_dicom(
     settings = {"weights": predictor.digest, "segmentation": "fractional" if fractional else "binary"}
     options = options_of(predictor, want) | settings
     for index, path in enumerate(study.objects, 1):
-        before = of_file.get(os.path.abspath(path), [])
+        before = of_file.get(spelled(path), [])
         gone |= {row["name"] for row in before}
         if resume and _are_done(before, path, folder, settings, want, include_identifiers):
             report.skipped += len(before)
