@@ -69,7 +69,7 @@ def test_a_report_says_that_the_file_was_edited_since(
     assert call(capsys, "report", path)[::2] == (0, "")
     write_study(rows=ROWS, reference="two")
     code, _, err = call(capsys, "report", path)
-    assert code == 0 and "drawn.yaml: was edited since results/drawn/study.json was written" in err
+    assert code == 0 and f"drawn.yaml: was edited since {Path('results/drawn/study.json')} was written" in err
     assert call(capsys, "report", "drawn")[::2] == (0, "")
 
 
