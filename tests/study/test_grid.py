@@ -112,7 +112,7 @@ def test_full_studies_follow_the_paper_and_small_ones_say_that_they_do_not(
                 "longer": 5,
                 "table1": 3,
                 "table2": 3,
-                "table3": 2,
+                "table3": 3,
                 "masking": 2,
                 "table4": 3,
                 "beta": 3,
