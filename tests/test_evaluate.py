@@ -25,6 +25,7 @@ from segmae.data.splits import Split
 from segmae.errors import DataError
 from segmae.evaluate import evaluate, evaluate_checkpoint
 from segmae.report import summary_table, write_report
+from segmae.study.ledger import merged
 
 SIZE = 64
 
@@ -102,6 +103,20 @@ def test_figures_by_hand(cases: tuple[Case, ...], tmp_path: Path) -> None:
     assert pooled["ece@original"]["value"] == pytest.approx((found + other) / 16384, abs=1e-5)
     for figure in (*means.values(), *pooled.values()):
         assert figure["low"] <= figure.get("mean", figure.get("value")) <= figure["high"]
+
+
+def test_a_measure_that_is_added_to_metrics_is_in_every_file(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(metrics.OVERLAP, "found", lambda c: c.tp / 4096)
+    monkeypatch.setitem(metrics.CALIBRATION, "pixels", lambda r: r.pixels.sum(axis=-1))
+    monkeypatch.setattr(metrics, "boundary", lambda found, mask: {"shift": 5.0})
+    summary = evaluate(Darkness(), cases, tmp_path / "out", data="drawn", resamples=20)
+    assert summary["per_image_mean"]["shift@original"]["mean"] == 5
+    assert summary["pooled"]["pixels@original"]["value"] == 4 * SIZE * SIZE
+    assert {"found", "shift", "pixels"} <= {row[0] for row in summary_table(summary)}
+    row = next(csv.DictReader(merged({"test": tmp_path / "out" / "per_image.csv"}).splitlines()))
+    assert row["shift@original"] == "5.000000", "a study keeps what it cannot compute from counts"
 
 
 def test_cleaned_masks_are_measured_at_both_sizes(tmp_path: Path) -> None:

@@ -144,6 +144,12 @@ def boundary_iou(prediction: Mask, mask: Mask, dilation_ratio: float = 0.02) -> 
     return float((bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum())
 
 
+def boundary(prediction: Mask, mask: Mask) -> dict[str, float]:
+    """The boundary measures of two masks [H, W] by name, in the order in which tables show them."""
+    hd95, assd = surface_distances(prediction, mask)
+    return {"hd95": hd95, "assd": assd, "boundary_iou": boundary_iou(prediction, mask)}
+
+
 @dataclass(frozen=True)
 class Reliability:
     """Pixels sorted into equal bins of their lesion probability: what calibration is computed from."""
@@ -186,6 +192,12 @@ def expected_calibration_error(r: Reliability) -> FloatArray:
 def brier(r: Reliability) -> FloatArray:
     """Mean squared difference of probability and mask (Brier 1950, for one class); in [0, 1]."""
     return np.asarray(r.squared_error / r.pixels.sum(axis=-1))
+
+
+CALIBRATION: dict[str, Callable[[Reliability], FloatArray]] = {
+    "ece": expected_calibration_error,
+    "brier": brier,
+}
 
 
 def _as_masks(prediction: Mask, mask: Mask) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -44,9 +44,7 @@ class Score:
     height: int
     network: Counts  # at the network's size
     original: Counts  # at the photograph's size, as are the rest
-    hd95: float
-    assd: float
-    boundary_iou: float
+    boundary: dict[str, float]  # see `metrics.boundary`
     reliability: Reliability
 
 
@@ -118,16 +116,13 @@ def _score(sample: _Sample, probability: NDArray[np.float32], threshold: float, 
     small = resize_mask(sample.mask, probability.shape[0])
     large = restore(probability, (width, height))
     found = clean(large > threshold)
-    hd95, assd = metrics.surface_distances(found, sample.mask)
     return Score(
         id=sample.case.id,
         width=width,
         height=height,
         network=metrics.counts(clean(probability > threshold), small),
         original=metrics.counts(found, sample.mask),
-        hd95=hd95,
-        assd=assd,
-        boundary_iou=metrics.boundary_iou(found, sample.mask),
+        boundary=metrics.boundary(found, sample.mask),
         reliability=metrics.reliability(large, sample.mask),
     )
 
@@ -139,10 +134,10 @@ def columns(scores: Sequence[Score], size: int) -> dict[str, NDArray[np.float64]
         "@original": Counts.stack([s.original for s in scores]),
     }
     found = {name + where: overlap(c) for where, c in at.items() for name, overlap in metrics.OVERLAP.items()}
-    for name in ("hd95", "assd", "boundary_iou"):
-        found[f"{name}@original"] = np.array([getattr(score, name) for score in scores])
-    found["ece@original"] = np.array([metrics.expected_calibration_error(s.reliability) for s in scores])
-    found["brier@original"] = np.array([metrics.brier(s.reliability) for s in scores])
+    for name in scores[0].boundary:
+        found[f"{name}@original"] = np.array([score.boundary[name] for score in scores])
+    for name, calibration in metrics.CALIBRATION.items():
+        found[f"{name}@original"] = np.array([calibration(score.reliability) for score in scores])
     return found
 
 
@@ -194,10 +189,7 @@ def _pooled(sums: NDArray[np.float64], size: int) -> dict[str, NDArray[np.float6
         result |= {name + where: overlap(counts) for name, overlap in metrics.POOLED.items()}
     bins = np.split(parts[2][..., :-1], 3, axis=-1)
     r = Reliability(bins[0], bins[1], bins[2], parts[2][..., -1])
-    return result | {
-        "ece@original": metrics.expected_calibration_error(r),
-        "brier@original": metrics.brier(r),
-    }
+    return result | {f"{name}@original": measure(r) for name, measure in metrics.CALIBRATION.items()}
 
 
 def _rounded(**figures: Any) -> dict[str, float]:

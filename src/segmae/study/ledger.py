@@ -23,6 +23,7 @@ from typing import Any
 from segmae.checkpoint import epochs_done
 from segmae.errors import DamagedFile, DataError, did_you_mean, reason
 from segmae.files import atomic_write, read_json, write_json
+from segmae.metrics import CALIBRATION, OVERLAP
 from segmae.models import code_file, find_entry
 from segmae.study.grid import PAPER_SCALE, STAGE1, Cell, Study, load_study, training_images
 
@@ -30,19 +31,8 @@ FORMAT = 1
 PLAN = "study.json"
 OUTCOME = ("digest", "training", "tests", "network", "environment", "code")  # in a cell's JSON
 RESULTS, RUNS = Path("results"), Path("runs/studies")
-DROPPED = (
-    "width",
-    "height",
-    "group",
-    "dice",
-    "iou",
-    "thresholded_iou",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "ece",
-    "brier",
-)
+# Not kept of an image: overlap is computed from its counts.
+DROPPED = ("width", "height", "group", *OVERLAP, *CALIBRATION)
 # Forward passes that one training image costs: forward and backward of each step of the task.
 PASSES = {"pretrain": 3, "supervised": 3, "hybrid": 6, "adversarial": 9, "chained": 5}
 

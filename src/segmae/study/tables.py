@@ -345,8 +345,9 @@ class Evidence:
                 for i, size in enumerate(SIZES)
                 for name, overlap in metrics.OVERLAP.items()
             }
-            for name in ("hd95", "assd", "boundary_iou"):
-                measured[f"{name}@original"] = [float(line[f"{name}@original"]) for line in lines]
+            for name in lines[0]:  # boundary measures: those that there were when the cell was tested
+                if name.endswith("@original") and name.split("@")[0] not in COUNTED:
+                    measured[name] = [float(line[name]) for line in lines]
             for measure, figure in self.outcomes[cell["id"]]["tests"][test]["per_image_mean"].items():
                 values = measured.get(measure.replace(where["network"], "@network"))
                 if values and abs(np.mean(values) - figure["mean"]) > ROUNDED:
