@@ -42,7 +42,7 @@ def choose_cases(config: Config) -> tuple[Split, Dataset, dict[str, tuple[Case, 
     """The split, the dataset, and its cases in the parts train and val."""
     if not config.data.root or not config.data.split:
         raise ConfigError("data.root and data.split: name a dataset folder and a split, e.g. data.root=isic2018 "
-                          "data.split=isic2018/fold1")  # fmt: skip
+                          "data.split=isic2018/fold1; `segmae data splits make` writes one for a folder of your own")  # fmt: skip
     split = load_split(config.data.split)
     leaks = training_leaks(split)
     if leaks and not config.data.allow_leaks:

@@ -152,9 +152,11 @@ class TestContract:
                 logits = network(torch.zeros(1, 3, 224, 224))
             logits.sum().backward()
         frozen_or_reached = (p for p in network.parameters() if p.grad is not None or not p.requires_grad)
-        assert sum(p.numel() for p in frozen_or_reached) == entry.parameters
-        assert counter.get_total_flops() / 1e9 == pytest.approx(entry.gflops, rel=0.01, abs=0.005)
-        assert entry.name in REFERENCE, "state the reference's number of parameters"
+        parameters, gflops = sum(p.numel() for p in frozen_or_reached), counter.get_total_flops() / 1e9
+        counted = f"models/table.py: {entry.name} has parameters={parameters:_}, gflops={gflops:.2f}"
+        assert parameters == entry.parameters, counted
+        assert gflops == pytest.approx(entry.gflops, rel=0.01, abs=0.005), counted
+        assert entry.name in REFERENCE, "state the reference's number of parameters here, in REFERENCE"
         count, tolerance, what = REFERENCE[entry.name]
         assert entry.parameters == pytest.approx(count, rel=tolerance), what
 
