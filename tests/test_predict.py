@@ -21,11 +21,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from typer.main import get_command
 
 import segmae
 from links import link
+from segmae import cli, predict
 from segmae import photographs as photographs_module
-from segmae import predict
 from segmae import predictor as predictor_file
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
@@ -34,7 +35,8 @@ from segmae.data.preprocess import read_image, read_mask
 from segmae.engines.convert import export_model
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError, OutputError
 from segmae.exchange import from_geojson
-from segmae.photographs import collect, find_photographs, safe_name
+from segmae.outputs import FORMATS
+from segmae.photographs import FILES, collect, find_photographs, safe_name
 from segmae.predict import predict_files
 from segmae.predictor import Predictor, load
 from segmae.result import uncertainty
@@ -818,24 +820,18 @@ def test_a_model_of_stage_1_does_not_pretend_to_segment(small_model: Path, tmp_p
 
 # -- formats
 
-EVERY = (
-    "mask",
-    "overlay",
-    "probability",
-    "npz",
-    "geojson",
-    "coco",
-    "coco-rle",
-    "labelstudio",
-    "csv",
-    "html",
-    "sheet",
-)
+
+def test_page_and_help_name_every_format() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "predict.md").read_text(encoding="utf-8")
+    table = page.split("| `--format` |")[1].split("\n\n")[0]
+    assert tuple(re.findall(r"^\| `([\w-]+)`", table, re.MULTILINE)) == FORMATS
+    (option,) = [p for p in get_command(cli.app).commands["predict"].params if p.name == "formats"]
+    assert option.help.startswith(", ".join(FORMATS) + ";")
 
 
 def test_every_format_says_the_same(by_darkness: Path, tmp_path: Path) -> None:
     folder, out = write_dataset(tmp_path / "set", 3) / "images", tmp_path / "out"
-    done = predict_files([folder], out, by_darkness, formats=EVERY, mm_per_pixel=0.02)
+    done = predict_files([folder], out, by_darkness, formats=FORMATS, mm_per_pixel=0.02)
     assert not done.failures
     pieces = sum(row["measurements"]["pieces"] > 1 for row in done.rows)
     assert done.notes == [
@@ -847,6 +843,7 @@ def test_every_format_says_the_same(by_darkness: Path, tmp_path: Path) -> None:
         table = list(csv.DictReader(file))
     assert len(tasks) == len(table) == len(coco["images"]) == len(exact["images"]) == 3
     for index, row in enumerate(done.rows):
+        assert [kind for kind in FILES if not (out / row[kind]).is_file()] == []
         mask = np.asarray(Image.open(out / row["mask"])) > 0
         sixteen = np.asarray(Image.open(out / row["probability"]))
         assert sixteen.dtype == np.uint16
@@ -873,12 +870,12 @@ def test_every_format_says_the_same(by_darkness: Path, tmp_path: Path) -> None:
 def test_resumed_calls_end_with_the_bytes_of_one(by_darkness: Path, tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "set", 4) / "images"
     one, parts = tmp_path / "one", tmp_path / "parts"
-    predict_files([folder], one, by_darkness, formats=EVERY)
+    predict_files([folder], one, by_darkness, formats=FORMATS)
     files = sorted(folder.iterdir())
-    predict_files(files[2:], parts, by_darkness, formats=EVERY)  # the second half first
-    predict_files([folder], parts, by_darkness, formats=EVERY, resume=True)
+    predict_files(files[2:], parts, by_darkness, formats=FORMATS)  # the second half first
+    predict_files([folder], parts, by_darkness, formats=FORMATS, resume=True)
     assert contents(one) == contents(parts)
-    again = predict_files([folder], parts, by_darkness, formats=EVERY, resume=True)
+    again = predict_files([folder], parts, by_darkness, formats=FORMATS, resume=True)
     assert again.skipped == 4
     assert contents(one) == contents(parts)
 
@@ -995,7 +992,7 @@ def test_cleaning_is_the_same_in_python_and_in_files_and_is_recorded(
 
 def test_a_photograph_without_a_lesion_has_every_format_too(by_darkness: Path, tmp_path: Path) -> None:
     Image.new("RGB", (90, 60), "white").save(tmp_path / "a.png")
-    done = predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, formats=EVERY)
+    done = predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, formats=FORMATS)
     assert done.rows[0]["lesion_share"] == 0
     coco = json.loads((tmp_path / "out" / "coco.json").read_text())
     assert (len(coco["images"]), coco["annotations"]) == (1, [])
@@ -1020,7 +1017,7 @@ def test_uncertainty_is_high_where_the_network_wavers_at_the_lesion() -> None:
 @pytest.mark.parametrize("size", [(50, 50), (50, 700), (3000, 50)])
 def test_small_and_narrow_photographs_get_every_format(by_darkness: Path, tmp_path: Path, size: Any) -> None:
     half_dark(*size).save(tmp_path / "a.png")
-    done = predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, formats=EVERY)
+    done = predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, formats=FORMATS)
     assert not done.failures
     assert Image.open(tmp_path / "out" / "a_mask.png").size == size
 
@@ -1029,7 +1026,7 @@ def test_strips_give_the_same_bytes_as_a_whole_photograph(
     by_darkness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_dataset(tmp_path / "set", 2, size=(403, 307)) / "images"
-    options: dict[str, Any] = {"formats": EVERY, "overlay_style": "fill", "fill_holes": True}
+    options: dict[str, Any] = {"formats": FORMATS, "overlay_style": "fill", "fill_holes": True}
     predict_files([folder], tmp_path / "whole", by_darkness, **options)
     for module in ("data.preprocess", "overlay", "outputs"):
         monkeypatch.setattr(f"segmae.{module}.STRIP", 403 * 11)
@@ -1126,7 +1123,7 @@ def test_names_are_made_safe_and_the_original_is_kept(by_darkness: Path, tmp_pat
     raw = os.fsencode(folder) + b"/bad\xff.png"  # not Unicode
     with open(raw, "wb") as file:
         half_dark(64, 64).save(file, "PNG")
-    done = predict_files([folder], tmp_path / "out", by_darkness, formats=EVERY)
+    done = predict_files([folder], tmp_path / "out", by_darkness, formats=FORMATS)
     assert not done.failures and len(done.rows) == 11
     by_file = {Path(row["file"]).stem: row["name"] for row in done.rows}
     assert by_file["two\nlines"] == "two_lines" and by_file['say "cheese"'] == "say _cheese_"
@@ -1136,7 +1133,7 @@ def test_names_are_made_safe_and_the_original_is_kept(by_darkness: Path, tmp_pat
     assert len(by_file["x" * 240]) == 200
     shown = next(row for row in rows_of(tmp_path / "out") if "file_bytes" in row)
     assert shown["file"] == f"{folder}/bad\\udcff.png" and bytes.fromhex(shown["file_bytes"]) == raw
-    assert predict_files([folder], tmp_path / "out", by_darkness, formats=EVERY, resume=True).skipped == 11
+    assert predict_files([folder], tmp_path / "out", by_darkness, formats=FORMATS, resume=True).skipped == 11
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
@@ -1151,7 +1148,7 @@ def test_files_that_name_what_is_no_unicode_are_valid_unicode(by_darkness: Path,
     with open(os.fsencode(folder) + b"/" + names[2], "wb") as file:
         file.write(b"no image")
     sources = [*sorted(folder.iterdir()), folder / "\ud800.png"]
-    done = predict_files(sources, tmp_path / "out", by_darkness, formats=EVERY)
+    done = predict_files(sources, tmp_path / "out", by_darkness, formats=FORMATS)
     before = contents(done.folder)
     for name in ("results.jsonl", "coco.json", "labelstudio.json"):
         for line in before[name].decode().splitlines():
@@ -1159,7 +1156,7 @@ def test_files_that_name_what_is_no_unicode_are_valid_unicode(by_darkness: Path,
     assert {row["name"]: row["file"] for row in done.rows} == {
         "bad_": os.fsdecode(os.fsencode(folder) + b"/bad\xff.png"), "Größe 😀": str(folder / "Größe 😀.png")
     }  # fmt: skip
-    again = predict_files(sources, tmp_path / "out", by_darkness, formats=EVERY, resume=True)
+    again = predict_files(sources, tmp_path / "out", by_darkness, formats=FORMATS, resume=True)
     assert (again.skipped, len(again.failures)) == (2, 2) and again.rows == done.rows
     assert contents(again.folder)["results.jsonl"] == before["results.jsonl"]
 
