@@ -363,6 +363,7 @@ CHOICES = {
 TINY = 1e-6  # what has to be above 0, or below 1
 MOST_SIZE = 4096  # pixels: more than such networks are fed with, and a slip before it fills the memory
 MOST_SEED = 2**63 - 1  # that torch takes
+LOSS_WEIGHTS = ("bce", "dice", "patch")  # of the segmentation loss: one of them, or of losses.own, is above 0
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, MOST_SEED), "epochs": (1, math.inf), "batch_size": (1, math.inf), "accumulate": (1, math.inf), "save_every": (1, math.inf),
     "threads": (0, 1024), "devices": (0, math.inf), "num_nodes": (0, math.inf), "ema": (0, 1 - TINY), "data.subset": (0, math.inf),
@@ -409,9 +410,9 @@ def _check(config: Config) -> Config:
             raise ConfigError(
                 f"losses.own: {name} has the weight {weight}: must be a finite number, at least 0"
             )
-    weights = (losses.bce, losses.dice, losses.patch, *losses.own.values())
+    weights = (*(getattr(losses, name) for name in LOSS_WEIGHTS), *losses.own.values())
     if config.task in ("hybrid", "supervised") and not any(weights):
-        raise ConfigError(f"losses.bce, losses.dice and losses.patch are 0: task={config.task} learns from them. "
+        raise ConfigError(f"losses.{', losses.'.join(LOSS_WEIGHTS)} are 0: task={config.task} learns from them. "
                           "Set at least one of them, or a weight in losses.own, above 0")  # fmt: skip
     check_size(config.preprocess.size)
     if not config.name:
