@@ -55,7 +55,7 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of Python and of the packages that figures depend on."""
     found = {"python": platform.python_version()}
-    for package in ("segmae", "numpy", "scipy", "pillow", "onnxruntime", "torch"):
+    for package in ("segmae", "numpy", "scipy", "pillow", "onnxruntime", "openvino", "torch"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -15,10 +15,11 @@ from segmae import engines
 from segmae.checkpoint import ASSETS
 from segmae.data.phantom import draw_lesion
 from segmae.data.preprocess import EXIF_ORIENTATION, read_mask
-from segmae.engines import create_engine
+from segmae.engines import ENGINES, create_engine
 from segmae.engines.onnxruntime import OnnxRuntimeEngine
 from segmae.errors import CheckpointError, ConfigError, MissingExtra
 from segmae.predictor import load
+from segmae.provenance import versions
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,3 +127,8 @@ def test_a_device_may_be_given_as_torch_has_it(small_model: Path) -> None:
     assert pickle.loads(pickle.dumps(predictor)).engine.device == "cpu"
     with pytest.raises(ConfigError, match="device '0': choose cpu, cuda"):
         load(small_model, engine="torch", device=0)  # type: ignore[arg-type]
+
+
+def test_an_evaluation_names_the_version_of_every_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1")  # as if all were installed
+    assert set(ENGINES) - {"auto"} <= set(versions())

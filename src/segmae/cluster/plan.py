@@ -18,6 +18,7 @@ from typing import Any
 
 from segmae.cluster.storage import Store
 from segmae.data import heic
+from segmae.engines import ENGINES
 from segmae.errors import ConfigError, DataError
 from segmae.files import differences
 from segmae.predictor import Predictor
@@ -25,7 +26,6 @@ from segmae.predictor import Predictor
 FORM = 2  # of the shards and of the plan
 PLAN = "plan/plan.json"
 SHARDS, MANIFESTS, MASKS, DONE = "shards", "manifests", "masks", "done.json"
-RUNTIMES = ("onnxruntime", "openvino", "torch")  # an ensemble names those of all its members
 PACKAGES = ("numpy", "pillow", "scipy", "pyarrow")  # beside the engine: what the bytes of a shard depend on
 
 
@@ -83,7 +83,8 @@ def made_by(predictor: Predictor, reads_heic: bool) -> dict[str, Any]:
     """The model and all software that the bytes of a shard depend on; workers that differ in any of it refuse to start."""
     from segmae import __version__
 
-    packages = [*PACKAGES, *(name for name in RUNTIMES if name in predictor.engine.name)]
+    # an ensemble names the engines of all its members
+    packages = [*PACKAGES, *(name for name in ENGINES if name in predictor.engine.name)]
     packages += ["pi_heif"] if reads_heic else []
     return {
         "weights": predictor.digest,
