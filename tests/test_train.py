@@ -805,6 +805,16 @@ def test_on_the_device_lies_what_the_rows_name_and_no_more(data: Path, tmp_path:
             assert before.ids == after.ids
 
 
+def test_a_setting_that_came_later_does_not_stop_a_run(data: Path, tmp_path: Path) -> None:
+    folder = run(config_for(data, tmp_path, "epochs=1"))
+    before = json.loads((folder / "fingerprint.json").read_text())
+    del before["losses"]["beta"], before["ema"]
+    (folder / "fingerprint.json").write_text(json.dumps(before))
+    run(config_for(data, tmp_path, "epochs=1"))
+    with pytest.raises(ConfigError, match=r"losses\.beta: 0\.1 -> 0\.2"):
+        run(config_for(data, tmp_path, "epochs=1", "losses.beta=0.2"))
+
+
 def test_how_images_are_kept_and_compiled_is_no_other_run(data: Path, tmp_path: Path) -> None:
     run(config_for(data, tmp_path, "epochs=1"))
     run(config_for(data, tmp_path, "epochs=1", "data.resident=true", "compile=true"))  # done: not refused

@@ -10,7 +10,7 @@ import platform
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,29 @@ class State:
         return network
 
 
+def _facts(config: Config) -> dict[str, Any]:
+    """The settings by which a run is known."""
+    facts = {key: value for key, value in config_to_dict(config).items() if key not in WITHOUT_EFFECT}
+    facts["data"] = {**facts["data"], "root": "", "cache": ""}
+    del facts["data"]["resident"]
+    return facts
+
+
+def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, with what they lack from `defaults`."""
+    inner = {
+        key: _filled(values[key], value)
+        for key, value in defaults.items()
+        if isinstance(value, dict) and key in values
+    }
+    return {**defaults, **values, **inner}
+
+
 def claim(folder: Path, config: Config, cache: Cache) -> None:
     """Start the run's folder, or check that it belongs to the same configuration and data."""
     path = folder / "fingerprint.json"
-    mine = {key: value for key, value in config_to_dict(config).items() if key not in WITHOUT_EFFECT}
-    mine["data"] = {**mine["data"], "root": "", "cache": "", "sha256": cache.digest}
-    del mine["data"]["resident"]
-    if not config.losses.own:  # fingerprints of earlier versions have none
-        del mine["losses"]["own"]
+    mine = _facts(config)
+    mine["data"]["sha256"] = cache.digest
     own = own_files(config) | _teachers(config)
     if config.resume == "never" and path.exists():
         raise ConfigError(
@@ -82,7 +97,7 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
         write_json(path, {**mine, "own_files": own})
         write_json(folder / "cases.json", checksums(cache))
         return
-    before = _fingerprint(path)
+    before = _filled(_fingerprint(path), _facts(Config()))  # settings that came later had their defaults
     was = before.pop("own_files", {})  # fingerprints of earlier versions have none
     names = {"model.name": config.model.name, "data.split": config.data.split}
     edited = [
