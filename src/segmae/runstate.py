@@ -74,7 +74,7 @@ def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
     inner = {
         key: _filled(values[key], value)
         for key, value in defaults.items()
-        if isinstance(value, dict) and key in values
+        if isinstance(value, dict) and isinstance(values.get(key), dict)
     }
     return {**defaults, **values, **inner}
 
