@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from segmae.config import Preprocess
+from segmae.data import preprocess
 from segmae.data.phantom import draw_lesion
 from segmae.data.preprocess import prepare_photo, read_image, read_prepared
 
@@ -44,6 +45,17 @@ def test_at_a_reduced_scale_and_for_the_network_it_is_the_same_picture(tmp_path:
     assert size == (96 * 8, 64 * 8)
     red, _, blue = prepared.reshape(-1, 3).mean(0)
     assert blue > red, "skin is red"
+
+
+def test_a_large_photograph_is_converted_in_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole it took a third more memory than docs/predict.md says."""
+    path = saved(tmp_path / "wide.png", PICTURE, SWAPPED)
+    whole, heights = read_image(path).pixels, []
+    convert = preprocess.to_srgb
+    monkeypatch.setattr(preprocess, "STRIP", 10 * PICTURE.shape[1])
+    monkeypatch.setattr(preprocess, "to_srgb", lambda image: heights.append(image.height) or convert(image))
+    assert np.array_equal(read_image(path).pixels, whole)
+    assert max(heights) == 10 and sum(heights) == len(PICTURE)
 
 
 def test_transparency_stays(tmp_path: Path) -> None:

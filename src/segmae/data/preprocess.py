@@ -131,7 +131,7 @@ def read_prepared(source: str | Path, preprocess: Preprocess) -> tuple[np.ndarra
         full = image.size
         decoded, turn, box = _decoded_for(image, name, preprocess.size)
         if turn == UPRIGHT and decoded.mode == "RGB" and "transparency" not in decoded.info:
-            return _prepared(decoded, preprocess, box), full
+            return _prepared(to_srgb(decoded), preprocess, box), full
         photo = _upright_photo(Photo(_pixels_of(decoded, name), *full, name, box=box), turn)
     return prepare_photo(photo, preprocess), (photo.width, photo.height)
 
@@ -437,7 +437,7 @@ def _decoded_for(image: Image.Image, name: str, at_least: int | None) -> tuple[I
             image.draft("RGB", (width // scale, height // scale))
     box = (0, 0, width / scale, height / scale)
     decoded, turn = _decoded(image, name)
-    return to_srgb(decoded), turn, None if box[2:] == decoded.size else box
+    return decoded, turn, None if box[2:] == decoded.size else box
 
 
 def _pixels_of(decoded: Image.Image, name: str) -> np.ndarray:
@@ -505,6 +505,7 @@ def _top(image: Image.Image) -> float:
 
 
 def _rgb(image: Image.Image, top: float) -> Image.Image:
+    image = to_srgb(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         with np.errstate(invalid="ignore"):  # signalling numbers that are none
             values = np.clip(np.nan_to_num(np.asarray(image, dtype=np.float64)), 0, top)
