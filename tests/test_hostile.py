@@ -495,6 +495,19 @@ def test_a_path_that_windows_may_find_too_long(tmp_path: Path, monkeypatch: pyte
         read_image("short")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="it keeps a process's folder")
+def test_a_process_whose_folder_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ImageError, match="no such file"):
+        read_image("a.jpg")
+    with pytest.raises(OutputError, match="no folder can be made here"):
+        files.make_folder("out")
+    with pytest.raises(OutputError, match="cannot be written"):
+        files.append("out.txt", "text")
+
+
 # -- where nothing can be written
 
 

@@ -125,9 +125,11 @@ def _not_written(path: str | Path, error: Exception) -> OutputError:
 def too_long(path: str | Path) -> str:
     """The end of a remedy: Windows, left as it comes, says of a path above 259 characters that it is absent, and a file that is not whole
     yet has a longer name."""
+    if not WINDOWS:  # where a process's own folder may be gone, and no path is absolute
+        return ""
     length = len(os.path.abspath(path))
     said = f". {length} characters may be too many for Windows: shorten the path, or set LongPathsEnabled"
-    return said if WINDOWS and length > 225 else ""
+    return said if length > 225 else ""
 
 
 def make_folder(folder: str | Path) -> Path:
