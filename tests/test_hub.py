@@ -172,6 +172,8 @@ def test_another_hosts_branch_of_the_same_name_is_another(
     assert found.name == commit and read_info(found).threshold == 0.25
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert from_pretrained(ID) == first and from_pretrained(ID, endpoint=other.host.url) == found
+    with pytest.raises(CheckpointError, match=r"revision main of http://absent is not in the cache"):
+        from_pretrained(ID, endpoint="http://absent")
 
 
 def test_what_is_not_there_is_told(hub: Hub) -> None:

@@ -102,7 +102,7 @@ def from_pretrained(
         return found
     if offline if offline is not None else os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         raise CheckpointError(
-            f"{name}: revision {wanted} is not in the cache {place.parent}, and offline mode forbids to fetch it"
+            f"{name}: revision {wanted} of {host} is not in the cache {place.parent}, and offline mode forbids to fetch it"
         ) from local
     with locked(make_folder(place) / ".lock"):
         commit, files = _listing(host, name, wanted)
