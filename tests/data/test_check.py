@@ -166,6 +166,18 @@ def test_a_mask_that_is_none_is_named_with_the_remedy(
     assert any(remedy in finding.message for remedy in remedies)
 
 
+def test_of_many_masks_a_few_with_lesion_in_all_corners_are_not_told(
+    lesions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmae.data.check.INVERTED", 0.3)
+    save(mask(lesions), 255 - MASK * 255)
+    assert kinds(check([lesions], workers=1)) == {}
+    for number in (2, 3):
+        mask(lesions, number).unlink()
+    found = kinds(check([lesions], workers=1))
+    assert found == {"inverted mask": 1, "missing mask": 2}, "half of the masks, whatever has none"
+
+
 def test_missing_and_orphaned_masks(lesions: Path) -> None:
     mask(lesions, 2).rename(lesions / "masks" / "drown_0002.png")
     report = check([lesions], workers=1)

@@ -239,9 +239,10 @@ def _file_findings(name: str, dataset: Dataset, facts: Sequence[_Facts]) -> Iter
         {"id": composed(path.stem), "file": str(path), "problem": text} for path, text in dataset.doubles
     )
     yield from finding("error", "two files of one id", message, doubles)
+    masks = sum(case.mask is not None for case in dataset.cases)
     for kind, (severity, message) in MASK_FINDINGS.items():
         found = [(c, f) for c, f in known if f.mask_kind == kind]
-        if kind == "inverted mask" and len(found) < INVERTED * len(known):
+        if kind == "inverted mask" and len(found) < INVERTED * masks:
             continue
         items = ({"id": c.id, "file": str(c.mask), "problem": f.mask_problem} for c, f in found)
         yield from finding(severity, kind, message, items)
