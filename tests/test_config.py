@@ -103,3 +103,13 @@ def test_files_of_other_kinds_are_known(tmp_path: Path) -> None:
         ConfigError, match=rf"saved model, not a recipe.*model\.start={re.escape(str(tmp_path))}"
     ):
         load_config(model)
+
+
+def test_a_file_is_told_how_files_write_a_setting_in_a_group(tmp_path: Path) -> None:
+    recipe = tmp_path / "own.yaml"
+    for text, key in (("model.name: unet", "model.name"), ("model: unet", "model")):
+        recipe.write_text(text)
+        with pytest.raises(ConfigError, match=rf"own\.yaml: '{key}' .*Write model: \{{name: unet\}}$"):
+            load_config(recipe)
+    with pytest.raises(ConfigError, match=r"Write model\.name=unet$"):
+        load_config(None, ["model=unet"])

@@ -287,6 +287,10 @@ def _merge(config: Any, addition: Any, source: str) -> None:
         config.merge_with(addition)
     except ConfigKeyError as error:
         key = str(error.full_key or error.key)
+        if key in config_keys():  # as one word, `model.name: unet`
+            group, _, inner = key.partition(".")
+            wanted = f"{group}: {{{inner}: {addition[key]}}}"
+            raise ConfigError(f"{source}: '{key}' is a setting in a group. Write {wanted}") from error
         near = difflib.get_close_matches(key, config_keys(), n=10, cutoff=0.4)
         last = key.split(".")[-1]
         near = [name for name in near or config_keys() if name.split(".")[-1] == last] or near
@@ -348,7 +352,9 @@ def _refuse_bare_groups(addition: Any, source: str) -> None:
         value = addition.get(name)
         if dataclasses.is_dataclass(group) and value is not None and not hasattr(value, "keys"):
             inner = dataclasses.fields(group)[0].name
-            raise ConfigError(f"{source}: '{name}' is a group of settings. Write {name}.{inner}={value}")
+            override = f"{name}.{inner}={value}"
+            wanted = override if source.startswith(f"{name}=") else f"{name}: {{{inner}: {value}}}"
+            raise ConfigError(f"{source}: '{name}' is a group of settings. Write {wanted}")
 
 
 CHOICES = {
