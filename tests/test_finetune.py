@@ -50,6 +50,8 @@ def test_images_that_the_model_met_are_only_trained_on_with_their_lesions() -> N
     assert "as are 4 others of the same lesions; 54 are divided" in notes[0]
     with pytest.raises(DataError, match="none is left to judge"):
         divide(own, {"train_ids": [case.id for case in own]}, seed=0)
+    with pytest.raises(DataError, match=r"1 cases cannot be divided .*met 59 of these 60 images"):
+        divide(cases(60), {"train_ids": [case.id for case in own[1:]]}, seed=0)
 
 
 def test_few_images_and_unknown_lesions_are_said() -> None:

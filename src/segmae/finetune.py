@@ -315,7 +315,10 @@ def divide(cases: Sequence[Case], provenance: Mapping[str, Any], seed: int) -> t
     if not fresh:
         raise DataError(f"the model was trained on all of these {len(cases)} images or their lesions: none is left to judge it by. "
                         "Add images that are new to it")  # fmt: skip
-    split = make_split(fresh, RATIOS, seed)
+    try:
+        split = make_split(fresh, RATIOS, seed)
+    except DataError as error:
+        raise DataError(". ".join((str(error), *notes))) from None
     train = (*split.parts["train"], *sorted(case.id for case in known))
     with tempfile.TemporaryDirectory() as folder:  # a split's hash is that of its file
         path = save_split(replace(split, parts={**split.parts, "train": train}), Path(folder) / "split.csv")
