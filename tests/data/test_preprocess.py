@@ -539,6 +539,7 @@ def broken(folder: Path, kind: str) -> Path:
             "large": png_header(17001, 10000),
             "pdf": b"%PDF-1.7\n",
             "html": b"<!doctype html><title>404</title>",
+            "dicom": bytes(128) + b"DICM" + bytes(99),
         }
         path.write_bytes(contents[kind])
     return path
@@ -555,6 +556,7 @@ def broken(folder: Path, kind: str) -> Path:
         ("text", "is not an image that can be read", "Give a JPEG, PNG, BMP or TIFF file"),
         ("html", "is not an image that can be read", "Give a JPEG, PNG, BMP or TIFF file"),
         ("pdf", "is not an image that can be read", "Give a JPEG, PNG, BMP or TIFF file"),
+        ("dicom", "is a DICOM object, not a photograph", "`segmae predict`"),
         ("large", "is 17001 x 10000 px", "Scale it below 170 megapixels"),
         ("huge", "is absurdly large", "Scale it below 170 megapixels"),
     ],

@@ -293,7 +293,11 @@ def _opened(source: Any, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"is absurdly large ({error})", SCALE_IT) from error
     except UnidentifiedImageError as error:
-        if heic.is_heic(_start_of(source)):
+        start = _start_of(source)
+        if start[128:] == b"DICM":
+            remedy = "`segmae predict` and segmae.predict_dicom read it"
+            raise ImageError(name, "is a DICOM object, not a photograph", remedy) from error
+        if heic.is_heic(start):
             problem = "is in the format HEIC, which this installation does not read"
             raise ImageError(name, problem, f"Export it as JPEG, or {heic.REMEDY}") from error
         remedy = "Give a JPEG, PNG, BMP or TIFF file; if it is one, copy or download it again"
@@ -338,11 +342,11 @@ def _identified(source: Any) -> Image.Image:
 
 
 def _start_of(source: Any) -> bytes:
-    """The first 12 bytes, which say what kind of file it is."""
+    """The first 132 bytes, which say what kind of file it is."""
     if isinstance(source, bytes | bytearray):
-        return bytes(source[:12])
+        return bytes(source[:132])
     with open(source, "rb") as file:
-        return file.read(12)
+        return file.read(132)
 
 
 def _check_jpeg(image: Image.Image, name: str) -> None:
