@@ -579,6 +579,14 @@ def test_the_demo_takes_a_photograph_whose_name_has_spaces(run: Run, lesions: Pa
     assert safe_name(name) in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
 
 
+@needs_model
+def test_the_demo_says_what_of_a_folder_it_passed_over(run: Run, lesions: Path, tmp_path: Path) -> None:
+    shutil.copytree(lesions / "images", tmp_path / "photos")
+    (tmp_path / "photos" / "mine.webp").write_bytes(b"")
+    code, _, err = run("demo", tmp_path / "photos", "-o", tmp_path / "demo")
+    assert code == 0 and "passed over: 1 .webp file" in err
+
+
 def test_output_that_is_not_to_be_buffered_is_not() -> None:
     """As containers ask for it: what was printed is there though the process is killed."""
     code = "import os, segmae.cli; segmae.cli.app = lambda: (print('there'), os._exit(0)); segmae.cli.main()"

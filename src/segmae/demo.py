@@ -41,6 +41,7 @@ class Demo:
     sheet: Path  # sheet.png: photographs above, the same with contours below
     rows: list[dict[str, Any]]  # as in results.jsonl, with `dice` where the lesion was drawn
     failures: list[dict[str, str]]  # photographs that could not be read: file and problem
+    notes: list[str]  # for the user: what of a folder was passed over, and what `predict_files` has to say
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def run_demo(
             pictures.append(show(read_image(row["file"]).pixels, mask, reference, caption(row)))
     write_sheet(pictures, sheet)
     atomic_write(page, page_html(pictures, done.rows, done.failures, drawn is not None, str(model)))
-    return Demo(folder, page, sheet, done.rows, done.failures)
+    passed_over = [f"passed over: {done.ignored}"] if str(done.ignored) else []
+    return Demo(folder, page, sheet, done.rows, done.failures, [*passed_over, *done.notes])
 
 
 def caption(row: dict[str, Any]) -> str:

@@ -219,6 +219,8 @@ def demo(
     ]
     print_table(("image", "size", "lesion", "Dice"), rows)
     print_failures(result.failures)
+    for text in result.notes:
+        note(text)
     print(f"page      {result.page}\npictures  {result.sheet}\nmasks     {result.folder}")
     raise typer.Exit(1 if result.failures else 0)
 
