@@ -33,11 +33,5 @@ def _transform(profile: bytes, mode: str) -> Any:
         if "sRGB" in ImageCms.getProfileDescription(found):
             return None
         return ImageCms.buildTransform(found, ImageCms.createProfile("sRGB"), mode, mode)
-    except (
-        ImportError,
-        OSError,
-        ValueError,
-        TypeError,
-        ImageCms.PyCMSError,
-    ):  # some builds of Pillow lack it
-        return None
+    except (ImportError, OSError, ValueError, TypeError, ImageCms.PyCMSError):
+        return None  # ImportError: a Pillow that was built without LittleCMS
