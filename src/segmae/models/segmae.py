@@ -261,7 +261,8 @@ def segmae_small(**options: Any) -> SegMAE:
     """ViT-S with LayerScale, so that DINOv2 weights fit, behind a ResNet of half the width, or another `cnn`.
 
     The factors start at 1e-5, as DINOv2's did, whose file brings its own. A file without them, or a random start under SGD, wants
-    `layer_scale=1`: from 1e-5 a short training leaves the blocks at nothing (docs/lab-notes.md).
+    `layer_scale=1`: from 1e-5 a short training leaves the blocks at nothing (docs/lab-notes.md). The ResNet keeps 32 groups: at a width of
+    32, in its stem and inside its first stage, GroupNorm is instance norm.
     """
     half = {"width": 32, "units": (3, 4, 6)}
     defaults: dict[str, Any] = dict(
