@@ -28,6 +28,7 @@ from PIL import Image
 import segmae
 import segmae.dicom.read
 from links import link
+from profiles import SRGB, SWAPPED
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion
@@ -329,15 +330,10 @@ def test_palettes(tmp_path: Path, bits: int) -> None:
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_colour_profile_of_another_space_is_applied(tmp_path: Path, bits: int) -> None:
     """One whose red is sRGB's blue."""
-    from PIL import ImageCms
-
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    swapped = srgb.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
-    swapped = swapped.replace("sRGB".encode("utf-16-be"), "else".encode("utf-16-be"))
     frames = lesions().astype(np.uint16) * 257 if bits == 16 else lesions()
-    found = read(photograph(frames, ICCProfile=swapped), tmp_path / "a.dcm")
+    found = read(photograph(frames, ICCProfile=SWAPPED), tmp_path / "a.dcm")
     assert np.abs(found[..., ::-1].astype(int) - lesions()[0]).max() <= 1
-    assert np.array_equal(read(photograph(frames, ICCProfile=srgb), tmp_path / "b.dcm"), lesions()[0])
+    assert np.array_equal(read(photograph(frames, ICCProfile=SRGB), tmp_path / "b.dcm"), lesions()[0])
 
 
 def test_spacing_is_width_then_height_and_may_stand_in_functional_groups(tmp_path: Path) -> None:

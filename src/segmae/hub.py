@@ -96,9 +96,8 @@ def from_pretrained(
     place = (Path(cache) if cache else default_folder() / "models") / f"{match['owner']}--{match['name']}"
     host = _endpoint(endpoint)
     ref = wanted if host == ENDPOINT else f"{host} {wanted}"  # another host's branches and tags are others
-    if not update and (
-        found := _cached(place, wanted if COMMIT.fullmatch(wanted) else _refs(place).get(ref, ""))
-    ):
+    known = wanted if COMMIT.fullmatch(wanted) else _refs(place).get(ref, "")
+    if not update and (found := _cached(place, known)):
         return found
     if offline if offline is not None else os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         raise CheckpointError(

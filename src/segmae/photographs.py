@@ -132,7 +132,7 @@ def once(files: Iterable[Path]) -> list[Path]:
 
 
 def spelled(file: str | Path) -> str:
-    """A file's absolute path, links left alone; in the same letters, where the system takes `P` and `p` for the same folder."""
+    """A file's absolute path, links left alone; on Windows, where `P` and `p` are one folder, in small letters."""
     return os.path.normcase(os.path.abspath(file))
 
 

@@ -7,22 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 
+from profiles import SRGB, SWAPPED
 from segmae.config import Preprocess
 from segmae.data import preprocess
 from segmae.data.phantom import draw_lesion
 from segmae.data.preprocess import prepare_photo, read_image, read_prepared
 
 PICTURE = draw_lesion(3, (96, 64))[0]
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def renamed(profile: bytes) -> bytes:
-    return profile.replace("sRGB".encode("utf-16-be"), "else".encode("utf-16-be"))
-
-
-SWAPPED = renamed(SRGB.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ"))
 
 
 def saved(path: Path, pixels: np.ndarray, profile: bytes) -> Path:
