@@ -25,8 +25,9 @@ from segmae import metrics
 from segmae.background import usable_cpus
 from segmae.checkpoint import read_info
 from segmae.data.catalog import Case, find_data, open_dataset
+from segmae.data.images import read_image, read_mask
 from segmae.data.phantom import draw_lesion
-from segmae.data.preprocess import prepare_photo, read_image, read_mask, read_prepared, resize_mask
+from segmae.data.preprocess import prepare_photo, read_prepared, resize_mask
 from segmae.data.splits import load_split
 from segmae.predictor import DEFAULT_MODEL, load
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from segmae import predict as module
 from segmae.background import usable_cpus
-from segmae.data.preprocess import read_image
+from segmae.data.images import read_image
 from segmae.files import write_json
 from segmae.photographs import find_photographs
 from segmae.predict import predict_files

@@ -22,7 +22,7 @@ One package; a *room* is a file or folder of `src/segmae`. Imports point one way
 Five nouns, everywhere the same: **Case** (image, mask, id), **Mask** (lesion only), **Patch** (visible or hidden), **Task** (what one step
 optimises), **Run** (a folder: resolved configuration, metrics, checkpoints).
 
-A photograph's way: `photographs` finds and reads it, `data.preprocess` makes the network's input, `engines` runs the network, `predictor` brings
+A photograph's way: `photographs` finds it, `data.images` reads it, `data.preprocess` makes the network's input, `engines` runs the network, `predictor` brings
 the probability to the photograph's size, `result` holds it, `outputs` writes it. A training run's way: `config` resolves a
 recipe, `data` reads cases, `models` builds the network, `tasks` says what a step optimises, `train` loops and saves, `evaluate` measures, `study`
 does this for grids of runs.

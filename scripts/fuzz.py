@@ -1,7 +1,7 @@
 """Feed the readers with damaged files for as long as you like, led by coverage. Not a part of the tests: what it finds becomes one.
 
     pip install atheris                                     # Linux, Python 3.11 to 3.13
-    python scripts/fuzz.py image --seconds 300              # data/preprocess.py: photographs and masks
+    python scripts/fuzz.py image --seconds 300              # data/images.py: photographs and masks
     python scripts/fuzz.py dicom --seconds 300              # dicom/read.py; needs the extra dicom
     python scripts/fuzz.py checkpoint --seconds 120         # config.json, headers of safetensors, trust.json, ensemble.json
     python scripts/fuzz.py image finding-1234               # a file that it kept, once more
@@ -30,8 +30,8 @@ with atheris.instrument_imports(include=["segmae", "PIL", "pydicom"]):
     from PIL import Image
 
     from segmae.checkpoint import members, read_info, weights_digests
+    from segmae.data.images import read_image, read_mask
     from segmae.data.phantom import draw_lesion
-    from segmae.data.preprocess import read_image, read_mask
     from segmae.ensemble import tuned_threshold
     from segmae.errors import SegmaeError
     from segmae.trust import load_trust

@@ -29,7 +29,8 @@ from torch import nn
 from segmae import metrics
 from segmae.config import Preprocess, load_config
 from segmae.data.catalog import Case, find_data, open_dataset
-from segmae.data.preprocess import normalize, prepare_photo, read_image, read_mask, resize_mask
+from segmae.data.images import read_image, read_mask
+from segmae.data.preprocess import normalize, prepare_photo, resize_mask
 from segmae.files import read_json, write_json
 from segmae.models import create_model, list_models
 from segmae.models.pretrained import load_encoder

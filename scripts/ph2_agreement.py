@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from segmae.data.catalog import Case, open_dataset
-from segmae.data.preprocess import image_size, read_image, read_mask
+from segmae.data.images import image_size, read_image, read_mask
 from segmae.files import write_json
 from segmae.measure import COLOUR_SHARE, COLOURS, SHAPE_THRESHOLD, Measurements, measure
 from segmae.statistics import percentile_interval

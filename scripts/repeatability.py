@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segmae.data.catalog import Case, find_data, open_dataset
-from segmae.data.preprocess import read_image, read_mask
+from segmae.data.images import read_image, read_mask
 from segmae.data.splits import load_split
 from segmae.files import write_json
 from segmae.measure import Measurements, measure

@@ -18,7 +18,8 @@ from command import in_one_line
 from segmae import metrics
 from segmae.checkpoint import load_model
 from segmae.data.catalog import find_data, open_dataset
-from segmae.data.preprocess import normalize, read_mask, read_prepared, resize_mask
+from segmae.data.images import read_mask
+from segmae.data.preprocess import normalize, read_prepared, resize_mask
 from segmae.data.splits import load_split
 from segmae.files import read_json, write_json
 from segmae.provenance import machine, versions

@@ -19,8 +19,8 @@ from segmae import evaluate as evaluation
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.data.catalog import Case, open_dataset
+from segmae.data.images import read_mask
 from segmae.data.phantom import write_dataset
-from segmae.data.preprocess import read_mask
 from segmae.data.splits import Split
 from segmae.errors import DataError
 from segmae.evaluate import evaluate, evaluate_checkpoint

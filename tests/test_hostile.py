@@ -33,9 +33,9 @@ from PIL import Image
 from segmae import cli, files
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
+from segmae.data.images import image_size, read_image, read_mask
 from segmae.data.pages import count_pages
 from segmae.data.phantom import draw_lesion
-from segmae.data.preprocess import image_size, read_image, read_mask
 from segmae.data.quiet import quiet, silence_libtiff
 from segmae.errors import ImageError, OutputError
 from segmae.predict import predict_files
@@ -380,7 +380,7 @@ def test_pipes_sockets_and_devices_are_named_and_nothing_hangs(run: Run, tmp_pat
         except OSError:
             (folder / "socket.png").symlink_to("/dev/null")
         PICTURE.save(folder / "good.png")
-        code = "import sys; from segmae.data.preprocess import read_image as r; r(sys.argv[1])"
+        code = "import sys; from segmae.data.images import read_image as r; r(sys.argv[1])"
         command = [sys.executable, "-c", code, str(folder / "pipe.png")]  # in a process that can be ended
         assert b"is no file" in subprocess.run(command, capture_output=True, timeout=30).stderr
         for name in ("pipe", "device", "socket"):

@@ -16,8 +16,8 @@ from PIL import Image
 
 from segmae import cli
 from segmae.contour import fill_holes, keep_largest
+from segmae.data.images import read_image, read_mask
 from segmae.data.phantom import draw_lesion, write_dataset
-from segmae.data.preprocess import read_image, read_mask
 from segmae.errors import TOO_LARGE
 from segmae.measure import Measurements, measure
 from segmae.outputs import CSV_COLUMNS

@@ -30,8 +30,8 @@ from segmae import photographs as photographs_module
 from segmae import predictor as predictor_file
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
+from segmae.data.images import read_image, read_mask
 from segmae.data.phantom import draw_lesion, write_dataset
-from segmae.data.preprocess import read_image, read_mask
 from segmae.engines.convert import export_model
 from segmae.errors import CheckpointError, ConfigError, DataError, ImageError, OutputError
 from segmae.exchange import from_geojson
@@ -717,7 +717,7 @@ def test_where_heic_is_not_read_the_way_out_is_told(tmp_path: Path) -> None:
     script = """
 import sys
 sys.modules["pi_heif"] = None
-from segmae.data.preprocess import read_image
+from segmae.data.images import read_image
 from segmae.photographs import find_photographs
 for ask, place in ((find_photographs, [sys.argv[1]]), (read_image, sys.argv[1] + "/a.HEIC")):
     try:
@@ -1028,7 +1028,7 @@ def test_strips_give_the_same_bytes_as_a_whole_photograph(
     folder = write_dataset(tmp_path / "set", 2, size=(403, 307)) / "images"
     options: dict[str, Any] = {"formats": FORMATS, "overlay_style": "fill", "fill_holes": True}
     predict_files([folder], tmp_path / "whole", by_darkness, **options)
-    for module in ("data.preprocess", "overlay", "outputs"):
+    for module in ("data.images", "data.preprocess", "overlay", "outputs"):
         monkeypatch.setattr(f"segmae.{module}.STRIP", 403 * 11)
     monkeypatch.setattr("segmae.predict.KEPT", 0)
     monkeypatch.setattr("segmae.predict.PIXELS_AT_ONCE", 1)

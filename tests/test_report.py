@@ -15,8 +15,8 @@ from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
 from segmae.contour import cleaned
 from segmae.data.catalog import Case, open_dataset
+from segmae.data.images import read_image
 from segmae.data.phantom import write_dataset
-from segmae.data.preprocess import read_image
 from segmae.evaluate import evaluate
 from segmae.overlay import PREDICTION, REFERENCE
 from segmae.report import TILE, choose_cases, draw_sheet, write_report

@@ -17,8 +17,9 @@ from segmae.calibrate import THRESHOLDS, Measured, _curve, _fit, calibrate, meas
 from segmae.checkpoint import ASSETS, CALIBRATION, load_model, read_info, save_threshold
 from segmae.config import Preprocess
 from segmae.data.catalog import open_dataset
+from segmae.data.images import read_image, read_mask
 from segmae.data.phantom import write_dataset
-from segmae.data.preprocess import prepare_image, read_image, read_mask
+from segmae.data.preprocess import prepare_image
 from segmae.errors import CheckpointError, DataError
 from segmae.predictor import load
 

@@ -7,7 +7,7 @@ MODULES = {
     "Your own data": ("finetune", "rank", "compare", "masks", "calibrate"),
     "Train": ("config", "train", "tasks", "losses", "checkpoint", "models", "models.segmae", "models.layers", "models.hiding"),
     "Evaluate": ("evaluate", "metrics", "statistics", "report"),
-    "Data": ("data.catalog", "data.splits", "data.preprocess", "data.check", "data.augment", "data.dataset", "data.phantom", "data.download"),
+    "Data": ("data.catalog", "data.splits", "data.images", "data.preprocess", "data.check", "data.augment", "data.dataset", "data.phantom", "data.download"),
     "Hand on": ("hub", "card"),
     "Rest": ("errors", "doctor", "demo"),
 }  # fmt: skip

@@ -14,7 +14,8 @@ from scipy.optimize import isotonic_regression
 from segmae import metrics
 from segmae.checkpoint import ASSETS, CALIBRATION, resolve, save_threshold
 from segmae.data.catalog import Case, find_data, open_dataset
-from segmae.data.preprocess import prepare_photo, read_mask, resize_mask
+from segmae.data.images import read_mask
+from segmae.data.preprocess import prepare_photo, resize_mask
 from segmae.data.splits import load_split, met_ids, overlap, with_lesions
 from segmae.errors import CheckpointError, DataError
 from segmae.files import write_json

@@ -21,7 +21,7 @@ from segmae import metrics
 from segmae.background import ahead, usable_cpus
 from segmae.checkpoint import resolve
 from segmae.data.catalog import find_data
-from segmae.data.preprocess import read_mask
+from segmae.data.images import read_mask
 from segmae.errors import TOO_LARGE, CheckpointError, DataError, ImageError
 from segmae.files import atomic_write, csv_text, harmless, write_json
 from segmae.metrics import Counts

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segmae import metrics
+from segmae.data.images import read_image, read_mask
 from segmae.data.phantom import write_dataset
-from segmae.data.preprocess import read_image, read_mask, resize_mask
+from segmae.data.preprocess import resize_mask
 from segmae.errors import DataError
 from segmae.files import atomic_path, atomic_write, make_folder
 from segmae.gallery import jpeg_base64

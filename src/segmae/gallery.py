@@ -22,7 +22,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segmae.background import Room, ahead, usable_cpus
 from segmae.contour import simplify, smooth_outlines
-from segmae.data.preprocess import PIXELS_AT_ONCE, read_image, read_mask, resize_mask
+from segmae.data.images import PIXELS_AT_ONCE, read_image, read_mask
+from segmae.data.preprocess import resize_mask
 from segmae.errors import ImageError
 from segmae.files import atomic_path
 from segmae.overlay import fitted, overlay

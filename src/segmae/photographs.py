@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segmae.data import heic
 from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, composed, image_files, masks_in, open_datasets
-from segmae.data.preprocess import read_image
+from segmae.data.images import read_image
 from segmae.errors import DataError, ImageError
 
 RESULTS = "results.jsonl"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segmae import __version__
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data import heic
-from segmae.data.preprocess import PIXELS_AT_ONCE, Photo
+from segmae.data.images import PIXELS_AT_ONCE, Photo
 from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
 from segmae.files import append, make_folder
 from segmae.outputs import (

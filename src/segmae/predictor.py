@@ -34,7 +34,8 @@ from segmae.checkpoint import (
     refuse_stage_1,
     resolve,
 )
-from segmae.data.preprocess import Photo, content_of, image_size, normalize, prepare_photo, read_image
+from segmae.data.images import Photo, content_of, image_size, read_image
+from segmae.data.preprocess import normalize, prepare_photo
 from segmae.engines import Engine, create_engine
 from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError

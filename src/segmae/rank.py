@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import Room, ahead, usable_cpus
-from segmae.data.preprocess import PIXELS_AT_ONCE
+from segmae.data.images import PIXELS_AT_ONCE
 from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.files import atomic_write, csv_text, harmless
 from segmae.outputs import check_table

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 
 from segmae.contour import Clean, cleaned
 from segmae.data.catalog import Case
-from segmae.data.preprocess import read_image, read_mask, resize_mask
+from segmae.data.images import read_image, read_mask
+from segmae.data.preprocess import resize_mask
 from segmae.files import atomic_path, atomic_write
 from segmae.gallery import fit_text, font
 from segmae.overlay import PREDICTION, REFERENCE, fitted, overlay

@@ -15,7 +15,8 @@ from segmae.background import ahead, usable_cpus
 from segmae.config import Preprocess
 from segmae.contour import Clean
 from segmae.data.catalog import Case
-from segmae.data.preprocess import read_mask, read_prepared, resize_mask, restore
+from segmae.data.images import read_mask
+from segmae.data.preprocess import read_prepared, resize_mask, restore
 from segmae.errors import TOO_LARGE, SegmaeError
 from segmae.files import csv_text
 from segmae.metrics import Counts, Reliability

@@ -21,8 +21,9 @@ from segmae.config import Preprocess
 from segmae.data import dataset as module
 from segmae.data.catalog import Case, open_dataset
 from segmae.data.dataset import Cache, default_folder, prepare
+from segmae.data.images import read_image, read_mask
 from segmae.data.phantom import write_dataset
-from segmae.data.preprocess import prepare_photo, read_image, read_mask, resize_mask
+from segmae.data.preprocess import prepare_photo, resize_mask
 from segmae.errors import DataError, ImageError
 
 SMALL = Preprocess(size=32)

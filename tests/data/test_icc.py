@@ -11,9 +11,10 @@ from PIL import Image
 
 from profiles import SRGB, SWAPPED
 from segmae.config import Preprocess
-from segmae.data import preprocess
+from segmae.data import images
+from segmae.data.images import read_image
 from segmae.data.phantom import draw_lesion
-from segmae.data.preprocess import prepare_photo, read_image, read_prepared
+from segmae.data.preprocess import prepare_photo, read_prepared
 
 PICTURE = draw_lesion(3, (96, 64))[0]
 
@@ -44,9 +45,9 @@ def test_a_large_photograph_is_converted_in_strips(tmp_path: Path, monkeypatch: 
     """As a whole it took a third more memory than docs/predict.md says."""
     path = saved(tmp_path / "wide.png", PICTURE, SWAPPED)
     whole, heights = read_image(path).pixels, []
-    convert = preprocess.to_srgb
-    monkeypatch.setattr(preprocess, "STRIP", 10 * PICTURE.shape[1])
-    monkeypatch.setattr(preprocess, "to_srgb", lambda image: heights.append(image.height) or convert(image))
+    convert = images.to_srgb
+    monkeypatch.setattr(images, "STRIP", 10 * PICTURE.shape[1])
+    monkeypatch.setattr(images, "to_srgb", lambda image: heights.append(image.height) or convert(image))
     assert np.array_equal(read_image(path).pixels, whole)
     assert max(heights) == 10 and sum(heights) == len(PICTURE)
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from segmae import engines
 from segmae.checkpoint import ASSETS
+from segmae.data.decode import EXIF_ORIENTATION
+from segmae.data.images import read_mask
 from segmae.data.phantom import draw_lesion
-from segmae.data.preprocess import EXIF_ORIENTATION, read_mask
 from segmae.engines import ENGINES, create_engine
 from segmae.engines.onnxruntime import OnnxRuntimeEngine
 from segmae.errors import CheckpointError, ConfigError, MissingExtra

@@ -20,7 +20,7 @@ from segmae.background import Room, ahead
 from segmae.cluster.plan import MANIFESTS, MASKS, SHARDS, Settings, Shard, check_worker, digest_of, to_json
 from segmae.cluster.rows import Row, read_mark, readable, to_parquet
 from segmae.cluster.storage import Store, read_bytes
-from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, read_image
+from segmae.data.images import PIXELS_AT_ONCE, Photo, read_image
 from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.exchange import run_lengths
 from segmae.measure import measure

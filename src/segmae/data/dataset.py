@@ -25,7 +25,8 @@ import numpy as np
 from segmae.background import in_processes, refuse_to_run_anew
 from segmae.config import Preprocess, config_to_dict
 from segmae.data.catalog import Case
-from segmae.data.preprocess import read_mask, read_prepared, resize_mask
+from segmae.data.images import read_mask
+from segmae.data.preprocess import read_prepared, resize_mask
 from segmae.errors import ConfigError, DataError, ImageError
 from segmae.files import read_json, replace, write_json
 

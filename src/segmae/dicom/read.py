@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segmae.data.catalog import IMAGE_SUFFIXES
+from segmae.data.decode import MAX_PIXELS, SCALE_IT
 from segmae.data.icc import to_srgb
-from segmae.data.preprocess import MAX_PIXELS, SCALE_IT
 from segmae.dicom.quiet import COPY_AGAIN, guarded, require_pydicom
 from segmae.errors import ImageError
 from segmae.measure import is_scale

@@ -14,7 +14,8 @@ from PIL import Image
 
 from segmae import contour, exchange, overlay
 from segmae.contour import Polygon
-from segmae.data.preprocess import read_image, read_mask, restore
+from segmae.data.images import read_image, read_mask
+from segmae.data.preprocess import restore
 from segmae.dicom import DicomObject
 from segmae.dicom.seg import algorithm_of, segmentation_bytes
 from segmae.measure import measure

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 
 from segmae import __version__
-from segmae.data.preprocess import read_image
+from segmae.data.images import read_image
 from segmae.errors import CheckpointError, OutputError
 from segmae.files import atomic_path, atomic_write, make_folder
 from segmae.outputs import Wanted, json_lines, summary_row, wanted, write_collections, write_files

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import Room
-from segmae.data.preprocess import PIXELS_AT_ONCE, Photo, prepare_image
+from segmae.data.images import PIXELS_AT_ONCE, Photo
+from segmae.data.preprocess import prepare_image
 from segmae.dicom import DicomObject, open_object
 from segmae.errors import TOO_LARGE, ImageError, MissingExtra
 from segmae.measure import with_aspect

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segmae import metrics
 from segmae.data.catalog import Case, find_data, open_dataset
-from segmae.data.preprocess import read_image, read_mask
+from segmae.data.images import read_image, read_mask
 from segmae.files import atomic_path
 from segmae.overlay import overlay
 from segmae.predictor import Predictor, load
