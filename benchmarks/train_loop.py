@@ -17,7 +17,7 @@ from segmae.optimizer import build_optimizer
 from segmae.runstate import State
 from segmae.tasks import create_task, freeze_for
 from segmae.train import train_step
-from segmae.trainset import epoch_batches, load_batch, make_resident
+from segmae.trainset import Trainset, epoch_batches, load_batch, make_resident
 
 Form = tuple[str, ...]
 
@@ -63,21 +63,21 @@ class Loop:
                 for g in optimizer.param_groups
             ]
             optimizer = torch.optim.AdamW(groups, lr=config.optimizer.lr)
-        rows: dict[str, Any] = {"train": np.arange(len(cache.ids))}
+        self.data = Trainset(cache, {"train": np.arange(len(cache.ids))})
         if "resident" in form:
-            cache, rows, _ = make_resident(cache, rows, None, self.fabric.device)
+            self.data = make_resident(self.data, self.fabric.device)
         self.model, self.optimizer = self.fabric.setup(module, optimizer)
         if "compile" in form:
             self.model.module.compile()
         self.model.train()
         self.state = State(self.model, self.optimizer, None)
-        self.cache, self.augment = cache, Augment(config.preprocess, config.augmentation)
-        self.batches, self.done = epoch_batches(rows["train"], config, 0), 0
+        self.augment = Augment(config.preprocess, config.augmentation)
+        self.batches, self.done = epoch_batches(self.data.rows["train"], config, 0), 0
 
     def step(self) -> None:
         chosen = self.batches[self.done % len(self.batches)]
         self.done += 1
-        batch = load_batch(self.cache, chosen, self.augment, self.fabric.device, ())
+        batch = load_batch(self.data, chosen, self.augment, self.fabric.device)
         if "channels_last" not in self.form:
             batch.image = batch.image.contiguous()  # which the package's augmentation leaves channels-last
         if "ours" in self.form:

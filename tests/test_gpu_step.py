@@ -32,7 +32,7 @@ from segmae.optimizer import build_optimizer  # noqa: E402
 from segmae.runstate import State, load_state, save_state  # noqa: E402
 from segmae.tasks import create_task, freeze_for  # noqa: E402
 from segmae.train import train_step, validate  # noqa: E402
-from segmae.trainset import load_batch, make_resident  # noqa: E402
+from segmae.trainset import Trainset, load_batch, make_resident  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -181,18 +181,18 @@ def test_a_step_computes_on_the_gpu_alone_and_waits_for_it_once(recipe: str, gpu
     file, *settings = RECIPES[recipe]
     config = load_config(file, [f"preprocess.size={SIZE}", "batch_size=4", *settings])
     fabric, state, task = _trained(config, gpu)
-    cache, rows, _ = make_resident(_images(), {"train": np.arange(4), "val": np.array([4, 5])}, None, GPU)
+    data = make_resident(Trainset(_images(), {"train": np.arange(4), "val": np.array([4, 5])}), GPU)
     augment = Augment(config.preprocess, config.augmentation)
     for number in range(2):
         gpu.waits.clear()
-        batch = load_batch(cache, rows["train"], augment, GPU, [])
+        batch = load_batch(data, data.rows["train"], augment, GPU)
         assert batch.image.device == batch.mask.device == GPU
         assert not gpu.waits or number == 0, "mean and std are moved once"
         gpu.waits.clear()
         values = train_step(fabric, config, state, task, [batch], steps=10)
         assert set(task.phases) <= set(values)
         assert len(gpu.waits) == 1 and ".tolist()" in gpu.waits[0]
-    record = validate(fabric, config, state, task, cache, rows["val"], [], _NoPictures())  # type: ignore[arg-type]
+    record = validate(fabric, config, state, task, data, _NoPictures())  # type: ignore[arg-type]
     assert "val_loss" in record
 
 
@@ -211,8 +211,8 @@ def test_a_resumed_step_waits_once_too(gpu: Pretended, tmp_path: Path) -> None:
 
     fabric, state, task = _trained(config, gpu)
     assert load_state(fabric, tmp_path, state, lambda event: None)
-    cache, rows, _ = make_resident(_images(), {"train": np.arange(4)}, None, GPU)
-    batch = load_batch(cache, rows["train"], Augment(config.preprocess, config.augmentation), GPU, [])
+    data = make_resident(Trainset(_images(), {"train": np.arange(4)}), GPU)
+    batch = load_batch(data, data.rows["train"], Augment(config.preprocess, config.augmentation), GPU)
     gpu.waits.clear()
     train_step(fabric, config, state, task, [batch], steps=10)
     assert len(gpu.waits) == 1

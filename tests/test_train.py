@@ -41,7 +41,7 @@ from segmae.runstate import State  # noqa: E402
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped  # noqa: E402
 from segmae.tasks import Batch, create_task, freeze_for  # noqa: E402
 from segmae.train import other_preprocessing, run, train_step, update_average, validate  # noqa: E402
-from segmae.trainset import epoch_batches, load_batch, make_resident, refuse_seen_images  # noqa: E402
+from segmae.trainset import Trainset, epoch_batches, load_batch, make_resident, refuse_seen_images  # noqa: E402
 
 SMALL = ["model.name=segmae-tiny", "model.options.depth=1", "model.options.decoder=[32,1,2]", "preprocess.size=64",
          "batch_size=4", "epochs=2", "device=cpu", "threads=1", "optimizer.name=adamw", "optimizer.lr=1e-3",
@@ -474,10 +474,10 @@ def test_validation_is_a_mean_over_images_whatever_the_batch(data: Path, tmp_pat
         state = State(*fabric.setup(model, build_optimizer(model, config)), None)
         task = create_task("supervised", config.losses, config.reconstruction)
         log = RunLog(tmp_path, config)
-        found.append(validate(fabric, config, state, task, cache, rows, [], log))
-        assert validate(fabric, config, state, task, cache, rows[:0], [], log) == {}
+        found.append(validate(fabric, config, state, task, Trainset(cache, {"val": rows}), log))
+        assert validate(fabric, config, state, task, Trainset(cache, {"val": rows[:0]}), log) == {}
     assert found[0] == pytest.approx(found[1], rel=1e-5)
-    batch = load_batch(cache, rows, Augment(config.preprocess), torch.device("cpu"), [])
+    batch = load_batch(Trainset(cache, {}), rows, Augment(config.preprocess), torch.device("cpu"))
     with torch.no_grad():
         logits = model.eval()(batch.image)
     c = metrics.counts((logits > 0)[:, 0].numpy(), batch.mask[:, 0].numpy() > 0.5)
@@ -788,19 +788,18 @@ def test_on_the_device_lies_what_the_rows_name_and_no_more(data: Path, tmp_path:
     cache = prepare(open_dataset(data / "lesions").cases, Preprocess(size=32), tmp_path)
     rows = {"train": np.array([7, 2, 11]), "val": np.array([2, 19])}
     targets = np.arange(20 * 32 * 32, dtype=np.int64).reshape(20, 32, 32).astype(np.uint8)
-    small, moved, kept = make_resident(cache, rows, targets, torch.device("cpu"))
+    whole = Trainset(cache, rows, targets=targets)
+    small = make_resident(whole, torch.device("cpu"))
     assert (
-        isinstance(small.images, torch.Tensor)
-        and small.images.dtype == torch.uint8
-        and len(small.images) == 4
+        isinstance(small.cache.images, torch.Tensor)
+        and small.cache.images.dtype == torch.uint8
+        and len(small.cache.images) == 4
     )
     augment = Augment(Preprocess(size=32))
     for part, chosen in rows.items():
-        for soft in (None, targets):
-            before = load_batch(cache, chosen, augment, torch.device("cpu"), (), soft)
-            after = load_batch(
-                small, moved[part], augment, torch.device("cpu"), (), None if soft is None else kept
-            )
+        for change in ({}, {"targets": None}):
+            before = load_batch(replace(whole, **change), chosen, augment, torch.device("cpu"))
+            after = load_batch(replace(small, **change), small.rows[part], augment, torch.device("cpu"))
             assert torch.equal(before.image, after.image) and torch.equal(before.mask, after.mask)
             assert before.ids == after.ids
 

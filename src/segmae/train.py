@@ -25,7 +25,6 @@ from segmae.checkpoint import read_info, resolve
 from segmae.config import Config, Preprocess, preprocess_settings
 from segmae.data.augment import Augment
 from segmae.data.catalog import Case
-from segmae.data.dataset import Cache
 from segmae.data.splits import Split
 from segmae.files import locked
 from segmae.models import code_file, create_model, named_own_error
@@ -45,6 +44,7 @@ from segmae.runstate import (
 from segmae.stopping import OutOfTime, Request, Terminated, TrainingStopped, named_memory_error
 from segmae.tasks import Batch, Pretrain, Task, create_task, freeze_for
 from segmae.trainset import (
+    Trainset,
     check_teachers,
     choose_cases,
     count_classes,
@@ -166,9 +166,10 @@ def _run(fabric: Fabric, config: Config, tell: Listener, deadline: float | None)
         }
         with devices.first_alone(fabric):
             targets = soft_targets(config, dataset, cache, rows["train"], folder, tell)
+        data = Trainset(cache, rows, classes, targets)
         if config.data.resident:
-            cache, rows, targets = make_resident(cache, rows, targets, fabric.device)
-        fit(fabric, config, state, task, cache, rows, classes, folder, provenance, tell, targets, deadline)
+            data = make_resident(data, fabric.device)
+        fit(fabric, config, state, task, data, folder, provenance, tell, deadline)
     return folder
 
 
@@ -225,16 +226,17 @@ def other_preprocessing(start: Preprocess, mine: Preprocess) -> str:
 
 
 def fit(
-    fabric: Fabric, config: Config, state: State, task: Task, cache: Cache, rows: dict[str, np.ndarray],
-    classes: Sequence[str], folder: Path, provenance: dict[str, Any], tell: Listener,
-    targets: np.ndarray | None = None, deadline: float | None = None,
+    fabric: Fabric, config: Config, state: State, task: Task, data: Trainset, folder: Path,
+    provenance: dict[str, Any], tell: Listener, deadline: float | None = None,
 ) -> None:  # fmt: skip
     """Train from where `state` stands to the last epoch, or until the deadline."""
+
+    def shuffled(epoch: int) -> list[np.ndarray]:
+        return epoch_batches(data.rows["train"], config, epoch, fabric.world_size, data.cache.starts)
+
     augment = Augment(config.preprocess, config.augmentation)
     log = RunLog(folder, config, active=fabric.is_global_zero)
-    steps = max(
-        1, len(epoch_batches(rows["train"], config, 0, fabric.world_size, cache.starts)) // config.accumulate
-    )
+    steps = max(1, len(shuffled(0)) // config.accumulate)
     saver = Saver(fabric, config, state, folder, GPU_PAUSE if fabric.device.type == "cuda" else 0.0)
     with ExitStack() as held:
         held.callback(log.close)
@@ -246,15 +248,13 @@ def fit(
         request = held.enter_context(Request())
         while state.epoch < config.epochs:
             started, seen_before = time.perf_counter(), state.images
-            batches = epoch_batches(rows["train"], config, state.epoch, fabric.world_size, cache.starts)
+            batches = shuffled(state.epoch)
             state.model.train()
             for step in range(state.step, steps):
                 chunk = batches[step * config.accumulate : (step + 1) * config.accumulate]
                 torch.manual_seed(step_seed(config, state.epoch, step))
                 with named_memory_error(config):
-                    inputs = [
-                        read_share(fabric, task, cache, batch, augment, classes, targets) for batch in chunk
-                    ]
+                    inputs = [read_share(fabric, task, data, batch, augment) for batch in chunk]
                     if fabric.world_size > 1:  # what a network draws by itself is its process's own
                         torch.manual_seed(step_seed(config, state.epoch, step) + fabric.global_rank + 1)
                     values = train_step(fabric, config, state, task, inputs, steps)
@@ -283,7 +283,7 @@ def fit(
                       **{f"train_{key}": value / state.images for key, value in state.sums.items()},
                       "images_per_second": round(rate, 2)}  # fmt: skip
             with named_memory_error(config), uncompiled(config):
-                record |= validate(fabric, config, state, task, cache, rows["val"], classes, log)
+                record |= validate(fabric, config, state, task, data, log)
             score = record.get(
                 "val_dice", -record["val_loss"] if "val_loss" in record else float(state.epoch)
             )
@@ -309,15 +309,12 @@ def fit(
         raise Terminated(f"{folder}: ended by SIGTERM after its last epoch, and saved")
 
 
-def read_share(
-    fabric: Fabric, task: Task, cache: Cache, rows: np.ndarray, augment: Augment, classes: Sequence[str],
-    targets: np.ndarray | None = None,
-) -> Batch:  # fmt: skip
+def read_share(fabric: Fabric, task: Task, data: Trainset, rows: np.ndarray, augment: Augment) -> Batch:
     """This process's images of a joined batch, and, of several processes, its patches that stay visible."""
     share = devices.share_of(fabric, len(rows))
-    batch = load_batch(cache, rows, augment, fabric.device, classes, targets, share)
+    batch = load_batch(data, rows, augment, fabric.device, share)
     if fabric.world_size > 1 and isinstance(task, Pretrain):
-        batch.visible = share.of(task.choose_visible(batch, [cache.ids[row] for row in rows]))
+        batch.visible = share.of(task.choose_visible(batch, [data.cache.ids[row] for row in rows]))
     return batch
 
 
@@ -395,21 +392,21 @@ def update_average(averaged: nn.Module, model: nn.Module, decay: float, step: in
 
 @torch.no_grad()
 def validate(
-    fabric: Fabric, config: Config, state: State, task: Task, cache: Cache, rows: np.ndarray, classes: Sequence[str],
-    log: RunLog,
-) -> dict[str, float]:  # fmt: skip
+    fabric: Fabric, config: Config, state: State, task: Task, data: Trainset, log: RunLog
+) -> dict[str, float]:
     """Loss, and per-image Dice and IoU where the task segments, over the validation part; {} if it is empty.
 
     Raises:
         TrainingStopped: the loss is not finite: no epoch can be the best by it, and the model could not predict.
     """
+    data, rows = replace(data, targets=None), data.rows["val"]
     if not len(rows):
         return {}
     model = state.network.eval()
     torch.manual_seed(step_seed(config, 0, -2))  # the same hidden patches in every validation
     augment, sums = Augment(config.preprocess), torch.zeros(4, device=fabric.device, dtype=torch.float64)
     for start in range(0, len(rows), config.batch_size):
-        batch = read_share(fabric, task, cache, rows[start : start + config.batch_size], augment, classes)
+        batch = read_share(fabric, task, data, rows[start : start + config.batch_size], augment)
         if not batch.ids:  # fewer images than processes are left
             continue
         with fabric.autocast():

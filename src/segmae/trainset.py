@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,23 @@ from segmae.runstate import Listener, say
 from segmae.tasks import Batch
 
 WINDOW = 2  # stores of prepared images that are shuffled together
+
+
+@dataclass(frozen=True)
+class Trainset:
+    """What a run trains and validates on.
+
+    Attributes:
+        cache: prepared images; of a set that `make_resident` gave, they are on the device.
+        rows: of the cache, by part: `train` and `val`.
+        classes: the diagnoses, whose places are the labels.
+        targets: soft masks uint8 `[N,S,S]`, 0 to 255, one for each row of the cache, in place of its masks; None: these.
+    """
+
+    cache: Cache
+    rows: Mapping[str, np.ndarray]
+    classes: Sequence[str] = ()
+    targets: Any = None
 
 
 def choose_cases(config: Config) -> tuple[Split, Dataset, dict[str, tuple[Case, ...]]]:
@@ -213,36 +230,32 @@ def epoch_batches(
 
 
 def load_batch(
-    cache: Cache, rows: np.ndarray, augment: Augment, device: torch.device, classes: Sequence[str],
-    targets: np.ndarray | None = None, share: Share | None = None,
-) -> Batch:  # fmt: skip
-    """Read prepared images, move them to the device and augment them there; a label becomes its place in `classes`.
-
-    Of a cache that `make_resident` gave, images are on the device already.
+    data: Trainset, rows: np.ndarray, augment: Augment, device: torch.device, share: Share | None = None
+) -> Batch:
+    """Read prepared images, move them to the device and augment them there.
 
     Args:
         rows: of the joined batch.
-        targets: soft masks uint8 `[N,S,S]`, 0 to 255, one for each row of the cache, in place of its masks.
         share: of the joined batch that is read; default: all of it.
     """
-    share = share or Share(len(rows))
+    share, cache, soft = share or Share(len(rows)), data.cache, data.targets is not None
     rows = share.of(rows)
     images = _rows_of(cache.images, rows, device)
-    masks = _rows_of(cache.masks if targets is None else targets, rows, device)
-    if targets is not None:
+    masks = _rows_of(data.targets if soft else cache.masks, rows, device)
+    if soft:
         # by a number torch would multiply: 255 would not give 1
         masks = masks.float() / torch.full((), 255.0, device=device)
     image, mask = augment(images, masks, share)
     names = [cache.labels[row] for row in rows]
     labels = torch.tensor(
-        [classes.index(name) if name in classes else UNKNOWN for name in names], dtype=torch.int64
+        [data.classes.index(name) if name in data.classes else UNKNOWN for name in names], dtype=torch.int64
     )
     return Batch(
         image,
         mask,
         [cache.ids[row] for row in rows],
         labels.to(device, non_blocking=True),
-        classes=len(classes),
+        classes=len(data.classes),
     )
 
 
@@ -252,16 +265,9 @@ def _rows_of(values: Any, rows: np.ndarray, device: torch.device) -> torch.Tenso
     return torch.from_numpy(values[rows]).to(device, non_blocking=True)
 
 
-def make_resident(
-    cache: Cache, rows: dict[str, np.ndarray], targets: Any, device: torch.device
-) -> tuple[Cache, dict[str, np.ndarray], Any]:
-    """The images that a run needs, kept as bytes in the device's memory: cache, rows and targets to go on with.
-
-    Args:
-        rows: of each part in the cache; the others are left out of what is returned.
-        targets: one for each row of the cache, or None.
-    """
-    used = np.unique(np.concatenate(list(rows.values())))
+def make_resident(data: Trainset, device: torch.device) -> Trainset:
+    """The same with its images kept as bytes in the device's memory, but for those that no part has."""
+    cache, used = data.cache, np.unique(np.concatenate(list(data.rows.values())))
 
     def kept(values: Any) -> Any:
         return torch.from_numpy(values[used]).to(device)
@@ -271,5 +277,7 @@ def make_resident(
         cache, images=kept(cache.images), masks=kept(cache.masks), ids=ids, labels=labels, sizes=cache.sizes[used],
         starts=(0,),
     )  # fmt: skip
-    moved = {part: np.searchsorted(used, chosen) for part, chosen in rows.items()}
-    return small, moved, None if targets is None else kept(targets)
+    moved = {part: np.searchsorted(used, chosen) for part, chosen in data.rows.items()}
+    return replace(
+        data, cache=small, rows=moved, targets=None if data.targets is None else kept(data.targets)
+    )
