@@ -23,7 +23,7 @@ Five nouns, everywhere the same: **Case** (image, mask, id), **Mask** (lesion on
 optimises), **Run** (a folder: resolved configuration, metrics, checkpoints).
 
 A photograph's way: `photographs` finds it, `data.images` reads it, `data.preprocess` makes the network's input, `engines` runs the network, `predictor` brings
-the probability to the photograph's size, `result` holds it, `outputs` writes it. A training run's way: `config` resolves a
+the probability to the photograph's size, `result` holds it, `outputs` writes it, `rows` notes it, and `collection` makes what is of the folder as a whole. A training run's way: `config` resolves a
 recipe, `data` reads cases, `models` builds the network, `tasks` says what a step optimises, `train` loops and saves, `evaluate` measures, `study`
 does this for grids of runs.
 

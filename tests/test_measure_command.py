@@ -20,8 +20,8 @@ from segmae.data.images import read_image, read_mask
 from segmae.data.phantom import draw_lesion, write_dataset
 from segmae.errors import TOO_LARGE
 from segmae.measure import Measurements, measure
-from segmae.outputs import CSV_COLUMNS
 from segmae.predict import predict_files
+from segmae.rows import CSV_COLUMNS
 
 Run = Callable[..., tuple[int, str, str]]
 Table = Callable[[], dict[str, dict[str, str]]]

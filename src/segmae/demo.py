@@ -20,9 +20,9 @@ from segmae.errors import DataError
 from segmae.files import atomic_path, atomic_write, make_folder
 from segmae.gallery import jpeg_base64
 from segmae.overlay import fitted, overlay
-from segmae.photographs import RESULTS
 from segmae.predict import Progress, predict_files
 from segmae.predictor import DEFAULT_MODEL
+from segmae.rows import RESULTS
 
 Pixels = NDArray[np.uint8]
 

@@ -28,6 +28,7 @@ from segmae.errors import ImageError
 from segmae.files import atomic_path
 from segmae.overlay import fitted, overlay
 from segmae.photographs import SHEET
+from segmae.rows import Row
 
 PAGE = "gallery.html"
 THUMBNAIL = (320, 240)  # pixels: the box that a photograph of the page fits into
@@ -36,7 +37,6 @@ TILE, COLUMNS, ROWS = (240, 180), 10, 10  # of a contact sheet
 GAP, CAPTION = 8, 22
 INK, GREY, PAPER = (24, 24, 27), (100, 100, 108), (255, 255, 255)
 
-Row = dict[str, Any]
 # the photograph of a row [H,W,3], with both sides at least so many pixels
 Read = Callable[[Row, int], NDArray[np.uint8]]
 Drawn = Callable[[Path, Row], NDArray[np.uint8]]  # the mask of a row in a folder [H,W], 0/1

@@ -21,17 +21,7 @@ from segmae.dicom.study import frames_by_name, holds_dicom, not_square
 from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
 from segmae.files import harmless
 from segmae.measure import Measurements, WrongOption, measure, pixel_scale, with_aspect
-from segmae.outputs import (
-    CSV_COLUMNS,
-    Row,
-    Scale,
-    Wanted,
-    check_table,
-    nine_digits,
-    several_pieces,
-    wanted,
-    write_csv,
-)
+from segmae.outputs import Scale, Wanted, wanted
 from segmae.photographs import (
     Sources,
     find_masks,
@@ -42,6 +32,7 @@ from segmae.photographs import (
     safe_name,
 )
 from segmae.predict import Progress
+from segmae.rows import CSV_COLUMNS, Row, check_table, nine_digits, several_pieces, write_csv
 
 OF_COLOURS = tuple(name for name in Measurements().to_dict() if "colour" in name or "pigment" in name)
 COLUMNS = ("file", "mm_per_pixel")  # of a table of scales

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -18,8 +17,8 @@ from segmae.data import heic
 from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, composed, image_files, masks_in, open_datasets
 from segmae.data.images import read_image
 from segmae.errors import DataError, ImageError
+from segmae.rows import RESULTS, earlier_rows
 
-RESULTS = "results.jsonl"
 FILES = {  # what is written for each photograph, and how its name ends
     "mask": "_mask.png",
     "overlay": "_overlay.png",
@@ -196,44 +195,6 @@ def safe_name(name: str, ending: str = "") -> str:
     end = end[:LONGEST]
     safe = (begin[: LONGEST - len(end)].decode(errors="ignore") + end.decode(errors="ignore")).rstrip(" .")
     return f"_{safe}" if not safe or RESERVED.match(safe) else safe
-
-
-def working_folder(folder: Path) -> str:
-    """The working folder as seen from a folder of results: both can be moved together."""
-    return Path(_seen_from(os.getcwd(), os.path.realpath(folder))).as_posix()
-
-
-def _seen_from(path: str, folder: str) -> str:
-    try:
-        return os.path.relpath(path, folder)
-    except ValueError:  # on another drive
-        return path
-
-
-def earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """What results.jsonl of a folder says, by name; `file` as it is found from the present working folder."""
-    log = folder / RESULTS
-    rows: dict[str, dict[str, Any]] = {}
-    if not log.is_file():
-        return rows
-    here, base = os.getcwd(), os.path.realpath(folder)
-    with log.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-                name, file = str(row["name"]), str(row["file"])
-                if raw := row.pop("file_bytes", None):
-                    file = os.fsdecode(bytes.fromhex(raw))
-                there = os.path.normpath(os.path.join(base, row.get("working_folder", here)))
-                if there == here:
-                    row.pop("working_folder", None)
-                elif os.path.exists(os.path.join(there, file)):
-                    file = _seen_from(os.path.join(there, file), here)
-                    del row["working_folder"]
-                rows[name] = {**row, "name": name, "file": file}
-            except (ValueError, KeyError, TypeError):  # half a line of a killed call, or another's file
-                continue
-    return rows
 
 
 def has_results(folder: Path, name: str) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segmae import __version__
 from segmae.background import Room, ahead, usable_cpus
+from segmae.collection import write_collections
 from segmae.data import heic
 from segmae.data.images import PIXELS_AT_ONCE, Photo
 from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
@@ -21,28 +22,20 @@ from segmae.files import append, make_folder
 from segmae.outputs import (
     DEFAULT_FORMATS,
     NEEDS,
-    Row,
     Scale,
     Wanted,
     is_complete,
-    json_lines,
     measure_again,
-    several_pieces,
     summary_row,
-    turn,
     wanted,
-    write_collections,
     write_files,
-    write_rows,
 )
 from segmae.photographs import (
     FILES,
-    RESULTS,
     Ignored,
     Sources,
     are_twins,
     collect,
-    earlier_rows,
     file_stamp,
     has_results,
     listed,
@@ -52,6 +45,7 @@ from segmae.photographs import (
     spelled,
 )
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
+from segmae.rows import RESULTS, Row, earlier_rows, json_lines, several_pieces, turn, write_rows
 
 KEPT = 2_000_000  # pixels of a decoded photograph that waits for the network; a larger one is decoded again for its overlay
 

@@ -15,11 +15,11 @@ from segmae.background import Room, ahead, usable_cpus
 from segmae.data.images import PIXELS_AT_ONCE
 from segmae.errors import TOO_LARGE, DataError, ImageError
 from segmae.files import atomic_write, csv_text, harmless
-from segmae.outputs import check_table
 from segmae.photographs import find_photographs
 from segmae.predict import Progress
 from segmae.predictor import DEFAULT_MODEL, Predictor, load
 from segmae.result import uncertainty
+from segmae.rows import check_table
 from segmae.trust import appearance
 
 UNSURE = 5  # times n: so many of the most uncertain photographs are chosen from

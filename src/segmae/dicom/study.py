@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segmae.collection import write_collections
 from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.dicom.quiet import COPY_AGAIN, guarded, quiet, require_pydicom
 from segmae.dicom.read import PHOTOGRAPHS, DicomObject, class_name, has_mark, open_object
@@ -21,35 +22,11 @@ from segmae.errors import TOO_LARGE, DataError, ImageError, require
 from segmae.files import append, make_folder
 from segmae.gallery import read_file
 from segmae.measure import with_aspect
-from segmae.outputs import (
-    DEFAULT_FORMATS,
-    Row,
-    Scale,
-    Wanted,
-    is_complete,
-    json_lines,
-    several_pieces,
-    summary_row,
-    turn,
-    wanted,
-    write_collections,
-    write_files,
-    write_rows,
-)
-from segmae.photographs import (
-    FILES,
-    RESULTS,
-    Sources,
-    earlier_rows,
-    file_stamp,
-    listed,
-    once,
-    refuse_nameless,
-    safe_name,
-    spelled,
-)
+from segmae.outputs import DEFAULT_FORMATS, Scale, Wanted, is_complete, summary_row, wanted, write_files
+from segmae.photographs import FILES, Sources, file_stamp, listed, once, refuse_nameless, safe_name, spelled
 from segmae.predict import Predictions, Progress, give_up, merged, of_earlier_calls, options_of
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
+from segmae.rows import RESULTS, Row, earlier_rows, json_lines, several_pieces, turn, write_rows
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 DIRECTORY = "1.2.840.10008.1.3.10"  # of a DICOMDIR

@@ -33,11 +33,12 @@ from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 
 from segmae import __version__
+from segmae.collection import write_collections
 from segmae.data.images import read_image
 from segmae.errors import CheckpointError, OutputError
 from segmae.files import atomic_path, atomic_write, make_folder
-from segmae.outputs import Wanted, json_lines, summary_row, wanted, write_collections, write_files
-from segmae.photographs import RESULTS
+from segmae.outputs import Wanted, summary_row, wanted, write_files
+from segmae.rows import RESULTS, json_lines
 from segmae.serve.guard import line, log_error
 from segmae.serve.problems import Problem
 from segmae.serve.settings import Settings
