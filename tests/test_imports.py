@@ -31,6 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"engines", "runlog"}),
     frozenset({"ensemble"}),
     frozenset({"predictor"}),
+    frozenset({"earlier"}),
     frozenset({"predict"}),
     frozenset({"scoring", "report", "dicom", "cluster"}),
     frozenset({"evaluate"}),

@@ -294,7 +294,7 @@ def test_rows_name_the_version_that_made_them(
     for name in ("a", "b"):
         half_dark(64, 64).save(tmp_path / f"{name}.png")
     predict_files(tmp_path / "a.png", tmp_path / "out", by_darkness)
-    monkeypatch.setattr(predict, "__version__", "99.0")
+    monkeypatch.setattr("segmae.earlier.__version__", "99.0")
     done = predict_files([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out", by_darkness, resume=True)
     assert done.skipped == 1 and done.rows == rows_of(tmp_path / "out")
     assert [row["segmae"] for row in done.rows] == [segmae.__version__, "99.0"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 
 from segmae import exchange
 from segmae.data.preprocess import restored_strips
-from segmae.errors import ConfigError, DamagedFile, did_you_mean
-from segmae.files import atomic_path, atomic_write, read_json
+from segmae.errors import ConfigError, did_you_mean
+from segmae.files import atomic_path, atomic_write
 from segmae.measure import measure, pixel_scale
 from segmae.overlay import STYLES, overlay_strips
 from segmae.photographs import FILES
@@ -134,15 +133,6 @@ def write_files(
         overlay = overlay_strips(pixels, result.mask, style=want.overlay_style)
         write_png(folder / row["overlay"], overlay, height)
     return row
-
-
-def measure_again(path: Path, measurements: Mapping[str, Any]) -> None:
-    """Put new measurements into a GeoJSON of an earlier call. One that cannot be read stays: what is made of it names it."""
-    with suppress(DamagedFile, KeyError, TypeError, OSError):
-        lesion = read_json(path)
-        for feature in lesion["features"]:
-            feature["properties"]["measurements"] = exchange.numbers(measurements)
-        atomic_write(path, json_line(lesion) + "\n")
 
 
 def summary_row(result: Result, views: int, want: Wanted) -> Row:

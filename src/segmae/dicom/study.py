@@ -18,13 +18,14 @@ from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.dicom.quiet import COPY_AGAIN, guarded, quiet, require_pydicom
 from segmae.dicom.read import PHOTOGRAPHS, DicomObject, class_name, has_mark, open_object
 from segmae.dicom.seg import algorithm_of, as_stored, write_segmentation
+from segmae.earlier import give_up, merged, of_earlier_calls, options_of
 from segmae.errors import TOO_LARGE, DataError, ImageError, require
 from segmae.files import append, make_folder
 from segmae.gallery import read_file
 from segmae.measure import with_aspect
 from segmae.outputs import DEFAULT_FORMATS, Scale, Wanted, is_complete, summary_row, wanted, write_files
 from segmae.photographs import FILES, Sources, file_stamp, listed, once, refuse_nameless, safe_name, spelled
-from segmae.predict import Predictions, Progress, give_up, merged, of_earlier_calls, options_of
+from segmae.predict import Predictions, Progress
 from segmae.predictor import DEFAULT_MODEL, Models, Predictor, load
 from segmae.rows import RESULTS, Row, earlier_rows, json_lines, several_pieces, turn, write_rows
 
