@@ -24,10 +24,11 @@ from command import in_one_line, parser_of
 from numpy.typing import NDArray
 from scipy import stats
 
+from segmae.appearance import COLOUR_SHARE, COLOURS, SHAPE_THRESHOLD
 from segmae.data.catalog import Case, open_dataset
 from segmae.data.images import image_size, read_image, read_mask
 from segmae.files import write_json
-from segmae.measure import COLOUR_SHARE, COLOURS, SHAPE_THRESHOLD, Measurements, measure
+from segmae.measure import Measurements, measure
 from segmae.statistics import percentile_interval
 
 PIGMENT_THRESHOLD = 0.20  # less than 80 % agreement of the halves' dark shares (Pellacani, Grana, Seidenari)

@@ -19,10 +19,10 @@ from command import call
 from judged_on import JUDGED_ON
 from scipy import ndimage
 
+from segmae.appearance import to_lab
 from segmae.data.catalog import HAM_TABLE, Case, find_data, open_dataset
 from segmae.data.images import read_image, read_mask
 from segmae.files import write_json
-from segmae.measure import to_lab
 from segmae.statistics import mean_interval
 
 RESULTS = Path(__file__).parents[1] / "results" / "default_model"

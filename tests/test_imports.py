@@ -22,6 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"png", "fetch"}),
     frozenset({"config"}),
     frozenset({"data", "models", "losses", "metrics", "statistics", "overlay", "contour", "views"}),
+    frozenset({"appearance"}),
     frozenset({"measure", "trust", "paired", "ownfiles", "provenance"}),
     frozenset({"rows"}),
     frozenset({"photographs"}),

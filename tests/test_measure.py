@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from segmae.appearance import COLOURS, to_lab
 from segmae.contour import outlines
 from segmae.data.phantom import draw_lesion
 from segmae.errors import ConfigError
-from segmae.measure import COLOURS, Measurements, measure, to_lab
+from segmae.measure import Measurements, measure
 
 SKIN = (224, 172, 150)
 BROWN = COLOURS["light_brown"]
