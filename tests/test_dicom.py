@@ -98,7 +98,7 @@ def darkness() -> Predictor:
 
 @pytest.fixture
 def by_darkness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segmae.dicom.study.load", lambda *a: darkness())
+    monkeypatch.setattr("segmae.dicom.predict.load", lambda *a: darkness())
 
 
 def lesions(frames: int = 1, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -835,7 +835,7 @@ def test_an_object_that_changes_once_it_was_read_is_done_again(
         return opened
 
     with monkeypatch.context() as patch:
-        patch.setattr("segmae.dicom.study.open_object", change)
+        patch.setattr("segmae.dicom.predict.open_object", change)
         predict_dicom(path, out)
     assert predict_dicom(path, out, resume=True).skipped == 0
     assert predict_dicom(path, out, resume=True).skipped == 1
@@ -867,7 +867,7 @@ def test_a_call_that_was_killed_leaves_no_object_under_the_row_of_another(
     save(photograph(), tmp_path / "study" / "a.dcm")
     (row,) = predict_dicom(tmp_path / "study", tmp_path / "out").rows
     with monkeypatch.context() as patch:
-        patch.setattr("segmae.dicom.study.merged", kill)
+        patch.setattr("segmae.dicom.predict.merged", kill)
         with pytest.raises(KeyboardInterrupt):
             predict_dicom(tmp_path / "study", tmp_path / "out", fractional=True)
     assert pydicom.dcmread(tmp_path / "out" / row["seg"]).SegmentationType == "FRACTIONAL"

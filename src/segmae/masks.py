@@ -16,8 +16,9 @@ from segmae import contour
 from segmae.background import Room, ahead, usable_cpus
 from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, find_data, image_files
 from segmae.data.images import PIXELS_AT_ONCE, image_size, read_image, read_mask
+from segmae.dicom.predict import not_square
 from segmae.dicom.read import open_object
-from segmae.dicom.study import frames_by_name, holds_dicom, not_square
+from segmae.dicom.study import frames_by_name, holds_dicom
 from segmae.errors import TOO_LARGE, ConfigError, DataError, ImageError
 from segmae.files import harmless
 from segmae.measure import Measurements, WrongOption, measure, pixel_scale, with_aspect
