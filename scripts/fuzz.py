@@ -109,7 +109,7 @@ def pictures() -> Iterator[bytes]:
 
 def objects() -> Iterator[bytes]:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from test_dicom import valid_objects
+    from dicom_objects import valid_objects
 
     yield from valid_objects()
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from browsing import launched
+from darkness import by_darkness, predictor  # noqa: F401  fixtures
 from web_host import serve  # noqa: F401  a fixture
 
 # What a shell starts in the background ignores Ctrl-C, and so would every process that a test starts to see it stopped.
