@@ -17,7 +17,7 @@ import torch
 
 from race import save
 from segmae.background import usable_cpus
-from segmae.config import load_config
+from segmae.recipe import load_config
 from train_loop import Loop, noise_cache
 
 SIZE, BATCH, IMAGES, ROUNDS = 160, 8, 64, 5

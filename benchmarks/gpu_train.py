@@ -32,10 +32,11 @@ from torch.autograd import DeviceType
 
 from race import REPOSITORY, RESULTS, save
 from segmae.checkpoint import ModelInfo
-from segmae.config import Config, load_config
+from segmae.config import Config
 from segmae.files import read_json
 from segmae.models import create_model
 from segmae.provenance import without_folders
+from segmae.recipe import load_config
 from segmae.study.cost import count
 from segmae.study.runner import seconds
 from train_loop import Form, Loop, noise_cache

@@ -23,9 +23,9 @@ Five nouns, everywhere the same: **Case** (image, mask, id), **Mask** (lesion on
 optimises), **Run** (a folder: resolved configuration, metrics, checkpoints).
 
 A photograph's way: `photographs` finds it, `data.images` reads it, `data.preprocess` makes the network's input, `engines` runs the network, `predictor` brings
-the probability to the photograph's size, `result` holds it, `outputs` writes it, `rows` notes it, and `collection` makes what is of the folder as a whole. A training run's way: `config` resolves a
-recipe, `data` reads cases, `models` builds the network, `tasks` says what a step optimises, `train` loops and saves, `evaluate` measures, `study`
-does this for grids of runs.
+the probability to the photograph's size, `result` holds it, `outputs` writes it, `rows` notes it, and `collection` makes what is of the folder as a whole.
+A training run's way: `recipe` merges settings into a `config`, `data` reads cases, `models` builds the network, `tasks` says what a step optimises, `train`
+loops and saves, `evaluate` measures, `study` does this for grids of runs.
 
 The core (all of this without training) needs no torch; `engines.torch`, `models`, `losses`, `mask_loss`, `tasks` and `train` do, and nobody imports them
 before they are needed. Defaults live in `config` or in the signature of the one function behind a command.

@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import nn
 
 from segmae import metrics
-from segmae.config import Preprocess, load_config
+from segmae.config import Preprocess
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.images import read_image, read_mask
 from segmae.data.preprocess import normalize, prepare_photo, resize_mask
@@ -35,6 +35,7 @@ from segmae.files import read_json, write_json
 from segmae.models import create_model, list_models
 from segmae.models.pretrained import load_encoder
 from segmae.optimizer import build_optimizer
+from segmae.recipe import load_config
 from segmae.runstate import State
 from segmae.tasks import Batch, create_task
 from segmae.train import train_step

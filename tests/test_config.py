@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("omegaconf")
 
-from segmae.config import RANGES, Config, config_keys, config_to_dict, load_config
+from segmae.config import RANGES, Config, config_keys, config_to_dict
 from segmae.errors import ConfigError
+from segmae.recipe import load_config
 
 
 @pytest.mark.parametrize(

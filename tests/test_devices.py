@@ -17,13 +17,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from segmae import devices  # noqa: E402
-from segmae.config import Augmentation, Config, Preprocess, config_to_dict, load_config  # noqa: E402
+from segmae.config import Augmentation, Config, Preprocess, config_to_dict  # noqa: E402
 from segmae.data.augment import Augment, Share  # noqa: E402
 from segmae.data.catalog import open_dataset  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.data.splits import make_split, save_split  # noqa: E402
 from segmae.devices import join_norms  # noqa: E402
 from segmae.errors import ConfigError  # noqa: E402
+from segmae.recipe import load_config  # noqa: E402
 from segmae.train import run  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="starts and kills processes as Unix does")
@@ -32,7 +33,7 @@ SMALL = ["task=supervised", "model.name=unet", "model.options.widths=[8,16]", "p
          "device=cpu", "threads=1", "tensorboard=false"]  # fmt: skip
 WORKER = """
 import json, os, signal, sys, time
-from segmae.config import load_config
+from segmae.recipe import load_config
 from segmae.errors import SegmaeError
 from segmae.train import run
 kill = json.loads(os.environ.get("KILL", "null"))
@@ -144,7 +145,7 @@ def test_two_processes_give_the_losses_of_one_with_the_joined_batch(data: Path, 
 GRADIENTS = """
 import os, sys, torch
 from torch import distributed
-from segmae.config import load_config
+from segmae.recipe import load_config
 from segmae.devices import join_norms
 from segmae.losses import focal_loss, label_loss
 from segmae.models import create_model

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from segmae.checkpoint import CONFIG, read_info, resolve
-from segmae.config import Preprocess, load_config
+from segmae.config import Preprocess
 from segmae.data.catalog import Dataset, open_dataset
 from segmae.data.dataset import prepare
 from segmae.data.phantom import write_dataset
@@ -21,6 +21,7 @@ from segmae.distill import soft_masks
 from segmae.errors import ConfigError, DataError
 from segmae.files import read_json, write_json
 from segmae.predictor import Predictor, load
+from segmae.recipe import load_config
 from segmae.train import run
 from segmae.trainset import soft_targets
 

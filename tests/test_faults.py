@@ -21,12 +21,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from segmae import train  # noqa: E402
-from segmae.config import Config, Preprocess, config_to_dict, load_config  # noqa: E402
+from segmae.config import Config, Preprocess, config_to_dict  # noqa: E402
 from segmae.data.catalog import open_dataset  # noqa: E402
 from segmae.data.dataset import prepare  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.data.splits import make_split, save_split  # noqa: E402
 from segmae.errors import ConfigError, DataError, InUse, OutputError, SegmaeError  # noqa: E402
+from segmae.recipe import load_config  # noqa: E402
 from segmae.train import run  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="causes faults as Unix has them")

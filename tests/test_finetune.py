@@ -15,7 +15,7 @@ import pytest
 
 from segmae import cli
 from segmae.checkpoint import ModelInfo, read_info, resolve, save_pretrained
-from segmae.config import Preprocess, load_config
+from segmae.config import Preprocess
 from segmae.data.catalog import Case, open_dataset
 from segmae.data.phantom import write_dataset
 from segmae.data.splits import group_leaks, make_split, save_split
@@ -23,6 +23,7 @@ from segmae.errors import CheckpointError, ConfigError, DataError
 from segmae.finetune import Finetuned, before_and_after, divide, estimate, finetune, make_config
 from segmae.models import create_model
 from segmae.models.pretrained import load_start
+from segmae.recipe import load_config
 
 pytest.importorskip("torch")
 

@@ -24,11 +24,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # noqa: E4
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
-from segmae.config import Config, load_config  # noqa: E402
+from segmae.config import Config  # noqa: E402
 from segmae.data.augment import Augment  # noqa: E402
 from segmae.data.dataset import Cache  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 from segmae.optimizer import build_optimizer  # noqa: E402
+from segmae.recipe import load_config  # noqa: E402
 from segmae.runstate import State, load_state, save_state  # noqa: E402
 from segmae.tasks import create_task, freeze_for  # noqa: E402
 from segmae.train import train_step, validate  # noqa: E402

@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"files", "background", "client"}),
     frozenset({"png", "fetch"}),
     frozenset({"config"}),
+    frozenset({"recipe"}),
     frozenset({"data", "models", "losses", "metrics", "statistics", "overlay", "contour", "views"}),
     frozenset({"appearance"}),
     frozenset({"measure", "trust", "paired", "ownfiles", "provenance"}),

@@ -31,7 +31,7 @@ def test_a_public_name_that_does_not_exist_is_an_attribute_error() -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_recipes_load_and_say_how_to_run_them(recipe: Path) -> None:
     pytest.importorskip("omegaconf")
-    from segmae.config import load_config
+    from segmae.recipe import load_config
 
     config = load_config(recipe)
     assert config.model.name in segmae.list_models()

@@ -118,7 +118,7 @@ def test_a_model_folder_runs_no_code(small_model: Path, tmp_path: Path, name: st
 
 def test_a_recipe_runs_no_code(tmp_path: Path) -> None:
     pytest.importorskip("omegaconf")
-    from segmae.config import load_config
+    from segmae.recipe import load_config
 
     ran = tmp_path / "ran"
     (tmp_path / "recipe.yaml").write_text(f"name: !!python/object/apply:os.mkdir ['{ran}']\n")

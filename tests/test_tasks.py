@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 
-from segmae.config import Config, load_config  # noqa: E402
+from segmae.config import Config  # noqa: E402
 from segmae.data.catalog import open_dataset  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.data.splits import make_split, save_split  # noqa: E402
@@ -23,6 +23,7 @@ from segmae.models.ckdnet import CKDNet  # noqa: E402
 from segmae.models.dagan import DAGAN  # noqa: E402
 from segmae.models.mb_dcnn import MBDCNN  # noqa: E402
 from segmae.models.segmae import SegMAE  # noqa: E402
+from segmae.recipe import load_config  # noqa: E402
 from segmae.tasks import (  # noqa: E402
     Adversarial,
     Batch,

@@ -25,7 +25,7 @@ from lightning_fabric.plugins import MixedPrecision  # noqa: E402
 
 from segmae import metrics, runstate, train  # noqa: E402
 from segmae.checkpoint import WEIGHTS, read_info  # noqa: E402
-from segmae.config import Config, Preprocess, config_to_dict, load_config  # noqa: E402
+from segmae.config import Config, Preprocess, config_to_dict  # noqa: E402
 from segmae.data.augment import Augment  # noqa: E402
 from segmae.data.catalog import Case, open_dataset  # noqa: E402
 from segmae.data.dataset import prepare  # noqa: E402
@@ -36,6 +36,7 @@ from segmae.files import locked  # noqa: E402
 from segmae.mask_loss import segmentation_loss  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 from segmae.optimizer import build_optimizer, learning_rate  # noqa: E402
+from segmae.recipe import load_config  # noqa: E402
 from segmae.runlog import RunLog  # noqa: E402
 from segmae.runstate import State  # noqa: E402
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped  # noqa: E402
@@ -95,7 +96,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bits(
     config = config_for(data, tmp_path / "killed", *options)
     script = (
         "import os, sys\n"
-        "from segmae.config import load_config\n"
+        "from segmae.recipe import load_config\n"
         "from segmae.train import run\n"
         "def listener(event):\n"
         f"    if event['kind'] == 'step' and (event['epoch'], event['step']) == {kill}:\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 MODULES = {
     "Predict": ("predictor", "predict", "earlier", "result", "outputs", "rows", "collection", "measure", "appearance", "contour", "overlay", "exchange", "gallery", "views", "trust", "ensemble", "dicom", "client"),
     "Your own data": ("finetune", "rank", "compare", "masks", "calibrate"),
-    "Train": ("config", "train", "tasks", "losses", "checkpoint", "models", "models.segmae", "models.layers", "models.hiding"),
+    "Train": ("config", "recipe", "train", "tasks", "losses", "checkpoint", "models", "models.segmae", "models.layers", "models.hiding"),
     "Evaluate": ("evaluate", "metrics", "statistics", "report"),
     "Data": ("data.catalog", "data.splits", "data.images", "data.preprocess", "data.check", "data.augment", "data.dataset", "data.phantom", "data.download"),
     "Hand on": ("hub", "card"),

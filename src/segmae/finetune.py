@@ -28,7 +28,7 @@ from segmae.checkpoint import (
     refuse_stage_1,
     resolve,
 )
-from segmae.config import Config, Preprocess, config_to_dict, load_config, preprocess_settings
+from segmae.config import Config, Preprocess, config_to_dict, preprocess_settings
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.dataset import prepare
 from segmae.data.splits import (
@@ -49,6 +49,7 @@ from segmae.ownfiles import refuse_untrusted
 from segmae.paired import difference, read_evaluation
 from segmae.predict import Progress
 from segmae.predictor import DEFAULT_MODEL
+from segmae.recipe import load_config
 
 if TYPE_CHECKING:
     from segmae.runstate import Listener

@@ -69,7 +69,7 @@ def run(config: Config, listener: Listener | None = None, deadline: float | None
     folders `best/` and `last/`. With `resume=auto` an unfinished run goes on; a finished one returns at once.
 
     Args:
-        config: see `segmae.config.load_config`.
+        config: see `segmae.recipe.load_config`.
         listener: called with a dict for every event ("message", "step", "epoch"), for progress bars.
         deadline: on the clock of `time.monotonic`; the run is saved and stopped after the step under way.
 

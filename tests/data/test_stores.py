@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmae.config import Preprocess, load_config
+from segmae.config import Preprocess
 from segmae.data import dataset
 from segmae.data.catalog import open_dataset
 from segmae.data.dataset import Rows, prepare
 from segmae.errors import DataError
+from segmae.recipe import load_config
 
 SMALL = Preprocess(size=32)
 

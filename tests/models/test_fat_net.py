@@ -8,10 +8,10 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from segmae.config import load_config  # noqa: E402
 from segmae.errors import ConfigError  # noqa: E402
 from segmae.models.fat_net import FAM, DeiT, FATNet  # noqa: E402
 from segmae.optimizer import build_optimizer  # noqa: E402
+from segmae.recipe import load_config  # noqa: E402
 
 
 def test_feature_adaptation_worked_by_hand() -> None:

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from segmae.card import publish  # noqa: E402
 from segmae.checkpoint import ModelInfo, load_model, read_info, save_pretrained  # noqa: E402
-from segmae.config import Losses, Preprocess, Reconstruction, load_config  # noqa: E402
+from segmae.config import Losses, Preprocess, Reconstruction  # noqa: E402
 from segmae.data.catalog import open_dataset  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.data.splits import make_split, save_split  # noqa: E402
@@ -23,6 +23,7 @@ from segmae.errors import CheckpointError, ConfigError  # noqa: E402
 from segmae.models import create_model  # noqa: E402
 from segmae.optimizer import build_optimizer  # noqa: E402
 from segmae.predictor import load  # noqa: E402
+from segmae.recipe import load_config  # noqa: E402
 from segmae.stopping import TrainingStopped  # noqa: E402
 from segmae.tasks import Batch, create_task  # noqa: E402
 from segmae.train import run, tell_probabilities  # noqa: E402

@@ -12,10 +12,11 @@ import pytest
 
 pytest.importorskip("omegaconf")
 
-from segmae.config import Config, load_config, merge_settings
+from segmae.config import Config
 from segmae.errors import ConfigError
 from segmae.files import read_json
 from segmae.models import list_models
+from segmae.recipe import load_config, merge_settings
 from segmae.study.grid import PAPER_SCALE, Study, digest, find_study, load_study, training_images
 from segmae.study.printed import _tables, printed
 

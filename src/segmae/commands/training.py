@@ -55,7 +55,7 @@ def train(settings: Settings) -> None:
 
 
 def _train(recipe: Path | None, overrides: list[str]) -> None:
-    from segmae.config import load_config
+    from segmae.recipe import load_config
 
     config = load_config(recipe, overrides)
     from segmae.train import run  # after the configuration: a slip there is told before torch is imported

@@ -30,19 +30,12 @@ from pathlib import Path
 from typing import Any
 
 from segmae.checkpoint import WEIGHTS, embedded_models, resolve, weights_digests
-from segmae.config import (
-    MOST_SEED,
-    WITHOUT_EFFECT,
-    Config,
-    Losses,
-    config_to_dict,
-    merge_settings,
-    read_settings,
-)
+from segmae.config import MOST_SEED, WITHOUT_EFFECT, Config, Losses, config_to_dict
 from segmae.data.splits import Split, overlap, without
 from segmae.errors import ConfigError, SegmaeError, did_you_mean
 from segmae.models import code_file, find_entry
 from segmae.ownfiles import own_files, read_split
+from segmae.recipe import merge_settings, read_settings
 from segmae.views import check_views
 
 FOLDER = Path("recipes/studies")

@@ -22,7 +22,7 @@ import torch
 
 from segmae import __version__
 from segmae.checkpoint import epochs_done, read_info
-from segmae.config import Config, config_to_dict, load_config
+from segmae.config import Config, config_to_dict
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.splits import overlap, with_lesions
 from segmae.devices import check, on_gpu, refuse_several
@@ -39,6 +39,7 @@ from segmae.evaluate import evaluate_checkpoint
 from segmae.files import locked, read_json, read_records, write_json
 from segmae.ownfiles import read_split, refuse_untrusted
 from segmae.provenance import commit, machine, portable, versions, without_folders
+from segmae.recipe import load_config
 from segmae.runstate import Listener
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped
 from segmae.study.cost import measure_cost
