@@ -1,12 +1,15 @@
-"""Drawn lesions and a study of tiny networks on them."""
+"""Drawn lesions and a study of tiny networks on them; outcomes of a study that was never run."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from outcomes import seen, write_cell, write_plan
 
 from segmae.data.catalog import open_dataset
 from segmae.data.phantom import write_dataset
@@ -53,3 +56,22 @@ def write_study(drawn: Path, tmp_path: Path) -> Write:
         return path
 
     return write
+
+
+@pytest.fixture
+def three_rows(tmp_path: Path) -> Path:
+    """`a` is better than `b`; `c` is `a` again on most images and not to be told from it; `d` is open."""
+    folder, random = tmp_path / "three", np.random.default_rng(0)
+    claims = [{"text": "A wins", "row": "a", "than": ["b", "c", "d"]}, {"text": "B beats A", "row": "b", "than": ["a"]},
+              {"text": "D wins", "row": "d", "than": ["a"]}]  # fmt: skip
+    write_plan(
+        folder, {"a": "SegMAE", "b": "U-Net", "c": "", "d": ""}, {"drawn": "drawn"}, [0], claims=claims
+    )
+    better = seen(random, 15)
+    write_cell(folder, "a", "drawn", 0, better)
+    write_cell(folder, "b", "drawn", 0, seen(random, 10))
+    write_cell(folder, "c", "drawn", 0, {**better, "i00": (9, 0, 11), "i01": (20, 0, 0)})
+    (folder / "d_drawn_s0.failed.json").write_text(
+        json.dumps({"digest": "d_drawn_s0", "reason": "no memory left"})
+    )
+    return tmp_path

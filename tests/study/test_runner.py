@@ -23,12 +23,12 @@ from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
 from segmae.files import locked, read_json, write_json  # noqa: E402
 from segmae.stopping import Terminated, TrainingStopped  # noqa: E402
 from segmae.study import runner  # noqa: E402
+from segmae.study.evidence import load_evidence  # noqa: E402
 from segmae.study.grid import load_study  # noqa: E402
 from segmae.study.ledger import Ledger, counted, status, total_seconds, work  # noqa: E402
 from segmae.study.report import build_page  # noqa: E402
 from segmae.study.runner import chosen_cells, describe_failure, run_studies, seconds  # noqa: E402
 from segmae.study.sheets import write_sheets  # noqa: E402
-from segmae.study.tables import load_evidence  # noqa: E402
 from segmae.train import train_step  # noqa: E402
 
 Write = Callable[..., Path]

@@ -1,12 +1,14 @@
 """Studies: a grid of runs described in YAML, trained a cell at a time, turned into tables and figures.
 
-grid.py     the YAML file -> cells, each with a whole configuration
-ledger.py   results/NAME/: what is done, what failed, what is open and what it will cost
-runner.py   open cells, trained and tested within a budget of time
-cost.py     parameters, GFLOPs and milliseconds of a trained network
-tables.py   finished cells -> figures with intervals, tests and ranks; no torch, no images
-paper.csv   the figures that the paper printed; printed.py reads them and marks those that cannot be
-plots.py    ranks, boxes and cost as PNG (matplotlib)
-report.py   all of it as Markdown and as one HTML file
-sheets.py   pictures of what each model found, for the eye; not for publication
+grid.py         the YAML file -> cells, each with a whole configuration
+ledger.py       results/NAME/: what is done, what failed, what is open and what it will cost
+runner.py       open cells, trained and tested within a budget of time
+cost.py         parameters, GFLOPs and milliseconds of a trained network
+evidence.py     finished cells -> figures of each row; no torch, no images
+comparison.py   rows against each other: intervals, tests, what chance may do, verdicts, ranks
+paper.csv       the figures that the paper printed; printed.py reads them and marks those that cannot be
+plots.py        ranks, boxes and cost as PNG (matplotlib)
+page.py         headings, paragraphs, tables and pictures -> Markdown and one HTML file
+report.py       all of it as such a page
+sheets.py       pictures of what each model found, for the eye; not for publication
 """

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segmae.errors import require
-from segmae.study.tables import Place
+from segmae.study.comparison import Place
 
 INK, GREY, LIGHT, ACCENT = "#18181b", "#71717a", "#e4e4e7", "#b45309"
 BLUE = "#1d4ed8"

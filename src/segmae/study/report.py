@@ -11,22 +11,21 @@ from typing import Any
 
 from segmae.errors import DataError, SegmaeError
 from segmae.study import plots
-from segmae.study.grid import PAPER_SCALE, SUFFIXES, find_study, folder_name, load_study
-from segmae.study.ledger import PLAN, RESULTS, Ledger, studies_in
-from segmae.study.page import Block, Bullets, Heading, Page, Paragraph, Picture, Table
-from segmae.study.printed import SOURCE, Printed, printed
-from segmae.study.tables import (
+from segmae.study.comparison import (
     RESAMPLES,
     Comparison,
-    Evidence,
     Figures,
     Interval,
     Place,
     are_folds,
     common,
     corrected,
-    load_evidence,
 )
+from segmae.study.evidence import Evidence, load_evidence
+from segmae.study.grid import PAPER_SCALE, SUFFIXES, find_study, folder_name, load_study
+from segmae.study.ledger import PLAN, RESULTS, Ledger, studies_in
+from segmae.study.page import Block, Bullets, Heading, Page, Paragraph, Picture, Table
+from segmae.study.printed import SOURCE, Printed, printed
 
 Plan = Mapping[str, Any]  # see `Study.plan`
 
