@@ -17,7 +17,8 @@ from segmae.errors import ConfigError
 from segmae.files import read_json
 from segmae.models import list_models
 from segmae.recipe import load_config, merge_settings
-from segmae.study.grid import PAPER_SCALE, Study, digest, find_study, load_study, training_images
+from segmae.study.cells import Study, digest, training_images
+from segmae.study.grid import PAPER_SCALE, find_study, load_study
 from segmae.study.printed import _tables, printed
 
 Write = Callable[..., Path]

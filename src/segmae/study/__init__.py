@@ -1,5 +1,6 @@
 """Studies: a grid of runs described in YAML, trained a cell at a time, turned into tables and figures.
 
+cells.py        what a study is made of: cells, their tests, and the digest of all that their figures depend on
 grid.py         the YAML file -> cells, each with a whole configuration
 ledger.py       results/NAME/: what is done, what failed, what is open and what it will cost
 runner.py       open cells, trained and tested within a budget of time

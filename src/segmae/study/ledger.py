@@ -25,7 +25,8 @@ from segmae.errors import DamagedFile, DataError, did_you_mean, reason
 from segmae.files import atomic_write, read_json, write_json
 from segmae.metrics import CALIBRATION, OVERLAP
 from segmae.models import code_file, find_entry
-from segmae.study.grid import PAPER_SCALE, STAGE1, Cell, Study, load_study, training_images
+from segmae.study.cells import STAGE1, Cell, Study, training_images
+from segmae.study.grid import PAPER_SCALE, load_study
 
 FORMAT = 1
 PLAN = "study.json"

@@ -42,8 +42,9 @@ from segmae.provenance import commit, machine, portable, versions, without_folde
 from segmae.recipe import load_config
 from segmae.runstate import Listener
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped
+from segmae.study.cells import STAGE1, Cell, Study, cell_digest
 from segmae.study.cost import measure_cost
-from segmae.study.grid import PAPER_SCALE, STAGE1, Cell, Study, cell_digest, load_study
+from segmae.study.grid import PAPER_SCALE, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger, names_of, work
 from segmae.train import run
 

@@ -17,8 +17,9 @@ from segmae.files import atomic_path
 from segmae.overlay import overlay
 from segmae.predictor import Predictor, load
 from segmae.report import choose_cases
+from segmae.study.cells import Cell, Study
 from segmae.study.evidence import COUNTED
-from segmae.study.grid import PAPER_SCALE, Cell, Study, load_study
+from segmae.study.grid import PAPER_SCALE, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger
 
 TILE, GAP, HEADING = (220, 165), 8, 34  # pixels
