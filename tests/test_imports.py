@@ -62,7 +62,7 @@ TORCH_FILES = {
     "engines/export.py",
 }
 TORCH_FILES |= {"devices.py", "optimizer.py", "runstate.py", "stopping.py", "trainset.py"}
-TORCH_FILES |= {"data/augment.py", "study/runner.py", "study/cost.py"}
+TORCH_FILES |= {"data/augment.py", "study/runner.py", "study/cellrun.py", "study/cost.py"}
 EXTRAS = {"torch", "torchvision", "kornia", "lightning_fabric", "safetensors", "omegaconf", "tensorboardX"}
 EXTRAS |= {"matplotlib", "onnx", "onnxscript", "monai", "pandas", "timm", "pydicom", "highdicom"}
 EXTRAS |= {"openvino", "nncf", "pyarrow", "ray", "fsspec"}

@@ -158,7 +158,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("segmae.train", "segmae.study.runner"):
+    for module in ("segmae.train", "segmae.study.runner", "segmae.study.cellrun"):
         monkeypatch.setattr(f"{module}.time", clock)
     return clock
 

@@ -3,7 +3,8 @@
 cells.py        what a study is made of: cells, their tests, and the digest of all that their figures depend on
 grid.py         the YAML file -> cells, each with a whole configuration
 ledger.py       results/NAME/: what is done, what failed, what is open and what it will cost
-runner.py       open cells, trained and tested within a budget of time
+runner.py       the open cells of studies, within a budget of time
+cellrun.py      one of them: stage 1, training, tests, outcome
 cost.py         parameters, GFLOPs and milliseconds of a trained network
 evidence.py     finished cells -> figures of each row; no torch, no images
 comparison.py   rows against each other: intervals, tests, what chance may do, verdicts, ranks
