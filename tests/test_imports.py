@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,18 @@ def test_imports_point_one_way(file: Path) -> None:
             assert parts[1] in RANK, f"{name}: import it from the module that defines it"
             allowed = RANK[parts[1]] < RANK[room] or (room, parts[1]) in EXCEPTIONS
             assert allowed, f"{room} must not import {parts[1]}"
+
+
+def test_files_of_one_room_import_each_other_one_way() -> None:
+    names = {".".join(file.relative_to(SOURCE.parent).with_suffix("").parts): file for file in FILES}
+    modules = {name.removesuffix(".__init__"): file for name, file in names.items()}
+    needs: dict[str, set[str]] = {}
+    for name, file in modules.items():
+        found = set(imported(ast.parse(file.read_text(encoding="utf-8"))))
+        found = {part for part in found if part.startswith(f"segmae.{room_of(file)}.")}
+        found = {part if part in modules else part.rpartition(".")[0] for part in found}
+        needs[name] = found - {name}
+    graphlib.TopologicalSorter(needs).prepare()  # which names the circle, where there is one
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SOURCE).as_posix())
