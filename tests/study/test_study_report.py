@@ -15,11 +15,12 @@ from outcomes import seen, write_cell, write_plan, write_seeds
 from segmae import statistics
 from segmae.errors import ConfigError, DataError
 from segmae.study import plots
+from segmae.study.claims import _against
 from segmae.study.comparison import Comparison, Interval, corrected
 from segmae.study.evidence import load_evidence
 from segmae.study.ledger import Ledger
 from segmae.study.page import Table
-from segmae.study.report import _against, _tests, build_page, write_all_reports, write_report
+from segmae.study.report import _tests, build_page, write_all_reports, write_report
 
 
 def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -> None:

@@ -11,6 +11,9 @@ comparison.py   rows against each other: intervals, tests, what chance may do, v
 paper.csv       the figures that the paper printed; printed.py reads them and marks those that cannot be
 plots.py        ranks, boxes and cost as PNG (matplotlib)
 page.py         headings, paragraphs, tables and pictures -> Markdown and one HTML file
-report.py       all of it as such a page
+wording.py      rows, figures and tables as reports write them
+claims.py       whether the study's claims hold
+notes.py        what stands below the tables: how to read them, where the figures come from
+report.py       all of it as such a page, and the page of all claims
 sheets.py       pictures of what each model found, for the eye; not for publication
 """

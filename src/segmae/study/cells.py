@@ -15,6 +15,8 @@ from segmae.config import WITHOUT_EFFECT, Config, config_to_dict
 from segmae.data.splits import Split, without
 from segmae.ownfiles import own_files, read_split
 
+Plan = Mapping[str, Any]  # see `Study.plan`
+
 STAGE1 = "_stage1"  # the folder of first stages, which studies share; no study can have this name
 # What no result depends on, or what names a place on one machine.
 _HARMLESS = ("name", "device", *WITHOUT_EFFECT)

@@ -12,6 +12,7 @@ SOURCE = (
     "Huang et al., SegMAE, ICIC 2025, as printed: one run, no interval, pooled or per image not said. Its rows other than "
     "SegMAE's are quoted there from other papers, with other splits and measures."
 )
+MARK = "†"  # of figures with faults
 MEASURES = ("dice", "iou", "accuracy", "sensitivity", "specificity")
 ROUNDING = 0.0005  # of a figure with three decimals
 
