@@ -34,7 +34,7 @@ MADE = "made.json"  # in a cell's run: stage 1's record, and by which code, on w
 
 
 @dataclass(frozen=True)
-class Place:
+class Workplace:
     """Where and on what a study runs."""
 
     results: Path = RESULTS
@@ -57,7 +57,7 @@ class Deadline:
 
 
 def run_cell(
-    study: Study, cell: Cell, ledger: Ledger, place: Place, deadline: Deadline | None, tell: Listener
+    study: Study, cell: Cell, ledger: Ledger, place: Workplace, deadline: Deadline | None, tell: Listener
 ) -> None:
     """Stage 1 where the cell has one, training, its tests, and the outcome.
 
@@ -203,7 +203,7 @@ def refuse_edited(cell: Cell) -> None:
         )
 
 
-def _placed(config: Config, place: Place, folder: str) -> Config:
+def _placed(config: Config, place: Workplace, folder: str) -> Config:
     return replace(config, output=str(place.runs / folder), device=place.device or config.device,
                    threads=place.threads or config.threads)  # fmt: skip
 

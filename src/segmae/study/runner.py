@@ -35,7 +35,7 @@ from segmae.provenance import without_folders
 from segmae.recipe import load_config
 from segmae.runstate import Listener
 from segmae.stopping import OutOfTime, Terminated, TrainingStopped
-from segmae.study.cellrun import Deadline, Place, run_cell
+from segmae.study.cellrun import Deadline, Workplace, run_cell
 from segmae.study.cells import Cell, Study
 from segmae.study.grid import PAPER_SCALE, load_study
 from segmae.study.ledger import RESULTS, RUNS, Ledger
@@ -102,7 +102,7 @@ def run_studies(
     refuse_several(machine_of, "a study")
     grace = seconds(test_grace, "test_grace")
     deadline = None if budget is None else Deadline(time.monotonic() + seconds(budget), grace)
-    place, done = Place(Path(results), Path(runs), device, threads), Done()
+    place, done = Workplace(Path(results), Path(runs), device, threads), Done()
     studies = [load_study(name, scale) for name in names]  # all of them first: a slip in the last is told now
     rows = [row.strip() for row in ([rows] if isinstance(rows, str) else rows)]
     known = dict.fromkeys(cell.row for study in studies for cell in study.cells)
@@ -128,7 +128,7 @@ def chosen_cells(study: Study, rows: Sequence[str]) -> Sequence[Cell]:
 
 
 def run_study(
-    study: Study, cells: Sequence[Cell], place: Place, done: Done, deadline: Deadline | None, retry_failed: bool,
+    study: Study, cells: Sequence[Cell], place: Workplace, done: Done, deadline: Deadline | None, retry_failed: bool,
     tell: Listener,
 ) -> None:  # fmt: skip
     """Run those of some cells of a study that are open and add to `done` what became of them."""
