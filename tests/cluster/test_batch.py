@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -276,6 +277,27 @@ def test_a_shard_without_its_file_is_not_done(by_darkness: None, photographs: Pa
     first = predict_batch([str(photographs)], str(out), "m", shard_size=5, part=(1, 2))
     assert first.done == 5 and not first.complete and not (out / "done.json").exists()
     assert predict_batch([str(photographs)], str(out), "m", shard_size=5).complete and contents(out) == whole
+
+
+def test_a_shard_that_was_removed_and_done_again_counts_in_the_sums(
+    by_darkness: None, photographs: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "photographs", tmp_path / "out"
+    shutil.copytree(photographs, folder)
+
+    def sums() -> Any:
+        predict_batch([str(folder)], str(out), "m", shard_size=1)
+        return json.loads((out / "done.json").read_bytes())
+
+    assert sums()["errors"] == 2
+    shutil.copy(folder / "a" / "lesion 1.jpg", folder / "broken.png")
+    for name in ("shards/000000007.parquet", "manifests/000000007.json"):
+        (out / name).unlink()
+    now = sums()
+    manifests = [json.loads(path.read_bytes()) for path in sorted(out.glob("manifests/*"))]
+    assert (now["errors"], now["bytes"]) == (1, sum(one["bytes"] for one in manifests))
+    both = "".join(one["sha256"] for one in manifests)
+    assert now["sha256_of_sums"] == hashlib.sha256(both.encode()).hexdigest()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes, no devices, no names with a zero there")

@@ -152,7 +152,8 @@ def _finish(store: Store, shards: Sequence[Shard], earlier: int, total: int) -> 
             "shards": len(shards), "rows": done, "errors": errors, "bytes": sum(one["bytes"] for one in manifests),
             "sha256_of_sums": digest.hexdigest(),
         }  # fmt: skip
-        store.create(DONE, to_json(summary))
+        if not store.create(DONE, to_json(summary)) and store.read(DONE) != to_json(summary):
+            store.replace(DONE, to_json(summary))  # a shard was removed since, and done again
         store.tidy(".")
     return Batch(store.place, total, done, errors, len(shards), earlier)
 
