@@ -14,6 +14,7 @@ from PIL import Image
 
 from segmae.cluster import predict_batch
 from segmae.cluster.shard import Worker
+from segmae.cluster.sources import find_sources
 from segmae.cluster.storage import Store
 from segmae.data.phantom import draw_lesion
 from segmae.errors import DataError, OutputError
@@ -121,6 +122,18 @@ def test_stopped_and_called_again_it_does_what_is_missing(
         assert bucket.cat_file(name) == bucket.cat_file(name.replace("whole", "out", 1))
     with pytest.raises(DataError, match=r"settings\.shard_size: 2 there, 3 now"):
         predict_batch([source], "s3://clinic/out", shard_size=3)
+
+
+def test_a_photograph_that_came_since_the_last_call_of_this_process_is_found(
+    bucket: Any, photographs: Path
+) -> None:
+    def found() -> list[str]:
+        return find_sources(["s3://clinic/photographs/*.png"], "out")
+
+    before, name = found(), "clinic/photographs/new.png"
+    boto3 = pytest.importorskip("boto3", reason="moto[server] is not installed")
+    boto3.client("s3").put_object(Bucket="clinic", Key="photographs/new.png", Body=bucket.cat_file(before[0]))
+    assert found() == sorted([*before, f"s3://{name}"])
 
 
 def test_a_store_in_a_bucket_creates_once(bucket: Any) -> None:

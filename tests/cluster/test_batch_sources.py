@@ -64,6 +64,14 @@ def test_patterns_and_single_files(folder: Path) -> None:
         assert found(folder, folder / "odd*.jpg") == ["odd*.jpg"]
 
 
+def test_brackets_of_a_folder_that_is_there_are_its_name(folder: Path) -> None:
+    for name in ("set [1]/a.jpg", "set 1/b.jpg"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_bytes(b"x")
+    assert found(folder, folder / "set [1]" / "*.jpg") == ["set [1]/a.jpg"]
+    assert found(folder, folder / "set [0-9]" / "*.jpg") == ["set 1/b.jpg"]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -54,11 +54,12 @@ def _slashes(name: str) -> str:
 
 def _of(source: str) -> Iterable[str]:
     files = file_system(source)
+    files.invalidate_cache()  # a bucket's file system remembers what it listed, for all calls of a process
     try:
         if not is_remote(source) and os.path.isfile(source):  # its name may hold a *
             return read_list(source) if _is_list(source) else [source]
         if "*" in source:
-            found = _named(source, files.glob(source))
+            found = _named(source, files.glob(_pattern(files, source)))
         elif _is_list(source):
             return read_list(source)
         elif files.isdir(source):
@@ -83,6 +84,16 @@ def _of(source: str) -> Iterable[str]:
             f"{source}: no jpg, png, bmp or tif file found. Name a folder or a pattern that has some"
         )
     return photographs
+
+
+def _pattern(files: Any, source: str) -> str:
+    """A pattern before whose first * a ? or [ is one of the folder's name, where there is such a folder: `set [1]/*.jpg` is not that of
+    `set 1`."""
+    star = source.index("*")
+    folder = source[: source[:star].rfind("/") + 1]
+    if not re.search(r"[?[]", folder) or not files.isdir(folder):
+        return source
+    return re.sub(r"[?[]", r"[\g<0>]", folder) + source[len(folder) :]
 
 
 def _named(source: str, found: Iterable[str]) -> list[str]:
