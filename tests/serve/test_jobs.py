@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import sqlite3
 import sys
 import threading
@@ -22,6 +23,7 @@ from PIL import Image
 from serving import Gate, Running, Start, drawn, opened, until
 
 import segmae
+from segmae.checkpoint import resolve, save_threshold
 from segmae.errors import OutputError
 from segmae.serve import jobs
 from segmae.serve.store import Job, Store
@@ -248,6 +250,30 @@ def test_requests_and_jobs_share_the_network(start: Start) -> None:
         assert running.client.segment(drawn())["width"] == 200
         assert running.client.wait(job)["done"] == 6
         gate.close()
+
+
+def test_a_job_that_goes_on_with_another_model_is_all_of_that_model(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, images = shutil.copytree(resolve("segmae-tiny"), tmp_path / "other"), [drawn(n) for n in range(3)]
+    save_threshold(other, 0.9, {})
+    waiting = Store.waiting
+    monkeypatch.setattr(
+        Store, "waiting", lambda store, limit: waiting(store, 9)[:-1]
+    )  # all but the last image
+    with start() as running:
+        job = running.client.submit([*images[:2], b"no image", images[2]])
+        until(lambda: running.client.job(job)["done"] == 2 and running.client.job(job)["failed"] == 1)
+    monkeypatch.setattr(Store, "waiting", waiting)
+    predictor = segmae.load(other, threads=1)
+    with start(model=str(other)) as running:
+        assert running.client.wait(job)["done"] == 3
+        files = unpacked(running.client.results(job))
+    rows = [row for row in rows_of(files) if "error" not in row]
+    assert [row["name"] for row in rows] == ["0001", "0002", "0004"]
+    for row, image in zip(rows, images, strict=True):
+        assert row["weights"] == predictor.digest != segmae.load().digest
+        assert (opened(files[row["mask"]]) == predictor(image).mask * 255).all()
 
 
 def test_an_image_counts_once(tmp_path: Path) -> None:

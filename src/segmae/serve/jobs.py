@@ -72,6 +72,7 @@ class Jobs:
         for path in self.folder.iterdir():  # of uploads not accepted, and of jobs that were cancelled
             if path.name not in known:
                 shutil.rmtree(path, ignore_errors=True)
+        self._forget_other_models()
         self._change = threading.Condition()
         self._claimed: set[tuple[str, int]] = set()
         self._coming: list[int] = []  # bytes of each job that is being put on disk
@@ -81,6 +82,18 @@ class Jobs:
         ]
         for thread in self._threads:
             thread.start()
+
+    def _forget_other_models(self) -> None:
+        """What an earlier server, with another model, had done of jobs that go on is done again: the results of a job are of one model."""
+        for id in dict.fromkeys(id for id, _, _ in self.store.waiting(-1)):
+            job = self.store.job(id)
+            assert job is not None
+            digest = self.worker.predictors[int(job.options["views"])].digest
+            for row in self.store.rows(id):
+                if row.get("weights", digest) != digest:
+                    self.store.wait_again(id, int(row["name"]))
+                    for path in (self.folder / id / "out").glob(f"{row['name']}[_.]*"):
+                        path.unlink()
 
     # -- for the routes
 

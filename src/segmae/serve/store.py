@@ -1,7 +1,8 @@
 """Jobs in SQLite: what was accepted, what is done. Every change is on disk when its call returns.
 
 A photograph's row changes from waiting to done or failed once, after its files are on disk. A process killed in between leaves it
-waiting: the next one does it again and writes the same files, so that none is lost and none counts twice.
+waiting: the next one does it again and writes the same files, so that none is lost and none counts twice. One that serves another model
+lets those of jobs that go on wait again.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Store:
         return int(found[0][0]), int(found[0][1])
 
     def waiting(self, limit: int) -> list[tuple[str, int, str]]:
-        """Images to be done, oldest job first: job, number, file's name."""
+        """Images to be done, oldest job first: job, number, file's name; all where the limit is negative."""
         return self._rows(
             "SELECT job, number, file FROM images JOIN jobs ON jobs.id=job WHERE images.state='waiting'"
             " AND jobs.state IN ('queued','running') ORDER BY jobs.created, job, number LIMIT ?",
@@ -140,6 +141,14 @@ class Store:
             " AND EXISTS (SELECT 1 FROM jobs WHERE id=job AND state IN ('queued','running'))",
             state, json.dumps(row), now, id, number,
         )  # fmt: skip
+
+    def wait_again(self, id: str, number: int) -> None:
+        """Take back that an image is done."""
+        self._write(
+            "UPDATE images SET state='waiting', tries=0, row=NULL, finished=NULL WHERE job=? AND number=?",
+            id,
+            number,
+        )
 
     def finish(self, id: str, state: str, expires: float, size: int) -> bool:
         """Close an unfinished job; the bytes of its results count in place of its uploads. False if it was closed before."""
