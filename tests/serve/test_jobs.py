@@ -184,8 +184,8 @@ def test_uploads_go_when_a_job_is_finished_and_results_when_it_expires(start: St
         folder = tmp_path / "state" / "jobs" / job["id"]
         until(lambda: sorted(path.name for path in folder.iterdir()) == ["results.zip"])
         running.service.jobs.store._write("UPDATE jobs SET expires=?", time.time() - 1)
-        until(lambda: not folder.exists())
-        assert running.ask("GET", f"/v1/jobs/{job['id']}").status == 404
+        until(lambda: running.ask("GET", f"/v1/jobs/{job['id']}").status == 404)
+        assert not folder.exists()
 
 
 def test_too_many_jobs_answer_429(start: Start) -> None:
