@@ -246,6 +246,23 @@ def test_what_was_learned_at_another_threshold_does_not_outlive_it(
     assert read_info(model).threshold == 0.35 and not (model / CALIBRATION).exists()
 
 
+def test_calibrated_again_or_with_another_order_of_lines_it_is_the_same(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A threshold that was changed is changed from the model's own again, and the gain is over that one."""
+    model, ids = shutil.copytree(small_model, tmp_path / "model"), [f"drawn_{n:04d}" for n in range(8)]
+    write_dataset(tmp_path / "data", 8, seed=1)
+    monkeypatch.setattr("segmae.calibrate.FEW", 8)
+    monkeypatch.setattr("segmae.calibrate.WORTH", -1.0)  # so that the threshold changes
+    found = []
+    for order in (ids, ids, ids[::-1]):
+        (tmp_path / "split.csv").write_text("id,part\n" + "".join(f"{name},val\n" for name in order))
+        tuning = calibrate(model, tmp_path / "data", str(tmp_path / "split.csv"), threads=1).tuning
+        found.append((tuning, *((model / name).read_bytes() for name in ("config.json", CALIBRATION))))
+        assert tuning["default"] == 0.5 != tuning["chosen"]
+    assert found[0] == found[1] == found[2]
+
+
 def test_thresholds_and_looks_are_those_of_one_view(tmp_path: Path) -> None:
     case = open_dataset(write_dataset(tmp_path, 1, size=(64, 64))).cases[0]
     truth = read_mask(case.mask) if case.mask else None

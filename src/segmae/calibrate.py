@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from segmae import metrics
-from segmae.checkpoint import ASSETS, CALIBRATION, resolve, save_threshold
+from segmae.checkpoint import ASSETS, CALIBRATION, resolve, save_threshold, untuned_threshold
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.images import read_mask
 from segmae.data.preprocess import prepare_photo, resize_mask
@@ -81,7 +81,7 @@ def calibrate(
 ) -> Calibration:
     """Choose the threshold, fit expected Dice and the limits of the warnings; `trust.json` and the threshold go into the model's folder.
 
-    The threshold changes only where that is shown to help, see `tune`. Expected Dice is the isotonic regression of Dice at network size on `soft_dice`, once for one view and once for the
+    The threshold changes only where that is shown to help, see `tune`; an earlier calibration changes nothing. Expected Dice is the isotonic regression of Dice at network size on `soft_dice`, once for one view and once for the
     mean of eight. Limits are quantiles over the photographs.
 
     Args:
@@ -112,7 +112,8 @@ def calibrate(
     chosen = load_split(split) if split else None
     part = "all" if chosen is None else part or "val"
     cases = dataset.cases if chosen is None else dataset.select(chosen.parts.get(part, ()))
-    cases = tuple(case for case in cases if case.mask is not None)
+    # by their ids: sums and draws of the bootstrap would depend on the order of the split's lines
+    cases = tuple(sorted((case for case in cases if case.mask is not None), key=lambda case: case.id))
     if len(cases) < FEW:
         raise DataError(f"{dataset.root}: {len(cases)} photographs with masks. A calibration needs {FEW}")
     predictor = load(model, threads=threads)
@@ -130,13 +131,15 @@ def calibrate(
         "part": part,
         "images": len(cases),
     }
+    before = predictor.info.threshold
+    default = untuned_threshold(place, before)  # else the gain over what an earlier call chose would be told
+    predictor.info = replace(predictor.info, threshold=default)
     measured = measure(predictor, cases, progress)
-    tuning = tune(measured, predictor.info.threshold)
-    changed = tuning["chosen"] != predictor.info.threshold
-    if changed:  # what was learned at another threshold must not outlive it
+    tuning = tune(measured, default)
+    if tuning["chosen"] != before:  # what was learned at another threshold must not outlive it
         (place / CALIBRATION).unlink(missing_ok=True)
     save_threshold(model, tuning["chosen"], tuning | fitted_on)
-    if changed:
+    if tuning["chosen"] != default:
         measured = measure(load(model, threads=threads), cases, progress)
     trust = _fit(fitted_on, measured)
     write_json(place / CALIBRATION, {"format": FORMAT, **asdict(trust)})

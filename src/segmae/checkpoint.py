@@ -284,7 +284,7 @@ def save_threshold(model: str | Path, threshold: float, tuning: Mapping[str, Any
         raise CheckpointError(
             f"{path}: is one file. A calibration lies beside the weights: give a model folder"
         )
-    place = path / (ENSEMBLE if (path / ENSEMBLE).is_file() else CONFIG)
+    place = _configuration(path)
     values = read_json(place)
     changed = values.get("threshold") != threshold
     values["threshold"] = threshold
@@ -294,6 +294,16 @@ def save_threshold(model: str | Path, threshold: float, tuning: Mapping[str, Any
     write_json(place, values)
     if changed and place.name == CONFIG:
         atomic_write(path / "README.md", model_card(read_info(path), path.name))
+
+
+def untuned_threshold(folder: Path, threshold: float) -> float:
+    """What a model's or an ensemble's folder had for a threshold before `save_threshold` noted the one that it has now."""
+    tuning = read_json(_configuration(folder)).get("provenance", {}).get("threshold_tuning", {})
+    return float(tuning["default"]) if tuning.get("chosen") == threshold else threshold
+
+
+def _configuration(folder: Path) -> Path:
+    return folder / (ENSEMBLE if (folder / ENSEMBLE).is_file() else CONFIG)
 
 
 def replace_header(path: Path, values: dict[str, Any]) -> None:
