@@ -370,6 +370,17 @@ def test_writes_into_the_folder_of_the_run(run: Path, folder: Path) -> None:
     assert summary["warnings"] == []
 
 
+def test_models_whose_names_differ_behind_a_point_have_folders_of_their_own(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run / "best", run / "tiny-1.0")
+    monkeypatch.chdir(run / "best")
+    for where, name in ((run / "tiny-1.0", "tiny-1.0"), (Path("."), "best")):
+        monkeypatch.setattr(evaluation, "resolve", lambda name: where)  # noqa: B023
+        summary, written = evaluate_checkpoint(run, folder, resamples=50)
+        assert (summary["model"]["name"], written) == (name, Path("evaluation") / f"{name}-set-all")
+
+
 def test_figures_of_last_instead_of_best_are_warned_of(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

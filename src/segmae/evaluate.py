@@ -329,13 +329,19 @@ def _run_of(model: Path) -> Path | None:
 
 def _model_name(model: Path) -> str:
     run = _run_of(model)
-    return f"{run.name}/{model.name}" if run else model.stem
+    return f"{_named(run)}/{model.name}" if run else _named(model)
+
+
+def _named(place: Path) -> str:
+    """The name of a folder, of which a point is part, also where it was given as `.`; of a file without its ending."""
+    place = place.absolute()
+    return place.stem if place.is_file() else place.name
 
 
 def _default_folder(model: Path, label: str) -> Path:
     run = _run_of(model)
     if run is None:
-        return Path("evaluation") / f"{model.stem}-{label}"
+        return Path("evaluation") / f"{_named(model)}-{label}"
     return run / "evaluation" / (label if model.name == "best" else f"{label}-{model.name}")
 
 
