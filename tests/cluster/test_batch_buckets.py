@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -12,7 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 from PIL import Image
 
-from segmae.cluster import predict_batch
+from segmae.cluster import predict_batch, storage
 from segmae.cluster.shard import Worker
 from segmae.cluster.sources import find_sources
 from segmae.cluster.storage import Store
@@ -25,21 +27,25 @@ pyarrow = pytest.importorskip("pyarrow", reason="the extra 'batch' is not instal
 parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'batch' is not installed")
 
 
+def set_keys(monkeypatch: pytest.MonkeyPatch, host: Any, port: Any) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The file system of a server with the bucket `clinic`, which holds five lesions, their list, and a broken file."""
     server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    set_keys(monkeypatch, host, port)
     urlopen(
         Request(f"http://{host}:{port}/moto-api/reset", method="POST")
     )  # what an earlier server of this process held
-    s3fs.S3FileSystem.clear_instance_cache()
     files = s3fs.S3FileSystem()
     files.mkdir("clinic")
     yield files
@@ -134,6 +140,43 @@ def test_a_photograph_that_came_since_the_last_call_of_this_process_is_found(
     boto3 = pytest.importorskip("boto3", reason="moto[server] is not installed")
     boto3.client("s3").put_object(Bucket="clinic", Key="photographs/new.png", Body=bucket.cat_file(before[0]))
     assert found() == sorted([*before, f"s3://{name}"])
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (403, "ExpiredToken", DataError), (403, "InvalidAccessKeyId", DataError), (403, "RequestTimeTooSkewed", DataError),
+        (403, "AccessDenied", PermissionError), (404, "NoSuchKey", FileNotFoundError), (404, "NoSuchBucket", FileNotFoundError),
+    ],
+)  # fmt: skip
+def test_keys_that_have_expired_are_no_fault_of_the_photographs(
+    status: int, code: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all that are left would be errors, for good."""
+    monkeypatch.setattr(storage, "PAUSE", 0)
+
+    class Bucket(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            body = f"<Error><Code>{code}</Code><Message>said so</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *given: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Bucket) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        set_keys(monkeypatch, *server.server_address[:2])
+        with pytest.raises(kind):
+            storage.read_bytes("s3://clinic/a.png")
+        server.shutdown()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_store_in_a_bucket_creates_once(bucket: Any) -> None:

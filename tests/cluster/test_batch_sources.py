@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -158,3 +159,19 @@ def test_a_bucket_that_does_not_answer_is_asked_again(
     bucket.failures = 4
     with pytest.raises(DataError, match=r"a.jpg: does not answer \(no answer\). Check the address"):
         storage.read_bytes("s3://bucket/a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("ENOTCONN", DataError), ("EMFILE", DataError), ("EIO", OSError), ("EACCES", OSError)]
+)
+def test_a_disk_that_is_gone_is_no_fault_of_the_photographs(
+    name: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all that are left would be errors, for good. A place that cannot be read is one file's."""
+
+    def gone(path: Path) -> bytes:
+        raise OSError(getattr(errno, name), "said so")
+
+    monkeypatch.setattr(storage, "_read_file", gone)
+    with pytest.raises(kind, match="said so"):
+        storage.read_bytes("/a.jpg")

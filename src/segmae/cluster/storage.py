@@ -20,6 +20,11 @@ EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "
 AT_ONCE = 1000  # small files in memory together
 TRIES = 4  # of a read from a bucket
 PAUSE = 0.5  # seconds before the second one; each further pause is twice as long
+# what S3 says of a file; all else that s3fs takes for absent or forbidden, such as keys that have expired, is of the bucket
+OF_THE_FILE = ("AccessDenied", "AllAccessDisabled", "InvalidObjectState", "NoSuchBucket", "NoSuchKey", "NoSuchVersion", "403", "404")  # fmt: skip
+# of a disk that is not there any more, or of this process
+OF_THE_SYSTEM = tuple(getattr(errno, name, None) for name in ("ENOTCONN", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EMFILE", "ENFILE"))  # fmt: skip
+AGAIN = "the same call goes on where it stopped"
 # how buckets say that the name is taken; s3fs keeps the words of some in the cause alone
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
 
@@ -52,8 +57,10 @@ def file_system(place: str) -> Any:
         raise MissingExtra(
             f"{place}: needs {package}. It comes with the extra '{extra}': in the clone of segmae, {install(extra)}"
         )
+    # else s3fs asks for the size first, an answer to which names no reason, and one that it remembers may be that of an older file
+    options = {"max_concurrency": 1} if protocol in EXTRAS and EXTRAS[protocol][0] == "s3fs" else {}
     try:
-        return fsspec.filesystem(protocol)
+        return fsspec.filesystem(protocol, **options)
     except (ValueError, ImportError) as error:
         raise ConfigError(
             f"{place}: cannot be reached ({error}). Give a path, s3://... or gs://..."
@@ -65,19 +72,28 @@ def read_bytes(place: str) -> bytes:
 
     Raises:
         OSError: absent, forbidden, no file but a folder, a pipe or a device.
-        DataError: the bucket or host went on not answering: its failure, not the file's.
+        DataError: the bucket or host went on not answering, or the disk is gone: its failure, not the file's.
     """
     if not is_remote(place):
-        return _read_file(Path(place))
+        try:
+            return _read_file(Path(place))
+        except OSError as error:
+            if error.errno not in OF_THE_SYSTEM:
+                raise
+            raise DataError(
+                f"{place}: cannot be read now ({error.strerror}). Check the disk; {AGAIN}"
+            ) from error
     files, pause = file_system(place), PAUSE
     for attempt in range(1, TRIES + 1):
         try:
             return files.cat_file(place)
-        except (FileNotFoundError, PermissionError):
-            raise
         except Exception as error:  # a connection that breaks off is no OSError in every kind of bucket
+            answer = getattr(error.__cause__, "response", None) or {}  # botocore's
+            of_the_file = answer.get("Error", {}).get("Code", "404") in OF_THE_FILE
+            if isinstance(error, FileNotFoundError | PermissionError) and of_the_file:
+                raise
             if attempt == TRIES:
-                remedy = "Check the address and the network; the same call goes on where it stopped"
+                remedy = f"Check the address, the keys and the network; {AGAIN}"
                 raise DataError(f"{place}: does not answer ({error}). {remedy}") from error
             time.sleep(pause)
             pause *= 2
