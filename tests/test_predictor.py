@@ -17,7 +17,7 @@ from PIL import Image
 
 from darkness import INFO, Darkness, half_dark
 from segmae import predictor as predictor_file
-from segmae.checkpoint import ASSETS, ModelInfo
+from segmae.checkpoint import ASSETS, ModelInfo, resolve, save_threshold
 from segmae.data.phantom import draw_lesion
 from segmae.engines.convert import export_model
 from segmae.errors import CheckpointError, ConfigError, ImageError
@@ -228,3 +228,22 @@ def test_a_worker_loads_a_predictor_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert pickle.loads(pickle.dumps(one)).digest == one.digest
     one.views = 8
     assert two.views == 1
+
+
+def test_a_model_that_a_run_replaces_while_it_is_loaded_is_not_named_after_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else --resume would take the old one's masks for the new one's."""
+    model = shutil.copytree(resolve("segmae-tiny"), tmp_path / "best")
+    create, made = predictor_file.create_engine, []
+
+    def replaced(*given: Any) -> Any:
+        made.append(create(*given))
+        if len(made) == 1:
+            save_threshold(model, 0.9, {})
+        return made[-1]
+
+    monkeypatch.setattr(predictor_file, "create_engine", replaced)
+    found = load(model, threads=1)
+    assert len(made) == 2 and found.info.threshold == 0.9
+    assert found.digest == load(model, threads=1).digest and len(made) == 3

@@ -196,6 +196,7 @@ def load(
             raise CheckpointError(f"{single}: is named twice. Its mean with itself changes nothing")
         refuse_stage_1(single)
     place = resolve(named[0]) if len(named) == 1 else None
+    before = _stamps(singles, place)
     if len(singles) == 1:
         info, network = read_info(singles[0]), create_engine(singles[0], engine, threads, device)
     else:
@@ -203,10 +204,24 @@ def load(
             singles, tuned_threshold(place) if place else None, engine, threads, device
         )
     trust = load_trust(place / CALIBRATION) if place else None
-    predictor = Predictor(info, network, views, trust, model_digest(singles, place, views, network.name))
+    digest = model_digest(singles, place, views, network.name)
+    if (
+        _stamps(singles, place) != before
+    ):  # by a run that goes on: results would be named after weights that they are not of
+        return load(model, engine, threads, device, views)
+    predictor = Predictor(info, network, views, trust, digest)
     places = [str(one) if str(one) in embedded_models() else str(resolve(one).absolute()) for one in named]
     predictor.loaded_by = {"model": places, "engine": engine, "threads": threads, "device": device, "views": views}  # fmt: skip
     return predictor
+
+
+def _stamps(singles: Sequence[Path], place: Path | None) -> list[list[int] | None]:
+    """By which the files that models are read from are known again."""
+    names = (CONFIG, WEIGHTS, ONNX, *OPENVINO, ENSEMBLE, CALIBRATION)
+    folders = [*singles, *([place] if place else [])]
+    return [
+        file_stamp(path) for one in folders for path in ([one] if one.is_file() else map(one.joinpath, names))
+    ]
 
 
 def _load_again(
