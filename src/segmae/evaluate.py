@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from segmae.checkpoint import resolve, weights_digests
 from segmae.config import config_to_dict
 from segmae.contour import cleaned
-from segmae.data.catalog import Case, find_data, image_files, open_dataset
+from segmae.data.catalog import Case, find_data, image_files, open_dataset, refuse_odd_names
 from segmae.data.splits import Split, load_split, met_ids, overlap, with_lesions
 from segmae.errors import DataError
 from segmae.files import atomic_write, write_json
@@ -79,6 +79,7 @@ def evaluate(
     """
     if not cases:
         raise DataError(f"{data}: no cases to evaluate in part '{part}'. Check the folder and the split")
+    refuse_odd_names(cases)
     started = time.perf_counter()
     ordered = sorted(cases, key=lambda case: case.id)
     clean = partial(cleaned, largest=keep_largest, filled=fill_holes)

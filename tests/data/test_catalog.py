@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from links import link
+from segmae.config import Preprocess
 from segmae.data.catalog import Case, Dataset, find_data, open_dataset, open_datasets
+from segmae.data.dataset import prepare
 from segmae.data.phantom import write_dataset
-from segmae.data.splits import load_split
+from segmae.data.splits import load_split, make_split
 from segmae.errors import DataError
+from segmae.evaluate import evaluate
 from segmae.photographs import photographs_among
 
 
@@ -404,3 +407,15 @@ def test_select_keeps_the_order_of_the_ids_and_names_absent_ones(tmp_path: Path)
     assert [case.id for case in dataset.select(["c", "a"])] == ["c", "a"]
     with pytest.raises(DataError, match=r"2 of 3 ids of the split are not here, e\.g\. x, y"):
         dataset.select(["x", "a", "y"])
+
+
+def test_a_name_that_no_list_of_ids_can_hold_is_told(tmp_path: Path) -> None:
+    """Of an archive in Latin-1."""
+    cases = [Case(name, tmp_path / f"{name}.png") for name in ("a", "b", "L\udce4sion")]
+    for use in (
+        lambda: prepare(cases, Preprocess(size=64), tmp_path / "cache"),
+        lambda: make_split(cases),
+        lambda: evaluate(None, cases, tmp_path / "out", data="mine"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(DataError, match=r"L\\udce4sion\.png: its name is no valid UTF-8\. Rename it"):
+            use()

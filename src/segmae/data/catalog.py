@@ -115,6 +115,18 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def refuse_odd_names(cases: Iterable[Case]) -> None:
+    """Raises DataError: an image's name is no valid Unicode, as of an archive in Latin-1, and no list of ids could hold it."""
+    for case in cases:
+        try:
+            case.id.encode()
+        except UnicodeEncodeError:
+            shown = str(case.image).encode(errors="backslashreplace").decode()
+            raise DataError(
+                f"{shown}: its name is no valid UTF-8. Rename it, and its mask, for example with convmv"
+            ) from None
+
+
 def masks_in(folder: Path) -> list[tuple[str, Path]]:
     """A folder's masks, each after the name of its image.
 

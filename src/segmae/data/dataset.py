@@ -24,7 +24,7 @@ import numpy as np
 
 from segmae.background import in_processes, refuse_to_run_anew
 from segmae.config import Preprocess, config_to_dict
-from segmae.data.catalog import Case
+from segmae.data.catalog import Case, refuse_odd_names
 from segmae.data.images import read_mask
 from segmae.data.preprocess import read_prepared, resize_mask
 from segmae.errors import ConfigError, DataError, ImageError
@@ -130,6 +130,7 @@ def prepare(
     if not cases:
         raise DataError("no cases to prepare. Check the folder and the split")
     refuse_to_run_anew()
+    refuse_odd_names(cases)
     folder = None if folder is None else Path(folder)
     stores = []
     for start in range(0, len(cases), STORE):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from segmae.data.catalog import Case, composed
+from segmae.data.catalog import Case, composed, refuse_odd_names
 from segmae.errors import DataError, SegmaeError, did_you_mean
 from segmae.files import atomic_write, csv_text, read_json, sha256
 
@@ -141,10 +141,11 @@ def make_split(
         seed: the same seed and cases give the same split.
 
     Raises:
-        DataError: too few cases, or ratios that are no shares of 1.
+        DataError: too few cases, ratios that are no shares of 1, or an image whose name is no valid Unicode.
     """
     if len(ratios) != 3 or not (min(ratios) >= 0 and abs(sum(ratios) - 1) < 1e-6):
         raise DataError(f"ratios {ratios}: three shares that add up to 1, for example 0.7,0.1,0.2")
+    refuse_odd_names(cases)
     folds = [(part, share) for part, share in zip(PARTS, ratios, strict=True) if share]
     if len(cases) < len(folds):
         raise DataError(f"{len(cases)} cases cannot be divided into {len(folds)} parts. Add images")
