@@ -205,9 +205,8 @@ def load(
         )
     trust = load_trust(place / CALIBRATION) if place else None
     digest = model_digest(singles, place, views, network.name)
-    if (
-        _stamps(singles, place) != before
-    ):  # by a run that goes on: results would be named after weights that they are not of
+    if _stamps(singles, place) != before:
+        # a run that goes on has replaced them: results would be named after weights that they are not of
         return load(model, engine, threads, device, views)
     predictor = Predictor(info, network, views, trust, digest)
     places = [str(one) if str(one) in embedded_models() else str(resolve(one).absolute()) for one in named]
