@@ -31,6 +31,8 @@ from segmae.errors import ImageError, SegmaeError
 TRIES = 5  # of a request that the service is too busy for
 LONGEST_WAIT = 30.0  # seconds between two tries, whatever the service asks for
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two looks at a job: the longer it takes, the rarer
+RESTART = 120.0  # seconds for which who waits for a job bears that nothing answers: the service may be started again
+NOT_THERE = (0, 502, 504)  # without an answer, and what a proxy before the service says then
 OTHER_NAME = (62, 64)  # OpenSSL's codes for a certificate of another host or address
 UNFINISHED = ("queued", "running")
 CUT_SHORT = (http.client.HTTPException, ValueError)  # what reading such an answer, or its JSON, raises
@@ -110,19 +112,27 @@ class Client:
         return self._send("GET", f"/v1/jobs/{_id(job)}")
 
     def wait(self, job: str | dict[str, Any], timeout: float = 3600.0) -> dict[str, Any]:
-        """The status of a job once it is finished. Where the service is busy meanwhile, that counts as waiting.
+        """The status of a job once it is finished. Where the service is busy or started again meanwhile, that counts as waiting.
 
         Raises:
-            ServiceError: it is not, after so many seconds.
+            ServiceError: it is not, after so many seconds; or for two minutes nothing has answered.
         """
-        until, pause = time.monotonic() + timeout, FIRST_PAUSE
-        while (status := self._send("GET", f"/v1/jobs/{_id(job)}", until=until))["state"] in UNFINISHED:
+        heard, pause = time.monotonic(), FIRST_PAUSE
+        until = heard + timeout
+        while True:
+            try:
+                status = self._send("GET", f"/v1/jobs/{_id(job)}", until=until)
+                if status["state"] not in UNFINISHED:
+                    return status
+                heard = time.monotonic()
+            except ServiceError as error:
+                if error.status not in NOT_THERE or time.monotonic() >= min(until, heard + RESTART):
+                    raise
             left = until - time.monotonic()
             if left <= 0:
                 raise ServiceError(0, f"the job is not finished after {timeout:g} s. Wait again")
             time.sleep(min(pause, left))
             pause = min(LONGEST_PAUSE, 1.5 * pause)
-        return status
 
     def results(self, job: str | dict[str, Any]) -> bytes:
         """The zip of a finished job."""

@@ -125,6 +125,27 @@ def test_who_waits_for_a_job_bears_a_busy_service_until_time_is_up(
     assert clock.now == 12
 
 
+def test_who_waits_for_a_job_bears_a_service_that_is_started_again(
+    script: tuple[type[Script], Client], clock: Clock
+) -> None:
+    one, client = script
+    cut = (200, {**JSON, "Content-Length": "99"}, b'{"state"')  # its process ends in the middle of an answer
+    gone = [cut, (502, {}, b"<html>"), (504, {}, b"")]
+    one.answers = [RUNNING, *gone * 5, RUNNING, *gone * 5, DONE]
+    assert client.wait("1")["state"] == "done"
+    one.answers, clock.now = [RUNNING, *gone * 20], 0.0
+    with pytest.raises(ServiceError, match="502|504|no answer"):
+        client.wait("1")
+    assert module.RESTART <= clock.now < module.RESTART + 2 * module.LONGEST_PAUSE
+    one.answers = [RUNNING, (404, JSON, b'{"error": {"message": "none", "code": "job", "request_id": "r"}}')]
+    with pytest.raises(ServiceError, match="none"):
+        client.wait("1")
+    one.answers, clock.now = gone * 20, 0.0
+    with pytest.raises(ServiceError, match="502|504|no answer"):
+        client.wait("1", timeout=3)
+    assert clock.now == 3
+
+
 @pytest.mark.skipif(
     sys.platform == "win32", reason="it throws away what came before a connection is broken off"
 )
