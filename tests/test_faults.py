@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from disks import small_disk
+
 torch = pytest.importorskip("torch")
 
 from segmae import train  # noqa: E402
@@ -273,19 +275,8 @@ def test_the_dataset_changed_between_run_and_resumption(data: Path, tmp_path: Pa
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own, of 6 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(place)]
-    if (
-        sys.platform != "linux"
-        or os.geteuid()
-        or subprocess.run(command, check=False, capture_output=True).returncode
-    ):
-        pytest.skip("no right to mount a small disk here")
-    try:
+    with small_disk(tmp_path / "disk", "6m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)  # images may still be mapped
 
 
 def fill(disk: Path, leave: int) -> Path:

@@ -30,6 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from disks import small_disk
 from segmae import cli, files
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
@@ -541,56 +542,41 @@ def test_results_that_are_a_folder(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 256 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk)]
-    if (
-        sys.platform != "linux"
-        or os.geteuid()
-        or subprocess.run(command, check=False, capture_output=True).returncode
-    ):
-        pytest.skip("no right to mount a small disk here")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    with small_disk(tmp_path / "disk", "256k") as place:
+        yield place
 
 
-def test_a_full_disk_stops_the_batch_by_name_and_resume_goes_on(
-    run: Run, tmp_path: Path, small_disk: Path
-) -> None:
+def test_a_full_disk_stops_the_batch_by_name_and_resume_goes_on(run: Run, tmp_path: Path, disk: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for index in range(40):
         noise = np.random.default_rng(index).integers(0, 255, (48, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / f"{index:02}.png")
-    code, _, err = run(folder, "-o", small_disk / "out")
+    code, _, err = run(folder, "-o", disk / "out")
     assert code == 2 and len(err) == 1, err
-    assert err[0].startswith(f"error: {small_disk}") and "the disk is full. Free some space" in err[0]
-    assert not list((small_disk / "out").glob(".writing*"))
-    whole = len(list((small_disk / "out").glob("*_mask.png")))
+    assert err[0].startswith(f"error: {disk}") and "the disk is full. Free some space" in err[0]
+    assert not list((disk / "out").glob(".writing*"))
+    whole = len(list((disk / "out").glob("*_mask.png")))
     assert 0 < whole < 40
-    for path in (small_disk / "out").glob("*_overlay.png"):
+    for path in (disk / "out").glob("*_overlay.png"):
         assert Image.open(path).load()
-    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
-    code, out, _ = run(folder, "-o", small_disk / "out", "--resume")
+    subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+    code, out, _ = run(folder, "-o", disk / "out", "--resume")
     assert code == 0 and out[-1].startswith("40 segmented (") and "of them earlier" in out[-1]
 
 
-def test_a_disk_that_is_full_when_only_the_record_is_written(
-    run: Run, tmp_path: Path, small_disk: Path
-) -> None:
+def test_a_disk_that_is_full_when_only_the_record_is_written(run: Run, tmp_path: Path, disk: Path) -> None:
     """Of a small file's bytes the buffer took all, and the error came without a name."""
     from segmae.files import append
 
-    append(small_disk / "results.jsonl", "{}\n")
-    with (small_disk / "rest").open("wb", buffering=0) as rest, suppress(OSError):
+    append(disk / "results.jsonl", "{}\n")
+    with (disk / "rest").open("wb", buffering=0) as rest, suppress(OSError):
         while rest.write(bytes(4096)):
             pass
     with pytest.raises(OutputError, match=r"results\.jsonl: the disk is full. Free some space"):
-        append(small_disk / "results.jsonl", "x" * 10_000)
+        append(disk / "results.jsonl", "x" * 10_000)
 
 
 @unix
