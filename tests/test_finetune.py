@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from segmae import cli
-from segmae.checkpoint import ModelInfo, read_info, resolve, save_pretrained
+from segmae.checkpoint import ModelInfo, read_info, resolve, save_pretrained, save_threshold
 from segmae.config import Preprocess
 from segmae.data.catalog import Case, open_dataset
 from segmae.data.phantom import write_dataset
@@ -212,6 +212,25 @@ def test_a_call_that_was_stopped_goes_on(small_model: Path, tmp_path: Path) -> N
     assert any("resuming" in text for text in told)
     assert told.count("epoch") == 1
     assert json.loads((run / "finetune.json").read_text())["table"] == found.table
+
+
+def test_another_model_under_the_same_name_is_not_taken_for_the_start(
+    small_model: Path, tmp_path: Path
+) -> None:
+    data, start = write_dataset(tmp_path / "lesions", 10, size=(96, 72)), tmp_path / "start"
+    shutil.copytree(small_model, start)
+
+    def call() -> Finetuned:
+        return finetune(data, tmp_path / "run", model=start, epochs=1, settings=settings(tmp_path))
+
+    call()
+    save_threshold(start, 0.4, {})  # the weights are the same
+    call()
+    save_threshold(start, read_info(small_model).threshold, {})
+    info = read_info(start)
+    save_pretrained(start, create_model(info.architecture, **info.options), info)
+    with pytest.raises(ConfigError, match=r"model\.start=.*start: the file was edited.*--out"):
+        call()
 
 
 def test_a_model_without_weights_to_train_is_told_and_those_beside_an_onnx_file_are_taken(

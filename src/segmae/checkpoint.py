@@ -14,6 +14,7 @@ Nothing here ever unpickles a file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -318,6 +319,17 @@ def replace_header(path: Path, values: dict[str, Any]) -> None:
         text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
         target.write(struct.pack("<Q", len(text)) + text)
         shutil.copyfileobj(source, target)
+
+
+def tensors_digest(path: Path) -> str:
+    """SHA-256 of a safetensors file's tensors alone: another threshold in its header is no other weights."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        header.pop("__metadata__", None)
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:

@@ -20,12 +20,29 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from segmae.checkpoint import ModelInfo, members, save_pretrained, weights_digests
+from segmae.checkpoint import (
+    WEIGHTS,
+    ModelInfo,
+    members,
+    resolve,
+    save_pretrained,
+    tensors_digest,
+    weights_digests,
+)
 from segmae.config import WITHOUT_EFFECT, Config, config_to_dict
 from segmae.data.dataset import Cache
 from segmae.data.splits import Split
 from segmae.errors import ConfigError, DamagedFile, DataError
-from segmae.files import atomic_path, atomic_write, differences, read_json, read_records, replace, write_json
+from segmae.files import (
+    atomic_path,
+    atomic_write,
+    differences,
+    read_json,
+    read_records,
+    replace,
+    sha256,
+    write_json,
+)
 from segmae.ownfiles import own_files
 
 Listener = Callable[[dict[str, Any]], None]  # is told every event of a run, see `train.run`
@@ -84,7 +101,7 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
     path = folder / "fingerprint.json"
     mine = _facts(config)
     mine["data"]["sha256"] = cache.digest
-    own = own_files(config) | _teachers(config)
+    own = own_files(config) | _starts(config) | _teachers(config)
     if config.resume == "never" and path.exists():
         raise ConfigError(
             f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it"
@@ -111,6 +128,20 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
     if changed:
         raise ConfigError(f"{folder}: was started with other settings or data ({'; '.join(changed[:4])}). "
                           "Choose another name= (finetune: --out), or restore what changed to go on")  # fmt: skip
+
+
+def _starts(config: Config) -> dict[str, str]:
+    """SHA-256 of the weights that a run starts from: with others of the same name it would be another run."""
+    found = {}
+    if config.model.start:
+        start = resolve(config.model.start)
+        found[f"model.start={config.model.start}"] = tensors_digest(
+            start if start.is_file() else start / WEIGHTS
+        )
+    for key in ("cnn", "vit", "encoder"):
+        if file := getattr(config.model, key):
+            found[f"model.{key}={file}"] = sha256(file)
+    return found
 
 
 def _teachers(config: Config) -> dict[str, str]:
