@@ -15,11 +15,12 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 
-from segmae.checkpoint import ONNX, OPENVINO, read_info  # noqa: E402
+from segmae.checkpoint import CALIBRATION, ONNX, OPENVINO, read_info, save_pretrained  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.engines import create_engine, quantize  # noqa: E402
 from segmae.engines.convert import export_model, to_openvino  # noqa: E402
 from segmae.errors import CheckpointError, ConfigError  # noqa: E402
+from segmae.models import create_model  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,19 @@ def test_an_export_may_be_made_again_and_lie_beside_the_weights(small_model: Pat
     (new / "config.json").write_text((new / "config.json").read_text() + " ")  # it was trained further since
     assert export_model(own, "onnx", out=new).path.is_file()
     assert (new / "config.json").read_bytes() == (own / "config.json").read_bytes()
+
+
+def test_an_export_made_again_keeps_no_calibration_of_earlier_weights(
+    small_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(small_model, tmp_path / "model")
+    (model / CALIBRATION).write_text("{}")
+    export_model(model, out=tmp_path / "small")
+    assert (tmp_path / "small" / CALIBRATION).exists()
+    info = read_info(model)
+    save_pretrained(model, create_model(info.architecture, **info.options), info)  # trained anew
+    export_model(model, out=tmp_path / "small")
+    assert not (tmp_path / "small" / CALIBRATION).exists()
 
 
 def test_bf16_weights_take_half_the_space_and_no_path_is_left(small_model: Path, exported: Path) -> None:

@@ -140,6 +140,8 @@ def _model_folder(place: Path, folder: Path) -> Path:
     for name in (CONFIG, CALIBRATION, "README.md"):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+        else:  # an earlier export's, of other weights
+            (folder / name).unlink(missing_ok=True)
     return folder
 
 
