@@ -216,6 +216,19 @@ def test_rows_made_with_other_options_are_told_and_scales_stay(by_darkness: Path
     assert "differ in model or views. " in note
 
 
+def test_a_table_of_the_model_before_is_told(by_darkness: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        half_dark(64, 64).save(tmp_path / f"{name}.png")
+    both, out = [tmp_path / "one.png", tmp_path / "two.png"], tmp_path / "out"
+    predict_files(both, out, by_darkness, formats=["csv", "coco", "sheet"])
+    assert predict_files(both, out, by_darkness).notes == []  # which finds the same
+    (by_darkness / "model.onnx").write_bytes(b"others")
+    (note,) = predict_files(both[0], out, by_darkness).notes
+    assert "coco.json, results.csv, sheet_001.png have what an earlier call found for 1 photograph " in note
+    (note,) = predict_files(both, out, by_darkness, formats=["csv", "sheet"]).notes
+    assert "coco.json has what an earlier call found for 1 photograph " in note
+
+
 def test_results_of_a_renamed_photograph_are_told(by_darkness: Path, tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()

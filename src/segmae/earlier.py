@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 from segmae import __version__, exchange
 from segmae.errors import DamagedFile
 from segmae.files import append, atomic_write, read_json
-from segmae.outputs import NEEDS, Wanted
+from segmae.outputs import NEEDS, OF_FOLDER, Wanted
 from segmae.photographs import FILES
 from segmae.predictor import Predictor
 from segmae.rows import RESULTS, Row, json_line, json_lines, turn
+
+# what a row says of how its results were made
+MADE_BY = ("weights", "stamp", "keep_largest", "fill_holes")
 
 
 def is_current(row: Row, digest: str, stamp: list[int] | None) -> bool:
@@ -84,8 +87,13 @@ def _measure_again(path: Path, measurements: Row) -> None:
         atomic_write(path, json_line(lesion) + "\n")
 
 
-def of_earlier_calls(folder: Path, rows: Iterable[Row], want: Wanted) -> list[str]:
-    """Lines on rows of a folder that do not fit the others: their photographs are gone, or options were other ones."""
+def of_earlier_calls(folder: Path, rows: Iterable[Row], want: Wanted, before: Mapping[str, Row]) -> list[str]:
+    """Lines on rows of a folder that do not fit the others, as their photographs are gone or options were other ones, and on what was
+    made of rows that are others now.
+
+    Args:
+        before: the rows that this call found in the folder, by name.
+    """
     good = [row for row in rows if "error" not in row]
     there = {file: file.exists() for file in (Path(row["file"]) for row in good)}
     # nothing is known of a folder of which no photograph is there: it may lie elsewhere, seen from another working folder
@@ -104,7 +112,24 @@ def of_earlier_calls(folder: Path, rows: Iterable[Row], want: Wanted) -> list[st
             f"rows of earlier calls in {folder / RESULTS} differ in {', '.join(differing)}. "
             "Predict all photographs with the same options before you compare them"
         )
+    replaced = [row for row in good if _is_replaced(found_before(before.get(row["name"], {})), row)]
+    outdated = [
+        file.name
+        for kind, pattern in OF_FOLDER.items()
+        if kind not in want.formats
+        for file in sorted(folder.glob(pattern))
+    ]
+    if replaced and outdated:
+        count = f"{len(replaced)} photograph{'s' * (len(replaced) > 1)}"
+        notes.append(
+            f"{', '.join(outdated[:3])}{' ...' if len(outdated) > 3 else ''} {'have' if len(outdated) > 1 else 'has'} what an earlier call "
+            f"found for {count} with another model or other options, or before the file changed. Ask for these formats too, or remove them"
+        )
     return notes
+
+
+def _is_replaced(before: Row, row: Row) -> bool:
+    return "weights" in before and any(before.get(key) != row.get(key) for key in MADE_BY)
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:

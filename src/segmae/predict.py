@@ -148,6 +148,7 @@ def predict_files(
         if progress:
             progress(len(done) + index, len(photographs))
 
+    before = dict(rows)
     rows |= _segment(todo, predictor, folder, want, rows, batch_size, tell)
     ordered = [rows[name] for name in photographs]
     report = Predictions(
@@ -161,7 +162,7 @@ def predict_files(
     with turn(folder):
         every = write_rows(folder, ordered, renamed).values()
         report.notes += write_collections(folder, every, want.formats)
-    report.notes += of_earlier_calls(folder, every, want)
+    report.notes += of_earlier_calls(folder, every, want, before)
     return report
 
 

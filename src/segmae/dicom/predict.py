@@ -155,7 +155,7 @@ def predict_dicom(
     with turn(folder):
         written = write_rows(folder, ordered, gone)
         report.notes += write_collections(folder, written.values(), want.formats, _read)
-    report.notes += of_earlier_calls(folder, written.values(), want)
+    report.notes += of_earlier_calls(folder, written.values(), want, earlier)
     return report
 
 
