@@ -22,7 +22,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from segmae.config import Preprocess, check_size, config_to_dict
 from segmae.errors import CheckpointError, ConfigError, reason, require
@@ -268,7 +268,8 @@ def save_pretrained(
         from segmae.engines.export import export_onnx
 
         saved, _ = load_model(folder)  # so that both files hold the same, perhaps rounded, weights
-        export_onnx(saved, folder / ONNX, info.preprocess.size, "fp16" if half else "fp32")
+        notes = {"weights": tensors_digest(folder / WEIGHTS)}
+        export_onnx(saved, folder / ONNX, info.preprocess.size, "fp16" if half else "fp32", notes=notes)
     return folder
 
 
@@ -322,9 +323,18 @@ def replace_header(path: Path, values: dict[str, Any]) -> None:
 
 
 def tensors_digest(path: Path) -> str:
-    """SHA-256 of a safetensors file's tensors alone: another threshold in its header is no other weights."""
+    """SHA-256 of a safetensors file's tensors alone: another threshold in its header is no other weights.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     with path.open("rb") as file:
-        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        try:
+            header = _raw_header(file, path.stat().st_size)
+        except (ValueError, struct.error) as error:
+            raise CheckpointError(
+                f"{path}: is damaged ({reason(error)}). Copy or download it again"
+            ) from error
         header.pop("__metadata__", None)
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         while chunk := file.read(1 << 20):
@@ -399,12 +409,20 @@ def model_card(info: ModelInfo, name: str) -> str:
 def _header(path: Path) -> dict[str, Any]:
     """The configuration in a safetensors file's header: 8 bytes of length, then JSON."""
     with path.open("rb") as file:
-        length = struct.unpack("<Q", file.read(8))[0]
-        if 8 + length > path.stat().st_size:
-            raise ValueError("truncated, or no safetensors file")
-        header = json.loads(file.read(length))
+        header = _raw_header(file, path.stat().st_size)
     if HEADER_KEY not in header.get("__metadata__", {}):
         raise CheckpointError(
             f"{path}: holds weights but no segmae configuration. Give a model folder saved by segmae"
         )
     return json.loads(header["__metadata__"][HEADER_KEY])
+
+
+def _raw_header(file: BinaryIO, size: int) -> dict[str, Any]:
+    """The header at the beginning of a safetensors file, all of it; the tensors follow."""
+    length = struct.unpack("<Q", file.read(8))[0]
+    if 8 + length > size:
+        raise ValueError("truncated, or no safetensors file")
+    header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no mapping")
+    return header

@@ -27,6 +27,7 @@ from segmae.checkpoint import (
     read_info,
     refuse_stage_1,
     resolve,
+    tensors_digest,
 )
 from segmae.config import Config, Preprocess, config_to_dict, preprocess_settings
 from segmae.data.catalog import Case, find_data, open_dataset
@@ -395,7 +396,8 @@ def _export(best: Path) -> str:
         from segmae.engines.export import export_onnx
 
         network, info = load_model(best)
-        export_onnx(network, best / ONNX, info.preprocess.size)
+        notes = {"weights": tensors_digest(best / WEIGHTS)}
+        export_onnx(network, best / ONNX, info.preprocess.size, notes=notes)
     except MissingExtra as error:
         return f"no {ONNX}, so the model predicts with torch only: {error}"
     return ""

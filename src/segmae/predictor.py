@@ -36,7 +36,7 @@ from segmae.checkpoint import (
 )
 from segmae.data.images import Photo, content_of, image_size, read_image
 from segmae.data.preprocess import normalize, prepare_photo
-from segmae.engines import Engine, create_engine
+from segmae.engines import Engine, create_engine, export_note, is_of_weights
 from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
 from segmae.photographs import file_stamp
@@ -242,17 +242,26 @@ def _load_once(loaded_by: str, digest: str) -> Predictor:
     return predictor
 
 
+def _is_the_network(onnx: Path) -> bool:
+    """Whether model.onnx computes with the numbers of the model.safetensors beside it."""
+    return export_note(onnx, "precision") not in ("bf16", "int8") and is_of_weights(onnx)
+
+
 def model_digest(singles: Sequence[Path], place: Path | None, views: int, engine: str) -> str:
     """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened.
 
-    torch and onnxruntime count as one; files of OpenVINO may hold other weights (bf16, int8).
+    torch and onnxruntime count as one, unless model.onnx holds other weights (bf16, int8, or those of an earlier model), as files of
+    OpenVINO may.
 
     Args:
         place: the model's or the ensemble's folder, where its calibration lies; None for models named one by one.
     """
     files = []
     for model in singles:
-        weights = [model / ONNX, model / WEIGHTS, model]
+        onnx = model / ONNX
+        weights = [onnx, model / WEIGHTS, model]
+        if "torch" in engine and onnx.is_file() and not _is_the_network(onnx):
+            weights.remove(onnx)
         if "openvino" in engine:  # an ensemble names the engines of all its members
             weights.insert(0, model / OPENVINO[1])
         files += [next(path for path in weights if path.is_file()), model / CONFIG]

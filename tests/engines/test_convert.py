@@ -15,12 +15,13 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 
-from segmae.checkpoint import CALIBRATION, ONNX, OPENVINO, read_info, save_pretrained  # noqa: E402
+from segmae.checkpoint import CALIBRATION, ONNX, OPENVINO, WEIGHTS, read_info, save_pretrained, save_threshold  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.engines import create_engine, quantize  # noqa: E402
 from segmae.engines.convert import export_model, to_openvino  # noqa: E402
 from segmae.errors import CheckpointError, ConfigError  # noqa: E402
 from segmae.models import create_model  # noqa: E402
+from segmae.predictor import load  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,34 @@ def test_an_export_made_again_keeps_no_calibration_of_earlier_weights(
     assert not (tmp_path / "small" / CALIBRATION).exists()
 
 
+def test_an_export_of_other_weights_is_refused_and_gives_no_name_to_what_torch_computes(
+    small_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(small_model, tmp_path / "model")
+    export_model(model, "openvino")
+    before = load(model, "torch").digest
+    assert load(model, "onnxruntime").digest == before
+    save_threshold(model, 0.4, {})
+    changed = load(model, "torch").digest
+    assert load(model, "openvino") and load(model, "onnxruntime").digest == changed != before
+    info = read_info(model)
+    other = create_model(info.architecture, **info.options)
+    save_pretrained(tmp_path / "other", other, info)
+    shutil.copy(tmp_path / "other" / WEIGHTS, model)
+    for engine, name in (("auto", "xml"), ("openvino", "xml"), ("onnxruntime", "onnx")):
+        with pytest.raises(CheckpointError, match=rf"model\.{name}: was exported from other weights"):
+            load(model, engine)
+    assert load(model, "torch").digest != changed
+    (model / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1")
+    assert load(model, "onnxruntime").engine.name == "onnxruntime"
+
+
+def test_torch_and_an_onnx_file_of_other_numbers_have_two_names(small_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(small_model, tmp_path / "model")
+    export_model(model, "onnx", "bf16")
+    assert load(model, "torch").digest != load(model, "onnxruntime").digest
+
+
 def test_bf16_weights_take_half_the_space_and_no_path_is_left(small_model: Path, exported: Path) -> None:
     assert (exported / OPENVINO[1]).stat().st_size < 0.6 * (small_model / ONNX).stat().st_size
     text = (exported / OPENVINO[0]).read_text()
@@ -144,7 +173,8 @@ def test_int8_is_written_or_refused_by_dice(
     if form == "onnx":
         graph = onnx.load(str(file))
         assert any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
-        assert {entry.key: entry.value for entry in graph.metadata_props} == {"segmae.precision": "int8"}
+        notes = {entry.key: entry.value for entry in graph.metadata_props}
+        assert notes.keys() == {"segmae.precision", "segmae.weights"} and notes["segmae.precision"] == "int8"
     assert len(weights.read_bytes()) < 0.5 * len(before)
 
 

@@ -11,10 +11,11 @@ from typing import Protocol
 import numpy as np
 
 from segmae.background import CGROUPS, cpu_quota, usable_cpus
-from segmae.checkpoint import ONNX, OPENVINO, WEIGHTS, resolve
+from segmae.checkpoint import ONNX, OPENVINO, WEIGHTS, resolve, tensors_digest
 from segmae.errors import CheckpointError, ConfigError, MissingExtra, install
 
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
+NOTES = 1 << 16  # bytes at the end of an export that hold what it says of itself
 
 
 class Engine(Protocol):
@@ -47,7 +48,7 @@ def create_engine(
         device: `cpu`, `cuda`, `cuda:1` ...; default: for torch a GPU where there is one.
 
     Raises:
-        CheckpointError: no model, or not in a form that the engine reads.
+        CheckpointError: no model, or not in a form that the engine reads, or in one that was exported from other weights.
         ConfigError: unknown engine, no threads, or a device that the engine cannot use.
         MissingExtra: the engine is not installed.
     """
@@ -66,7 +67,12 @@ def create_engine(
         raise ConfigError(f"device '{device}': engine {engine} computes on the CPU here. Use engine=torch")
     if engine == "torch":
         return _torch(path, threads, device)
-    return load_exported(exported(path, engine), engine, threads)
+    file = exported(path, engine)
+    if not is_of_weights(file):
+        raise CheckpointError(
+            f"{file}: was exported from other weights than {WEIGHTS} beside it. Export it again, remove it, or use engine=torch"
+        )
+    return load_exported(file, engine, threads)
 
 
 def load_exported(file: Path, engine: str, threads: int | None = None) -> Engine:
@@ -101,6 +107,30 @@ def exported(model: Path, engine: str) -> Path:
     if not model.is_file() and not (model / WEIGHTS).is_file():
         remedy = "It was exported for another engine: use engine=auto, or export the model that it was made from once more"
     raise CheckpointError(f"{model}: has no {' or '.join(names)}. {remedy}")
+
+
+def is_of_weights(file: Path) -> bool:
+    """Whether an export is of the model.safetensors beside it; True where there is none, or the export does not say."""
+    weights, noted = file.with_name(WEIGHTS), export_note(file, "weights")
+    try:
+        return not noted or not weights.is_file() or tensors_digest(weights) == noted
+    except (
+        CheckpointError
+    ):  # damaged, or a pointer of Git LFS: torch says so, and the others need no such file
+        return True
+
+
+def export_note(file: Path, name: str) -> str:
+    """What an export of segmae says of itself, `precision` or `weights`, read without an engine; "" where it says nothing."""
+    with file.open("rb") as content:
+        content.seek(-min(file.stat().st_size, NOTES), 2)
+        text = content.read()
+    if file.suffix == ".xml":
+        found = re.search(rb'<%b value="(\w+)"' % name.encode(), text)
+        return found[1].decode() if found else ""
+    # ONNX is a protocol buffer: a key, a tag, the value's length (here below 128), the value
+    _, tag, rest = text.partition(b"segmae.%b\x12" % name.encode())
+    return rest[1 : 1 + rest[0]].decode(errors="replace").strip('"') if tag and rest else ""
 
 
 def _fastest(path: Path) -> str:

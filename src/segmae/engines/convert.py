@@ -21,6 +21,7 @@ from segmae.checkpoint import (
     load_model,
     refuse_stage_1,
     resolve,
+    tensors_digest,
 )
 from segmae.engines.export import export_onnx
 from segmae.engines.openvino import PRECISION, save_openvino
@@ -88,10 +89,11 @@ def export_model(
     with tempfile.TemporaryDirectory() as folder:
         tell(f"exporting {info.architecture} ({precision})")
         size, stored = info.preprocess.size, "bf16" if precision == "bf16" else "fp32"
-        notes = {**asdict(info.preprocess), "threshold": info.threshold}
+        weights = tensors_digest(place if place.is_file() else place / WEIGHTS)
+        notes = {**asdict(info.preprocess), "threshold": info.threshold, "weights": weights}
         file, dice = export_onnx(network, Path(folder) / ONNX, size, stored, True, notes, tell), None
         if to == "openvino":
-            file = to_openvino(file, precision)
+            file = to_openvino(file, precision, weights)
         if precision == "int8":
             from segmae.engines.quantize import quantize
 
@@ -145,11 +147,12 @@ def _model_folder(place: Path, folder: Path) -> Path:
     return folder
 
 
-def to_openvino(file: Path, precision: str) -> Path:
-    """The OpenVINO form of model.onnx, beside it; `precision` is written into it, for the engine to compute in."""
+def to_openvino(file: Path, precision: str, weights: str = "") -> Path:
+    """The OpenVINO form of model.onnx, beside it; into it are written `precision`, for the engine to compute in, and the digest of `weights`."""
     openvino = require("openvino", "openvino")
     network = openvino.Core().read_model(file)
     network.set_rt_info(precision, list(PRECISION))
+    network.set_rt_info(weights, [PRECISION[0], "weights"])
     save_openvino(network, file.with_suffix(".xml"))
     return file.with_suffix(".xml")
 
