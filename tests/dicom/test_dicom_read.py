@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ def test_jpeg_baseline(tmp_path: Path, frames: int, subsampling: int) -> None:
     ds = jpeg(photograph(pixels), pixels, quality=95, subsampling=subsampling)
     for (got, _), want in zip(read_frames(save(ds, tmp_path / "a.dcm")), pixels, strict=True):
         assert np.abs(got.astype(int) - want).mean() < 4
+
+
+@pytest.mark.parametrize("encoded", [lambda ds: jpeg(ds, lesions(2)), jpeg_2000], ids=["jpeg", "jpeg2000"])
+def test_colours_by_planes_mean_nothing_in_a_compressed_picture(
+    tmp_path: Path, encoded: Callable[[Dataset], Dataset]
+) -> None:
+    """The pixels were those of three small grey pictures: a header that said so beforehand may be kept when a file is compressed."""
+    by_pixel, by_planes = (
+        [got for got, _ in read_frames(save(encoded(photograph(lesions(2), PlanarConfiguration=planes)), path))]
+        for planes, path in ((0, tmp_path / "a.dcm"), (1, tmp_path / "b.dcm"))
+    )
+    assert np.array_equal(by_pixel, by_planes)
 
 
 def test_jpeg_2000_with_loss(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def read_frames(path: str | Path) -> Iterator[tuple[Pixels, Frame]]:
     """Every frame of a DICOM photograph, uint8 RGB `[H,W,3]`, and what is known of it.
 
     8 and 16 bits, grey values, palettes and colour differences are converted: grey by the range of the bits stored.
-    Colour profiles and display windows are not applied.
+    Colours with the ICC profile of another space become sRGB; display windows are not applied.
 
     Raises:
         ImageError: not a photograph, or damaged; see `open_object`.
@@ -212,7 +212,7 @@ def _checked(path: Path, dataset: Any) -> DicomObject:
             raise refuse(f"has no usable {keyword}", "Export it again")
     if not dataset.get("PixelData"):
         raise refuse("has no pixel data", "Export it with its pixels")
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    syntax = _syntax_of(dataset)
     if syntax not in (*NATIVE, *COMPRESSED):
         name = _uid_name(syntax)
         raise refuse(
@@ -271,6 +271,10 @@ def whole_number(dataset: Any, keyword: str) -> int:
         return -1
 
 
+def _syntax_of(dataset: Any) -> str:
+    return str(dataset.file_meta.get("TransferSyntaxUID", ""))
+
+
 def _pictures(data: bytes, start: bytes) -> int:
     """Frames in encapsulated pixel data: the fragments that begin one."""
     from pydicom.encaps import generate_fragments, parse_basic_offsets
@@ -286,7 +290,9 @@ def _decode(source: DicomObject, index: int) -> Pixels:
 
     dataset = source.dataset
     _check_picture(source, index)
-    values = pixel_array(dataset, index=index)
+    # a JPEG's decoder gives the colours by pixel, whatever the header says, which means nothing there (PS3.3 C.7.6.3.1.3)
+    by_pixel = {"planar_configuration": 0} if COMPRESSED.get(_syntax_of(dataset)) else {}
+    values = pixel_array(dataset, index=index, **by_pixel)
     kind, top = str(dataset.PhotometricInterpretation), 2 ** int(dataset.get("BitsStored", 8)) - 1
     if kind == PALETTE:
         values = apply_color_lut(values, dataset)[..., :3]
@@ -308,8 +314,7 @@ def _check_picture(source: DicomObject, index: int) -> None:
     """A compressed picture's own header may lie too: refuse another size before a decoder reserves memory for it."""
     from pydicom.encaps import get_frame
 
-    syntax = str(source.dataset.file_meta.TransferSyntaxUID)
-    if not COMPRESSED.get(syntax):
+    if not COMPRESSED.get(_syntax_of(source.dataset)):
         return
     data = get_frame(source.dataset.PixelData, index, number_of_frames=source.count)
     with Image.open(io.BytesIO(data), formats=("JPEG", "JPEG2000")) as picture:
