@@ -222,6 +222,7 @@ BROKEN: dict[str, tuple[Callable[[Dataset], Any], str]] = {
     "jpeg bomb": (compressed(HUGE), "holds a picture of 9000 x 9000 px, but its header says 64 x 48"),
     "short rle": (compressed(b"\0" * 64, syntax=RLELossless, PhotometricInterpretation="RGB"), "cannot be decoded"),
     "32 bits": (lie(BitsAllocated=32), "8 or 16 bits"),
+    "in the upper bits": (lie(BitsStored=6, HighBit=7), "8 or 16 bits"),
     "signed": (lie(PixelRepresentation=1), "without sign"),
     "cmyk": (lie(PhotometricInterpretation="CMYK"), "PhotometricInterpretation that is not read"),
     "one sample of rgb": (lie(SamplesPerPixel=1), "8 or 16 bits"),

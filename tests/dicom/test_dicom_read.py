@@ -61,7 +61,10 @@ def test_colours_by_planes_mean_nothing_in_a_compressed_picture(
 ) -> None:
     """The pixels were those of three small grey pictures: a header that said so beforehand may be kept when a file is compressed."""
     by_pixel, by_planes = (
-        [got for got, _ in read_frames(save(encoded(photograph(lesions(2), PlanarConfiguration=planes)), path))]
+        [
+            got
+            for got, _ in read_frames(save(encoded(photograph(lesions(2), PlanarConfiguration=planes)), path))
+        ]
         for planes, path in ((0, tmp_path / "a.dcm"), (1, tmp_path / "b.dcm"))
     )
     assert np.array_equal(by_pixel, by_planes)

@@ -237,6 +237,7 @@ def _checked(path: Path, dataset: Any) -> DicomObject:
         samples != (3 if kind in COLOURS else 1)
         or allocated not in (8, 16)
         or not 1 <= stored <= allocated
+        or whole_number(dataset, "HighBit") >= stored < allocated  # beside bits of something else
         or whole_number(dataset, "PixelRepresentation") != 0
         or (kind.startswith("YBR") and allocated != 8)
     ):
