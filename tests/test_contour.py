@@ -162,6 +162,22 @@ def test_large_lesion_is_averaged_over_blocks_and_keeps_its_edge(monkeypatch: py
     assert cut.outer[:, 1].max() == 300
 
 
+def test_what_is_thinner_than_a_block_is_outlined_where_there_is_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two specks far apart, and a line across the photograph, had no outline at all: files of outlines said that there is no lesion."""
+    monkeypatch.setattr(contour, "MAX_SIDE", 64)
+    specks, line = np.zeros((2, 300, 400), np.float32)
+    specks[10, 10] = specks[290, 380] = 0.6
+    line[150, 20:390] = 0.6
+    for probability, places in ((specks, [(380.5, 290.5), (10.5, 10.5)]), (line, [(205, 150.5)])):
+        for polygons in (outlines(probability, 0.5), smooth_outlines(probability > 0.5)):
+            middles = [polygon.outer[:-1].mean(axis=0) for polygon in polygons]
+            assert np.array(sorted(map(tuple, middles))) == pytest.approx(np.array(sorted(places)), abs=6)
+            for polygon in polygons:
+                well_formed(polygon)
+
+
 def test_block_means_of_a_remainder() -> None:
     values = np.arange(7 * 5, dtype=np.uint8).reshape(7, 5)
     means = contour.block_means(values, 3)

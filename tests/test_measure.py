@@ -261,7 +261,12 @@ def test_tiny_lesions_have_measures_too(height: int, width: int, top: int, left:
     "places", [[(0, 0), (255, 255)], [(0, 10), (3, 290)], [(7, 7), (250, 11), (130, 200)]]
 )
 @pytest.mark.parametrize("scale", [None, (0.001, 1.0)])
-def test_scattered_specks_can_be_measured(places: list[tuple[int, int]], scale: Any) -> None:
+@pytest.mark.parametrize("most", [2048, 100])
+def test_scattered_specks_can_be_measured(
+    places: list[tuple[int, int]], scale: Any, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those further apart than outlines are followed pixel by pixel."""
+    monkeypatch.setattr("segmae.contour.MAX_SIDE", most)
     mask = np.zeros((300, 300), bool)
     mask[tuple(zip(*places, strict=True))] = True
     found = measured(mask, mm_per_pixel=scale)

@@ -56,7 +56,7 @@ def outlines(probability: NDArray[Any], threshold: float = 0.5) -> list[Polygon]
     the polygons contain the centres of exactly its pixels, with corners cut at 45 degrees; `smooth_outlines` is smoother.
 
     A lesion wider than `MAX_SIDE` pixels is averaged over square blocks first: its edge stays well inside one block, and
-    details smaller than a block go.
+    details smaller than a block go. Where it has nothing else, the blocks that hold any of it are outlined.
 
     Args:
         probability: [H,W], floating point, bool or integer.
@@ -72,8 +72,17 @@ def outlines(probability: NDArray[Any], threshold: float = 0.5) -> list[Polygon]
     values = np.asarray(probability)
     if values.ndim != 2:
         raise ValueError(f"probability has shape {values.shape}, not [H,W]")
-    grid = _grid(values, _box(values > threshold), margin=1)
-    return [] if grid is None else _marching_squares(*grid, threshold)
+    inside = values > threshold
+    box = _box(inside)
+    grid = _grid(values, box, margin=1)
+    if grid is None:
+        return []
+    if found := _marching_squares(*grid, threshold):
+        return found
+    grid = _grid(inside, box, margin=1)
+    assert grid is not None
+    x, y, shares = grid
+    return _marching_squares(x, y, np.sign(shares), 0.5)
 
 
 def smooth_outlines(mask: NDArray[Any]) -> list[Polygon]:
