@@ -32,6 +32,19 @@ def test_a_space_whose_red_is_our_blue_is_read_with_both_exchanged(tmp_path: Pat
     assert np.abs(other.astype(int) - plain[..., ::-1]).max() <= 1
 
 
+@pytest.mark.parametrize("transparency", [None, 0])
+def test_colours_of_a_palette_are_converted_too(tmp_path: Path, transparency: int | None) -> None:
+    few = Image.fromarray(PICTURE).quantize(64)
+    more = {} if transparency is None else {"transparency": transparency}
+    few.save(tmp_path / "few.png", icc_profile=SWAPPED, **more)
+    few.save(tmp_path / "plain.png", **more)
+    with Image.open(tmp_path / "plain.png") as plain:
+        plain.convert("RGBA").save(tmp_path / "rgba.png", icc_profile=SWAPPED)
+    found = read_image(tmp_path / "few.png").pixels
+    assert np.array_equal(found, read_image(tmp_path / "rgba.png").pixels)
+    assert np.abs(found.astype(int) - read_image(tmp_path / "plain.png").pixels[..., ::-1]).max() <= 1
+
+
 def test_at_a_reduced_scale_and_for_the_network_it_is_the_same_picture(tmp_path: Path) -> None:
     path = saved(tmp_path / "wide.jpg", np.kron(PICTURE, np.ones((8, 8, 1), np.uint8)), SWAPPED)
     prepared, size = read_prepared(path, Preprocess(size=32))

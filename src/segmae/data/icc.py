@@ -12,13 +12,16 @@ from PIL import Image
 def to_srgb(image: Image.Image) -> Image.Image:
     """A decoded picture in sRGB where it carries the profile of another RGB space; else itself.
 
-    A profile that is damaged, or of grey or printing colours, is passed over, as are pictures that are neither RGB nor RGBA.
+    A profile that is damaged, or of grey or printing colours, is passed over, as are pictures whose colours are not RGB.
     """
     profile = image.info.get("icc_profile")
-    if not isinstance(profile, bytes) or image.mode not in ("RGB", "RGBA"):
+    if not isinstance(profile, bytes) or image.mode not in ("RGB", "RGBA", "P", "PA"):
         return image
-    if "transparency" in image.info:  # a colour that stands for it would not after the conversion
+    # a colour that stands for transparency would not after the conversion
+    if "transparency" in image.info or image.mode == "PA":
         image = image.convert("RGBA")
+    elif image.mode == "P":
+        image = image.convert("RGB")
     transform = _transform(profile, image.mode)
     return image if transform is None else transform.apply(image)
 
