@@ -246,6 +246,7 @@ def test_downloads(browser: Any, running: Running, tmp_path: Path, predictor: se
         coco = json.loads(download(page, "coco"))
         assert coco["images"][0]["file_name"] == path.name
         assert coco["annotations"][0]["area"] == result.mask.sum()
+        assert coco["annotations"][0]["score"] == pytest.approx(1 - result.uncertainty, abs=1e-6)
         assert page.locator("[data-download=seg]").is_hidden()
 
 

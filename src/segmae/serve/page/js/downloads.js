@@ -21,7 +21,7 @@ const MAKERS = {
   mask: async (item, png) => [png, "_mask.png"],
   overlay: async (item, png) => [await overlayOf(item.file, png), "_overlay.png"],
   json: async (item) => [textBlob(described(item)), ".json"],
-  coco: async (item, png) => [textBlob(named(await cocoOf(item.file, png), item.name)), "_coco.json"],
+  coco: async (item, png) => [textBlob(completed(await cocoOf(item.file, png), item)), "_coco.json"],
   seg: async (item) => [await dicomSegOf(item.file), "_seg.dcm"],
 };
 
@@ -32,8 +32,10 @@ function described(item) {
   return { file: item.name, corrected: item.corrected, ...answer, lesion_share: share, polygons, measurements };
 }
 
-function named(coco, name) {
-  for (const image of coco.images) image.file_name = name; // the service does not keep names
+/** With what the service does not know of the mask that it was sent: the file's name, and how sure the model is of its own. */
+function completed(coco, item) {
+  for (const image of coco.images) image.file_name = item.name;
+  if (!item.corrected) for (const lesion of coco.annotations) lesion.score = Number((1 - item.full.uncertainty).toFixed(6));
   return coco;
 }
 
