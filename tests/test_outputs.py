@@ -20,10 +20,11 @@ from segmae import cli
 from segmae.data.phantom import draw_lesion, write_dataset
 from segmae.errors import ConfigError
 from segmae.exchange import from_geojson
-from segmae.outputs import FORMATS
+from segmae.outputs import FORMATS, wanted, write_files
 from segmae.photographs import FILES
 from segmae.predict import predict_files
 from segmae.predictor import Predictor
+from segmae.result import Result, find_mask
 
 
 def test_page_and_help_name_every_format() -> None:
@@ -70,6 +71,19 @@ def test_every_format_says_the_same(by_darkness: Path, tmp_path: Path) -> None:
         assert float(table[index]["area_mm2"]) == pytest.approx(mask.sum() * 0.0004)
         assert 0 < row["uncertainty"] < 1
     assert (out / "gallery.html").is_file() and (out / "sheet_001.png").is_file()
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.4, 0.7])
+def test_npz_gives_the_mask_where_a_probability_is_the_threshold(tmp_path: Path, threshold: float) -> None:
+    """A pixel or two of a photograph of 12 megapixels were lesion by the archive alone."""
+    beside = np.nextafter(np.float32(threshold), np.float32([0, 1]))
+    network = np.array([[beside[0], threshold], [threshold, beside[1]]], np.float32)
+    result = Result(find_mask(network, threshold, (2, 2)), network, threshold, np.zeros((2, 2, 3), np.uint8))
+    want = wanted("npz", "contour", False, False, False, None)
+    row = write_files(tmp_path, "a", result, lambda: result.source, want)
+    with np.load(tmp_path / row["npz"]) as arrays:
+        assert np.array_equal(arrays["probability"] > arrays["threshold"], result.mask)
+        assert result.mask.tolist() == [[False, False], [False, True]]
 
 
 def test_a_photograph_without_a_lesion_has_every_format_too(by_darkness: Path, tmp_path: Path) -> None:

@@ -183,7 +183,10 @@ def _mask_strips(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
 
 
 def _write_npz(path: Path, result: Result) -> None:
-    """`probability` float32 [H,W] and `threshold`, as `numpy.load` reads them; the large array goes in by strips."""
+    """`probability` float32 [H,W] and `threshold`, as `numpy.load` reads them; the large array goes in by strips.
+
+    The threshold is a float32 too: NumPy 2 compares arrays of two kinds in the wider one, in which .3 lies below the .3 of a probability.
+    """
     height, width = result.mask.shape
     header = {"descr": "<f4", "fortran_order": False, "shape": (height, width)}
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -192,7 +195,7 @@ def _write_npz(path: Path, result: Result) -> None:
             for strip in restored_strips(result.network, (width, height)):
                 file.write(strip.astype("<f4").tobytes())
         with archive.open(_entry("threshold.npy"), "w") as file:
-            np.lib.format.write_array(file, np.array(result.threshold))
+            np.lib.format.write_array(file, np.array(result.threshold, np.float32))
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
