@@ -517,6 +517,15 @@ def test_dicom_brings_its_scale_and_goes_out_as_seg(browser: Any, running: Runni
         assert cyan(canvas(page)) > 100
         assert page.locator("#scale-said").inner_text() == "Scale: from the file."
         assert "mm" in facts(page)["Longest diameter"]
+        page.click("[data-tool=scale]")  # 60 px down, each .02 mm, of a pixel that is .03 mm wide
+        drag(page, place(page, 50, 60), place(page, 50, 120))
+        page.fill("#scale-mm", "1.2")
+        page.keyboard.press("Enter")
+        page.locator("#scale-said", has_text="a pixel").wait_for()
+        page.locator("#working").wait_for(state="hidden")
+        assert json.loads(download(page, "json"))["measurements"]["mm_per_pixel"] == pytest.approx(
+            [0.03, 0.02], rel=0.03
+        )
         seg = pydicom.dcmread(io.BytesIO(download(page, "seg")))
         assert seg.Modality == "SEG" and (seg.Rows, seg.Columns) == SIZE[::-1]
 

@@ -67,7 +67,13 @@ def test_a_dicom_photograph_gives_the_mask_of_its_pixels(
     assert (opened(running.client.segment(data, output="mask")) == result.mask * 255).all()
     high = photograph(frames, PixelSpacing=None, PixelAspectRatio=["2", "1"])
     found = running.client.segment(high, include="measurements", mm_per_pixel=0.1)
-    assert found["measurements"]["mm_per_pixel"] == [0.1, 0.2]
+    assert found["measurements"]["mm_per_pixel"] == [0.1, 0.2] and found["pixel_aspect"] == 2
+    found = running.client.segment(data, include="measurements", mm_per_pixel=0.3)
+    assert found["measurements"]["mm_per_pixel"] == pytest.approx([0.3, 0.2])
+    mask = running.client.segment(data, output="mask")
+    assert running.client.measure(data, mask, mm_per_pixel=0.3)["measurements"][
+        "mm_per_pixel"
+    ] == pytest.approx([0.3, 0.2])
 
 
 def test_a_seg_object_holds_the_masks_of_all_frames(running: Running, predictor: segmae.Predictor) -> None:

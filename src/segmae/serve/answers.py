@@ -64,6 +64,7 @@ def _described(prepared: Prepared, result: Result, options: Options) -> Json:
     height, width = result.mask.shape
     found: Json = {
         "width": width, "height": height, "orientation": result.orientation, "frames": prepared.frames,
+        "pixel_aspect": prepared.pixel_aspect,
         "lesion_share": round(result.lesion_share, 6),
         "expected_dice": None if result.expected_dice is None else round(result.expected_dice, 4),
         "uncertainty": round(result.uncertainty, 6), "warnings": result.warnings,

@@ -76,6 +76,7 @@ SEGMENTATION = _object(
         "height": {"type": "integer"},
         "orientation": {"type": "integer", "minimum": 1, "maximum": 8, "description": "EXIF's"},
         "frames": {"type": "integer", "description": "pages or frames of the file; the first is segmented"},
+        "pixel_aspect": {"type": "number", "description": "height / width of a pixel, where DICOM says it; else 1"},
         "lesion_share": {"type": "number", "minimum": 0, "maximum": 1},
         "expected_dice": {"type": ["number", "null"], "description": "see docs/trust.md"},
         "uncertainty": {"type": "number", "description": "bits; it orders photographs"},
@@ -94,7 +95,7 @@ SEGMENTATION = _object(
 SEGMENTATION_EXAMPLE = {
     "request_id": "5d0c1c1f0b5d4f6e8a4b1c2d3e4f5061",
     "model": {"name": "segmae-tiny", "weights": "0123456789abcdef", "threshold": 0.5},
-    "width": 400, "height": 300, "orientation": 1, "frames": 1, "lesion_share": 0.18, "expected_dice": 0.91,
+    "width": 400, "height": 300, "orientation": 1, "frames": 1, "pixel_aspect": 1.0, "lesion_share": 0.18, "expected_dice": 0.91,
     "uncertainty": 0.21, "warnings": [],
     "polygons": [{"outer": [[150.5, 80.2], [240.1, 95.7], [220.4, 210.9], [150.5, 80.2]], "holes": []}],
     "timing_ms": {"decode": 4.1, "queue": 3.9, "network": 30.2, "finish": 9.8},

@@ -52,7 +52,7 @@ class Prepared:
         image: uint8 `[S,S,3]`.
         source: what `Result.source` will be: the file's bytes, or a DICOM frame's pixels.
         mm_per_pixel: (width, height), where the file says it.
-        pixel_aspect: height / width of a pixel; 1 where the file does not say it.
+        pixel_aspect: height / width of a pixel, by the file's scale or its ratio alone; 1 where it says neither.
         frames: pages or frames of the file; this is one of them.
     """
 
@@ -150,7 +150,8 @@ class Worker:
                     pixels, said = opened.frame(frame)
                     image = prepare_image(pixels, self.predictors[1].info.preprocess)
                 photo = Photo(pixels[:0], opened.width, opened.height, "DICOM", frames=opened.count)
-                return Prepared(photo, image, pixels, said.mm_per_pixel, opened.count, said.pixel_aspect)
+                width, height = said.mm_per_pixel or (1.0, said.pixel_aspect)
+                return Prepared(photo, image, pixels, said.mm_per_pixel, opened.count, height / width)
             photo, image = self.predictors[1].read_prepared(data, self.room)
         return Prepared(replace(photo, pixels=photo.pixels[:0, :0].copy()), image, data, frames=photo.frames)
 

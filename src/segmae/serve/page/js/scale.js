@@ -5,9 +5,12 @@ import { $, say } from "./dom.js";
 const SHORTEST = 4; // pixels of the photograph: a line below it is a slip of the hand
 
 export class ScaleTool {
-  /** @param onSet ({line, mm, mmPerPixel}) => void; @param onLeave () => void */
-  constructor(stage, onSet, onLeave) {
-    Object.assign(this, { name: "scale", stage, onSet, onLeave, radius: 0, isActive: false });
+  /**
+   * @param onSet ({line, mm, mmPerPixel}) => void, mm of a pixel's width; @param onLeave () => void
+   * @param aspect () => height / width of a pixel
+   */
+  constructor(stage, onSet, onLeave, aspect) {
+    Object.assign(this, { name: "scale", stage, onSet, onLeave, aspect, radius: 0, isActive: false });
     $("#scale-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#set();
@@ -62,9 +65,10 @@ export class ScaleTool {
     }
     const { from, to } = this.stage.scene.line;
     const line = { from, to, label: `${mm} mm` };
-    this.onSet({ line, mm, mmPerPixel: mm / lengthOf(line) });
+    this.onSet({ line, mm, mmPerPixel: mm / lengthOf(line, this.aspect()) });
     this.onLeave();
   }
 }
 
-export const lengthOf = ({ from, to }) => Math.hypot(to.x - from.x, to.y - from.y);
+/** In widths of a pixel. */
+const lengthOf = ({ from, to }, aspect = 1) => Math.hypot(to.x - from.x, aspect * (to.y - from.y));

@@ -33,7 +33,9 @@ export class Viewer {
       move: null,
       brush: new Brush("brush", mask, this.size, onStroke),
       erase: new Brush("erase", mask, this.size, onStroke),
-      scale: new ScaleTool(this.stage, (scale) => this.#setScale(scale), () => this.choose("move")),
+      scale: new ScaleTool(
+        this.stage, (scale) => this.#setScale(scale), () => this.choose("move"), () => this.item.full.pixel_aspect,
+      ),
     };
     this.tool = "move";
     for (const radio of $$("input[name=view]")) radio.addEventListener("change", () => this.setView(radio.value));
