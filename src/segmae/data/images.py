@@ -64,8 +64,8 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
     """Decode a photograph to upright 8-bit RGB.
 
     Transparent pixels are laid over white; RGB with the colour profile of another space becomes sRGB; greyscale, palette, CMYK,
-    16-bit and float images are converted, the latter two by the range of their type (float: 0 to 1); of animations and multi-page
-    files the first frame is taken, of a PIL image the one that it stands at.
+    16-bit and float images are converted, the latter two by the range of their type (float: 0 to 1; of files with 16 bits a colour the
+    upper 8 bits are read); of animations and multi-page files the first frame is taken, of a PIL image the one that it stands at.
 
     Args:
         source: a path, bytes, a file opened to be read as bytes, a PIL image, or an array `[H,W]`, `[H,W,1]`, `[H,W,3]` or `[H,W,4]` of uint8 or uint16.
