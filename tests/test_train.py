@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from lightning_fabric import Fabric  # noqa: E402
 from lightning_fabric.plugins import MixedPrecision  # noqa: E402
 
 from segmae import metrics, runstate, train  # noqa: E402
-from segmae.checkpoint import WEIGHTS, read_info  # noqa: E402
+from segmae.checkpoint import WEIGHTS, read_info, save_threshold  # noqa: E402
 from segmae.config import Config, Preprocess, config_to_dict  # noqa: E402
 from segmae.data.augment import Augment  # noqa: E402
 from segmae.data.catalog import Case, open_dataset  # noqa: E402
@@ -871,6 +872,21 @@ def test_a_run_is_not_resumed_with_an_edited_network_or_split(
     del fingerprint["own_files"]  # as earlier versions wrote it
     (tmp_path / config.name / "fingerprint.json").write_text(json.dumps(fingerprint))
     run(config)
+
+
+def test_a_run_starts_from_the_folder_of_a_model_and_knows_its_weights_again(
+    data: Path, tmp_path: Path
+) -> None:
+    options = ("task=supervised", "epochs=1")
+    start = run(config_for(data, tmp_path, "name=start", *options)) / "best"
+    other = run(config_for(data, tmp_path, "name=other", "seed=1", *options)) / "best"
+    config = config_for(data, tmp_path, "name=run", f"model.vit={start}", *options)
+    run(config)
+    save_threshold(start, 0.4, {})
+    run(config)
+    shutil.copy(other / WEIGHTS, start)
+    with pytest.raises(ConfigError, match=r"model\.vit=.*best: the file was edited"):
+        run(config)
 
 
 def test_a_damaged_fingerprint_is_named(data: Path, tmp_path: Path) -> None:

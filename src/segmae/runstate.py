@@ -140,7 +140,8 @@ def _starts(config: Config) -> dict[str, str]:
         )
     for key in ("cnn", "vit", "encoder"):
         if file := getattr(config.model, key):
-            found[f"model.{key}={file}"] = sha256(file)
+            path = Path(file)  # of one of our models a folder, too
+            found[f"model.{key}={file}"] = tensors_digest(path / WEIGHTS) if path.is_dir() else sha256(path)
     return found
 
 
