@@ -229,6 +229,13 @@ def test_a_table_of_the_model_before_is_told(by_darkness: Path, tmp_path: Path) 
     assert "coco.json has what an earlier call found for 1 photograph " in note
 
 
+def test_masks_of_a_photograph_that_is_called_a_sheet_are_no_table(by_darkness: Path, tmp_path: Path) -> None:
+    half_dark(64, 64).save(tmp_path / "sheet_1.jpg")
+    predict_files(tmp_path / "sheet_1.jpg", tmp_path / "out", by_darkness)
+    (by_darkness / "model.onnx").write_bytes(b"others")
+    assert predict_files(tmp_path / "sheet_1.jpg", tmp_path / "out", by_darkness).notes == []
+
+
 def test_results_of_a_renamed_photograph_are_told(by_darkness: Path, tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()

@@ -23,6 +23,14 @@ from segmae.files import atomic_path, read_json
 from segmae.outputs import NEEDS, is_there, pixel_crc
 from segmae.rows import Row, json_line, write_csv
 
+OF_FOLDER = {  # the files of each format, as patterns: results of a photograph named sheet_1 end in a letter
+    "coco": "coco.json",
+    "coco-rle": "coco_rle.json",
+    "labelstudio": "labelstudio.json",
+    "csv": "results.csv",
+    "html": gallery.PAGE,
+    "sheet": "sheet_*[0-9].png",
+}
 Annotate = Callable[[int, Row], exchange.Json | None]
 
 
@@ -42,10 +50,10 @@ def write_collections(
     notes, changed = list[str](), set[str]()
     drawn = partial(_drawn_now, changed)
     writers: dict[str, Callable[[list[Row]], Any]] = {
-        "coco": lambda some: _write_coco(folder / "coco.json", some, _polygons(folder)),
-        "coco-rle": lambda some: _write_coco(folder / "coco_rle.json", some, _runs(folder, drawn)),
+        "coco": lambda some: _write_coco(folder / OF_FOLDER["coco"], some, _polygons(folder)),
+        "coco-rle": lambda some: _write_coco(folder / OF_FOLDER["coco-rle"], some, _runs(folder, drawn)),
         "labelstudio": lambda some: _write_label_studio(folder, some),
-        "csv": lambda some: write_csv(folder / "results.csv", ordered),
+        "csv": lambda some: write_csv(folder / OF_FOLDER["csv"], ordered),
         "html": lambda some: gallery.write_page(
             folder, some, [r for r in ordered if "error" in r], read, drawn
         ),
@@ -129,7 +137,7 @@ def _write_label_studio(folder: Path, rows: Sequence[Row]) -> None:
         )
         for row in rows
     )
-    path = folder / "labelstudio.json"
+    path = folder / OF_FOLDER["labelstudio"]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write("[\n")
         file.writelines(_joined(tasks))

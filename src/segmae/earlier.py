@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from segmae import __version__, exchange
+from segmae.collection import OF_FOLDER
 from segmae.errors import DamagedFile
 from segmae.files import append, atomic_write, read_json
-from segmae.outputs import NEEDS, OF_FOLDER, Wanted
+from segmae.outputs import NEEDS, Wanted
 from segmae.photographs import FILES
 from segmae.predictor import Predictor
 from segmae.rows import RESULTS, Row, json_line, json_lines, turn

@@ -38,14 +38,6 @@ NEEDS = {  # the formats of a whole folder, and the files of each photograph tha
     "html": ("mask",),
     "sheet": ("mask",),
 }
-OF_FOLDER = {  # the files of these formats
-    "coco": "coco.json",
-    "coco-rle": "coco_rle.json",
-    "labelstudio": "labelstudio.json",
-    "csv": "results.csv",
-    "html": "gallery.html",
-    "sheet": "sheet_*.png",
-}
 FORMATS = (*FILES, *NEEDS)
 STRIP = 4_000_000  # pixels of a mask that are written at once
 
