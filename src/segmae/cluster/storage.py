@@ -22,8 +22,11 @@ TRIES = 4  # of a read from a bucket
 PAUSE = 0.5  # seconds before the second one; each further pause is twice as long
 # what S3 says of a file; all else that s3fs takes for absent or forbidden, such as keys that have expired, is of the bucket
 OF_THE_FILE = ("AccessDenied", "AllAccessDisabled", "InvalidObjectState", "NoSuchBucket", "NoSuchKey", "NoSuchVersion", "403", "404")  # fmt: skip
-# of a disk that is not there any more, or of this process
-OF_THE_SYSTEM = tuple(getattr(errno, name, None) for name in ("ENOTCONN", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EMFILE", "ENFILE"))  # fmt: skip
+# of a disk that is not there any more, or of a machine that may open no further file
+OF_THE_SYSTEM = (
+    errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
+    errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
 AGAIN = "the same call goes on where it stopped"
 # how buckets say that the name is taken; s3fs keeps the words of some in the cause alone
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
@@ -57,7 +60,7 @@ def file_system(place: str) -> Any:
         raise MissingExtra(
             f"{place}: needs {package}. It comes with the extra '{extra}': in the clone of segmae, {install(extra)}"
         )
-    # else s3fs asks for the size first, an answer to which names no reason, and one that it remembers may be that of an older file
+    # more at once, and s3fs asks for the size first: a refusal of that names no reason, and a size that it remembers may be an older file's
     options = {"max_concurrency": 1} if protocol in EXTRAS and EXTRAS[protocol][0] == "s3fs" else {}
     try:
         return fsspec.filesystem(protocol, **options)
@@ -81,7 +84,7 @@ def read_bytes(place: str) -> bytes:
             if error.errno not in OF_THE_SYSTEM:
                 raise
             raise DataError(
-                f"{place}: cannot be read now ({error.strerror}). Check the disk; {AGAIN}"
+                f"{place}: cannot be read now ({error.strerror}). Check the disk, and how many files may be open; {AGAIN}"
             ) from error
     files, pause = file_system(place), PAUSE
     for attempt in range(1, TRIES + 1):
