@@ -309,7 +309,7 @@ def read_again(source: Any, stamp: list[int] | None) -> NDArray[np.uint8]:
     """The upright pixels uint8 `[H,W,3]` of a photograph that was read before.
 
     Args:
-        source: see `segmae.data.preprocess.read_image`.
+        source: see `segmae.data.images.read_image`.
         stamp: `file_stamp` of a path before it was read; None where it is no path.
 
     Raises:

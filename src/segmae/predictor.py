@@ -91,7 +91,7 @@ class Predictor:
         """Segment one photograph, or each of a list of them.
 
         Args:
-            source: a path, bytes, an open file, a PIL image or an array, see `segmae.data.preprocess.read_image`; or a list of these.
+            source: a path, bytes, an open file, a PIL image or an array, see `segmae.data.images.read_image`; or a list of these.
 
         Returns:
             A `Result`, or a list of them in the same order.

@@ -73,7 +73,7 @@ def read_image(source: Any, at_least: int | None = None) -> Photo:
             pixels, it is: far faster, and the network sees a reduced picture anyway.
 
     Raises:
-        ImageError: missing, unreadable, truncated, not an image, or absurdly large (see `MAX_PIXELS`, `MAX_SIDE`); or the source is none of these.
+        ImageError: missing, unreadable, truncated, not an image, or absurdly large (see `MAX_PIXELS` and `MAX_SIDE` of `segmae.data.decode`); or the source is none of these.
     """
     source = content_of(source)
     if isinstance(source, np.ndarray | Image.Image):

@@ -114,10 +114,8 @@ def is_of_weights(file: Path) -> bool:
     weights, noted = file.with_name(WEIGHTS), export_note(file, "weights")
     try:
         return not noted or not weights.is_file() or tensors_digest(weights) == noted
-    except (
-        CheckpointError
-    ):  # damaged, or a pointer of Git LFS: torch says so, and the others need no such file
-        return True
+    except CheckpointError:
+        return True  # damaged, or a pointer of Git LFS: torch says so, and the others need no such file
 
 
 def export_note(file: Path, name: str) -> str:
