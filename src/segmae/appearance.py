@@ -1,4 +1,7 @@
-"""How a lesion looks inside its outline: its symmetry and its colours, in a frame of its own. Sources: see `segmae.measure`."""
+"""How a lesion looks inside its outline: its symmetry and its colours, in a frame of its own.
+
+Sources: see `segmae.measure`.
+"""
 
 from __future__ import annotations
 

@@ -87,8 +87,7 @@ def _of(source: str) -> Iterable[str]:
 
 
 def _pattern(files: Any, source: str) -> str:
-    """A pattern before whose first * a ? or [ is one of the folder's name, where there is such a folder: `set [1]/*.jpg` is not that of
-    `set 1`."""
+    """With the ? and [ of the folder before the first * as they stand, where that folder is there: `set [1]/*.jpg` is not that of `set 1`."""
     star = source.index("*")
     folder = source[: source[:star].rfind("/") + 1]
     if not re.search(r"[?[]", folder) or not files.isdir(folder):
