@@ -134,9 +134,16 @@ def test_an_export_of_other_weights_is_refused_and_gives_no_name_to_what_torch_c
     assert load(model, "onnxruntime").engine.name == "onnxruntime"
 
 
-def test_torch_and_an_onnx_file_of_other_numbers_have_two_names(small_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_torch_and_an_onnx_file_of_other_numbers_have_two_names(
+    small_model: Path, tmp_path: Path, precision: str
+) -> None:
     model = shutil.copytree(small_model, tmp_path / "model")
-    export_model(model, "onnx", "bf16")
+    assert load(model, "torch").digest == load(model, "onnxruntime").digest
+    graph = onnx.load(str(model / ONNX))
+    (note,) = (entry for entry in graph.metadata_props if entry.key == "segmae.precision")
+    note.value = precision
+    onnx.save(graph, str(model / ONNX))
     assert load(model, "torch").digest != load(model, "onnxruntime").digest
 
 
