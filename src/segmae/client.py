@@ -14,6 +14,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import math
 import os
 import secrets
 import ssl
@@ -115,10 +116,9 @@ class Client:
         """The status of a job once it is finished. Where the service is busy or started again meanwhile, that counts as waiting.
 
         Raises:
-            ServiceError: it is not, after so many seconds; or for two minutes nothing has answered.
+            ServiceError: it is not, after so many seconds; nothing answers, at first or for two minutes later on.
         """
-        heard, pause = time.monotonic(), FIRST_PAUSE
-        until = heard + timeout
+        until, heard, pause = time.monotonic() + timeout, -math.inf, FIRST_PAUSE
         while True:
             try:
                 status = self._send("GET", f"/v1/jobs/{_id(job)}", until=until)

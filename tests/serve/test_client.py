@@ -140,10 +140,14 @@ def test_who_waits_for_a_job_bears_a_service_that_is_started_again(
     one.answers = [RUNNING, (404, JSON, b'{"error": {"message": "none", "code": "job", "request_id": "r"}}')]
     with pytest.raises(ServiceError, match="none"):
         client.wait("1")
-    one.answers, clock.now = gone * 20, 0.0
+    one.answers, clock.now = [RUNNING, *gone * 20], 0.0
     with pytest.raises(ServiceError, match=r"502|504|no answer"):
         client.wait("1", timeout=3)
     assert clock.now == 3
+    one.answers, clock.now = gone, 0.0
+    with pytest.raises(ServiceError, match="no answer"):
+        client.wait("1")
+    assert clock.now == 0, "a wrong address is told at once"
 
 
 @pytest.mark.skipif(
