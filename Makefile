@@ -7,6 +7,8 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 # Relative, because pip splits this variable at spaces. The environment also reaches pip's build environments.
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A file's name as it is: make would take "$5" or "$(shell ...)" in it for its own.
+override export IMAGE := $(value IMAGE)
 
 help:
 	@echo "make demo               segment lesions that the project draws (installs the core alone: no torch)"

@@ -130,6 +130,26 @@ def test_installing(folder: Path) -> None:
     assert (clone / "demo/report.html").is_file()
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="Windows has no make")
+@pytest.mark.parametrize("given", ["argument", "variable"])
+def test_make_demo_takes_a_name_as_it_is(tmp_path: Path, given: str) -> None:
+    """What make or the shell would expand, or run, in a name reaches `segmae demo` unchanged."""
+    name = "my $5 $(shell touch ran) $(touch ran) `touch ran` 'a' \"b\" ; #.jpg"
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    program = tmp_path / ".venv-core" / "bin" / "segmae"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    (tmp_path / ".venv-core" / "installed").touch()
+    command = ["make", "--silent", "--old-file=.venv-core/installed", "demo"]
+    if given == "argument":
+        out = run(*command, f"IMAGE={name}", cwd=tmp_path)
+    else:
+        out = run(*command, cwd=tmp_path, IMAGE=name)
+    assert out == f"demo\n{name}\n"
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_links_lead_somewhere(link: str) -> None:
     assert (REPOSITORY / link).exists()
