@@ -36,6 +36,13 @@ RESTART = 120.0  # seconds for which who waits for a job bears that nothing answ
 NOT_THERE = (0, 502, 504)  # without an answer, and what a proxy before the service says then
 OTHER_NAME = (62, 64)  # OpenSSL's codes for a certificate of another host or address
 UNFINISHED = ("queued", "running")
+OF_A_FILE = {  # codes of refusals of one file, whose name the service does not repeat -> its field
+    "too_large": "image",
+    "unsupported_type": "image",
+    "not_dicom": "image",
+    "unreadable_image": "image",
+    "unreadable_mask": "mask",
+}
 CUT_SHORT = (http.client.HTTPException, ValueError)  # what reading such an answer, or its JSON, raises
 File = str | Path | bytes
 
@@ -95,7 +102,7 @@ class Client:
 
         Raises:
             ImageError: the file cannot be read.
-            ServiceError: the service refuses it, or cannot be reached.
+            ServiceError: the service refuses it, or cannot be reached. A refusal of the file begins with its path.
         """
         return self._post("/v1/segment", {"image": [image]}, options)
 
@@ -148,7 +155,14 @@ class Client:
 
     def _post(self, path: str, files: dict[str, list[File]], options: dict[str, Any]) -> Any:
         body, kind = multipart(files, options)
-        return self._send("POST", path, body, kind)
+        try:
+            return self._send("POST", path, body, kind)
+        except ServiceError as error:
+            about = files.get(OF_A_FILE.get(error.code, ""), [b""])[0]
+            if isinstance(about, bytes):
+                raise
+            said = f"{about}: {error.message}"
+            raise ServiceError(error.status, said, error.code, error.request_id) from error
 
     def _send(
         self, method: str, path: str, body: bytes | None = None, kind: str = "", until: float | None = None

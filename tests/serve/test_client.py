@@ -303,6 +303,27 @@ def test_refusals_carry_code_and_request(running: Running) -> None:
     assert len(refused.value.request_id) == 32
 
 
+def test_a_refusal_of_a_file_names_it(running: Running, tmp_path: Path) -> None:
+    """The service does not know where it lies, and repeats no names."""
+    good, cut, other = tmp_path / "good.png", tmp_path / "cut.png", tmp_path / "other.png"
+    good.write_bytes(drawn())
+    cut.write_bytes(drawn()[:2000])
+    other.write_bytes(b"no image")
+    client = running.client
+    for path, code in ((cut, "unreadable_image"), (other, "unsupported_type")):
+        with pytest.raises(ServiceError) as refused:
+            client.segment(str(path))
+        assert str(refused.value).startswith(f"{path}: the image is ") and refused.value.code == code
+        assert len(refused.value.request_id) == 32
+    with pytest.raises(ServiceError) as refused:
+        client.measure(good, cut)
+    assert str(refused.value).startswith(f"{cut}: the mask is ")
+    with pytest.raises(ServiceError, match=r"^the image is "):
+        client.segment(b"no image")
+    with pytest.raises(ServiceError, match=r"^output: "):
+        client.segment(good, output="maks")
+
+
 def test_options_are_lists_text_or_none(running: Running) -> None:
     client = running.client
     found = client.segment(drawn(), include=["mask", "measurements"], views=None, mm_per_pixel=(0.1, 0.2))
