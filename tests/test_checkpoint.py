@@ -470,6 +470,8 @@ def test_the_card_tells_training_figures_licence_and_limits() -> None:
         "## Limits\n\n- one lesion a photograph\n",
     ):
         assert line in card
+    card = model_card(ModelInfo("segmae-tiny", provenance=provenance | {"epochs": 1}), "mine")
+    assert "saved after 1 epoch, seed 7" in card
 
 
 def test_epochs_are_counted_by_whole_records(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def test_from_images_to_the_table(small_model: Path, tmp_path: Path, capsys: Any
         "6 images to train on, 2 to choose the epoch by, 2 held out; 1 epoch and the evaluation will take about"
         in err
     )
+    assert "here, and writing model.onnx some more" in err
     assert "drawn_0004.jpg" in err
     assert not run.exists()
 

@@ -25,6 +25,7 @@ from segmae.photographs import FILES
 from segmae.predict import predict_files
 from segmae.predictor import Predictor
 from segmae.result import Result, find_mask
+from segmae.rows import several_pieces
 
 
 def test_page_and_help_name_every_format() -> None:
@@ -41,7 +42,7 @@ def test_every_format_says_the_same(by_darkness: Path, tmp_path: Path) -> None:
     assert not done.failures
     pieces = sum(row["measurements"]["pieces"] > 1 for row in done.rows)
     assert done.notes == [
-        f"{pieces} of 3 masks have several pieces, all measured as one lesion; --keep-largest takes the largest"
+        f"{pieces} of 3 masks {'has' if pieces == 1 else 'have'} several pieces, all measured as one lesion; --keep-largest takes the largest"
     ]
     coco, exact = (json.loads((out / name).read_text()) for name in ("coco.json", "coco_rle.json"))
     tasks = json.loads((out / "labelstudio.json").read_text())
@@ -173,3 +174,10 @@ def test_options_that_cannot_be_used_are_named_before_anything_is_done(
         predict_files([tmp_path / "a.png"], tmp_path / "out", by_darkness, **options)
     assert any(word in str(caught.value) for word in ("mask", "contour", "mm_per_pixel", "batch_size"))
     assert not (tmp_path / "out").exists()
+
+
+def test_pieces_are_told_of_in_grammatical_numbers() -> None:
+    one, two = {"measurements": {"pieces": 1}}, {"measurements": {"pieces": 2}}
+    assert several_pieces([one]) == []
+    assert several_pieces([one, two])[0].startswith("1 of 2 masks has several pieces,")
+    assert several_pieces([two, two])[0].startswith("2 of 2 masks have several pieces,")

@@ -389,9 +389,10 @@ def model_card(info: ModelInfo, name: str) -> str:
              f"of lesion for each pixel; the mask is where it exceeds {info.threshold}. The network sees "
              f"{info.preprocess.size} x {info.preprocess.size} pixels; results are given at the photograph's size.", ""]  # fmt: skip
     if data:
+        epochs = "1 epoch" if p.get("epochs") == 1 else f"{p.get('epochs')} epochs"
         chosen = "; the best epoch was chosen on its val part" if "val_loss" in record else ""
         lines += ["## Training", "", f"- data: {data.get('images')} images, train part of split {data.get('split')}{chosen}",
-                  f"- task: {p.get('task')}, saved after {p.get('epochs')} epochs, seed {p.get('seed')}, "
+                  f"- task: {p.get('task')}, saved after {epochs}, seed {p.get('seed')}, "
                   f"{p.get('seconds', 0) / 60:.0f} minutes on {p.get('machine')}"]  # fmt: skip
         lines += [f"- {key}: {value}" for key, value in p.get("starts", {}).items()]
         if "val_dice" in record:

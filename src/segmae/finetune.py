@@ -342,7 +342,7 @@ class _Measured(Exception):
 
 
 def estimate(config: Config, split: Split, epochs: int) -> float:
-    """Seconds that so many epochs and the evaluations will take here, from two training steps after a first one."""
+    """Seconds that so many epochs and the evaluations will take here, from two training steps after a first one; without the export."""
     from segmae import train
 
     times: list[float] = []
@@ -384,7 +384,7 @@ def _announcement(found: Finetuned, config: Config, done: int) -> str:
         time_left = f"{minutes / 60:.0f} hours"
     return (
         f"{parts['train']} images to train on{used}, {parts['val']} to choose the epoch by, {parts['test']} held out; "
-        f"{left} {epochs} and the evaluation will take about {time_left} here"
+        f"{left} {epochs} and the evaluation will take about {time_left} here, and writing {ONNX} some more"
     )
 
 

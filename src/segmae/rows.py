@@ -168,5 +168,6 @@ def nine_digits(value: Any) -> Any:
 def several_pieces(rows: Sequence[Row]) -> list[str]:
     """A line for the user where measurements join the pieces of a mask."""
     count = sum(row.get("measurements", {}).get("pieces", 0) > 1 for row in rows)
-    text = f"{count} of {len(rows)} masks have several pieces, all measured as one lesion; --keep-largest takes the largest"
+    have = "has" if count == 1 else "have"
+    text = f"{count} of {len(rows)} masks {have} several pieces, all measured as one lesion; --keep-largest takes the largest"
     return [text] if count else []
