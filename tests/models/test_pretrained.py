@@ -685,6 +685,18 @@ def test_start_takes_all_that_agrees(tmp_path: Path) -> None:
         assert torch.equal(same(image), first(image))
 
 
+def test_start_of_another_size_is_refused(tmp_path: Path) -> None:
+    """Biases of the heads and counts of batches agree in any two networks of the family: that is no start."""
+    save_file(network("resnet").state_dict(), tmp_path / "model.safetensors")
+    other = create_model("segmae-small")
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(
+        CheckpointError, match=r"only \d+ small ones of its \d+ tensors fit this network.*`model\.name`"
+    ):
+        load_start(other, tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
 def test_start_without_a_model_in_the_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.safetensors: no such file"):
         load_start(network(), tmp_path)

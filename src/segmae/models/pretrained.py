@@ -21,6 +21,8 @@ from segmae.models.weight_files import Weights, read_weights
 from segmae.models.weight_names import BACKBONE, RESNET, efficientnet_name, rename, shared_names
 from segmae.models.weight_shapes import Target, fit_tensors, fit_vit
 
+TRIFLE = 0.01  # of a start's values: less agrees by chance between any two networks, such as a head's bias
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -132,7 +134,7 @@ def load_start(model: nn.Module, folder: str | Path) -> LoadReport:
         folder: a model folder, or its `model.safetensors`.
 
     Raises:
-        CheckpointError: no such model, not readable, or nothing in it fits.
+        CheckpointError: no such model, not readable, or nothing in it fits, or hardly anything (`TRIFLE`).
     """
     weights, state = read_weights(folder), model.state_dict()
     same = {
@@ -148,9 +150,9 @@ def load_start(model: nn.Module, folder: str | Path) -> LoadReport:
         if filled:
             left_out = [name for name in left_out if name not in encoder]
             left_out += [text for name, text in misfits.items() if f"encoder.{name}" not in same]
-    if not fitting and not same:
-        raise CheckpointError(_nothing_fits(folder, weights, left_out))
     fitting |= same
+    if _values(fitting) < TRIFLE * _values(weights) or not fitting:
+        raise CheckpointError(_nothing_fits(folder, weights, left_out, len(fitting)))
     return _load(model, fitting, left_out, [name for name in state if name not in fitting], notes)
 
 
@@ -247,12 +249,18 @@ def _is_weight(name: str) -> bool:
     return not name.endswith("num_batches_tracked")  # a count, which files from before torch 0.4.1 lack
 
 
+def _values(weights: Weights) -> int:
+    return sum(value.numel() for value in weights.values())
+
+
 def _of_cnn(name: str) -> bool:
     return name.startswith("encoder.cnn.")
 
 
-def _nothing_fits(path: str | Path, weights: Weights, left_out: Iterable[str]) -> str:
-    reason = f"none of its {len(weights)} tensors fits this network{_examples(left_out)}"
+def _nothing_fits(path: str | Path, weights: Weights, left_out: Iterable[str], fitting: int = 0) -> str:
+    some = f"only {fitting} small ones of its {len(weights)} tensors fit"
+    found = some if fitting else f"none of its {len(weights)} tensors fits"
+    reason = f"{found} this network{_examples(left_out)}"
     return f"{path}: {reason}. Check that file and `model.name` belong together"
 
 
