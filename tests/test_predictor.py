@@ -154,7 +154,7 @@ def test_options_of_a_result_raise_what_those_of_files_do(predictor: Predictor) 
     for error in (ConfigError, ValueError):
         with pytest.raises(error, match="mm_per_pixel is -1"):
             result.measure(-1)
-        with pytest.raises(error, match="overlay style 'x': choose of contour, fill, side"):
+        with pytest.raises(error, match="overlay style 'x': choose from contour, fill, side"):
             result.overlay("x")
 
 

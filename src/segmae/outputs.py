@@ -79,9 +79,9 @@ def wanted(
                 f"format '{name}': not one of {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}"
             )
     if not formats:
-        raise ConfigError(f"no format given: choose of {', '.join(FORMATS)}")
+        raise ConfigError(f"no format given: choose from {', '.join(FORMATS)}")
     if overlay_style not in STYLES:
-        raise ConfigError(f"overlay style '{overlay_style}': choose of {', '.join(STYLES)}")
+        raise ConfigError(f"overlay style '{overlay_style}': choose from {', '.join(STYLES)}")
     scale = pixel_scale(mm_per_pixel)
     needed = {kind for name in formats for kind in NEEDS.get(name, ())}
     return Wanted(

@@ -109,7 +109,7 @@ class Result:
             ImageError: as `measure`.
         """
         if style not in drawing.STYLES:
-            raise measuring.WrongOption(f"overlay style '{style}': choose of {', '.join(drawing.STYLES)}")
+            raise measuring.WrongOption(f"overlay style '{style}': choose from {', '.join(drawing.STYLES)}")
         return Image.fromarray(drawing.overlay(read_again(self.source, self.stamp), self.mask, style=style))
 
 

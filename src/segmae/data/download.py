@@ -135,7 +135,7 @@ def download(
     if name not in ARCHIVES:
         raise DataError(f"dataset '{name}': choose {', '.join(ARCHIVES)} or ph2")
     if not parts or not set(parts) <= set(PARTS):
-        raise DataError(f"part '{', '.join(parts)}': choose of {', '.join(PARTS)}")
+        raise DataError(f"part '{', '.join(parts)}': choose from {', '.join(PARTS)}")
     for other in (archive for key in ARCHIVES if key != name for archive in ARCHIVES[key]):
         if (folder / other.name).is_dir():
             raise DataError(f"{folder}: holds {other.name} already. Give each dataset a folder of its own")

@@ -104,7 +104,7 @@ def options_in(form: FormData, outputs: Iterable[str] = OUTPUTS) -> Options:
     include = _list(form, "include", ())
     for part in include:
         if part not in PARTS:
-            raise Problem(422, f"include: choose of {', '.join(PARTS)}")
+            raise Problem(422, f"include: choose from {', '.join(PARTS)}")
     views = _one_of(form, "views", [str(number) for number in VIEWS])
     scale = _scale(form)
     try:
@@ -152,7 +152,7 @@ def _one_of(form: FormData, name: str, choices: Iterable[str]) -> str:
     choices = list(choices)
     value = _text(form, name) or choices[0]
     if value not in choices:
-        raise Problem(422, f"{name}: choose of {', '.join(choices)}")
+        raise Problem(422, f"{name}: choose from {', '.join(choices)}")
     return value
 
 
