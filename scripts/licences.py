@@ -77,7 +77,7 @@ def main() -> None:
     known = set(metadata.distribution("segmae").metadata.get_all("Provides-Extra") or [])
     extras = set(sys.argv[1:]) or known - {*DEVELOPING}
     if unknown := extras - known:
-        sys.exit(f"no extra {', '.join(sorted(unknown))}: choose of {', '.join(sorted(known))}")
+        sys.exit(f"no extra {', '.join(sorted(unknown))}: choose from {', '.join(sorted(known))}")
     absent, refused = [], []
     for name, distribution in sorted(needed(extras)):
         if distribution is None:
