@@ -61,9 +61,7 @@ def merged(folder: Path, before: Row, row: Row, digest: str) -> Row:
         kept = {key: value for key, value in before.items() if key not in ("name", "file")}
         return row | ({"earlier": kept} if "weights" in before else {})
     row |= {"weights": digest, "segmae": __version__}
-    same = is_current(before, digest, row["stamp"]) and all(
-        before.get(key) == row[key] for key in ("keep_largest", "fill_holes")
-    )
+    same = _is_made_alike(before, row)
     for kind, ending in FILES.items():
         if kind in row or before.get(kind) != row["name"] + ending:
             continue
@@ -113,7 +111,7 @@ def of_earlier_calls(folder: Path, rows: Iterable[Row], want: Wanted, before: Ma
             f"rows of earlier calls in {folder / RESULTS} differ in {', '.join(differing)}. "
             "Predict all photographs with the same options before you compare them"
         )
-    replaced = [row for row in good if _is_replaced(found_before(before.get(row["name"], {})), row)]
+    replaced = [row for row in good if _replaces(row, found_before(before.get(row["name"], {})))]
     outdated = [
         file.name
         for kind, pattern in OF_FOLDER.items()
@@ -129,8 +127,12 @@ def of_earlier_calls(folder: Path, rows: Iterable[Row], want: Wanted, before: Ma
     return notes
 
 
-def _is_replaced(before: Row, row: Row) -> bool:
-    return "weights" in before and any(before.get(key) != row.get(key) for key in MADE_BY)
+def _is_made_alike(before: Row, row: Row) -> bool:
+    return all(before.get(key) == row.get(key) for key in MADE_BY)
+
+
+def _replaces(row: Row, before: Row) -> bool:
+    return "weights" in before and not _is_made_alike(before, row)
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:

@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from darkness import INFO, Darkness
 from segmae import cli
-from segmae.checkpoint import ModelInfo
 from segmae.cluster import predict_batch
 from segmae.cluster import run as module
 from segmae.cluster.plan import PLAN, Settings, cut, make_plan, settle
 from segmae.cluster.shard import Worker, shard_file
 from segmae.cluster.storage import Store
-from segmae.config import Preprocess
 from segmae.data.phantom import draw_lesion
 from segmae.errors import ConfigError, DataError, OutputError
 from segmae.exchange import run_lengths
@@ -33,18 +32,6 @@ from segmae.predictor import Predictor, load
 
 pyarrow = pytest.importorskip("pyarrow", reason="the extra 'batch' is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="the extra 'batch' is not installed")
-
-
-class Darkness:
-    """An engine that finds what is dark: logits of 4 and -4."""
-
-    name, device = "none", "cpu"
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        return np.where(images.mean(1, keepdims=True) < 0, 4, -4).astype(np.float32)
-
-
-INFO = ModelInfo("darkness", {}, Preprocess(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
 
 
 @pytest.fixture
