@@ -30,6 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from darkness import Darkness
 from disks import small_disk
 from segmae import cli, files
 from segmae.checkpoint import ModelInfo
@@ -44,15 +45,6 @@ from segmae.predictor import Predictor
 
 unix = pytest.mark.skipif(os.name == "nt", reason="pipes, sockets and devices are files on Unix alone")
 Run = Callable[..., tuple[int, list[str], list[str]]]
-
-
-class Darkness:
-    """An engine that finds what is dark: logits of 4 and -4."""
-
-    name, device = "none", "cpu"
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        return np.where(images.mean(1, keepdims=True) < 0, 4, -4).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
