@@ -15,9 +15,11 @@ import pytest
 
 import segmae
 from segmae import cli
+from segmae.calibrate import calibrate
 from segmae.card import publish
 from segmae.checkpoint import read_info, save_threshold
 from segmae.data.phantom import draw_lesion, write_dataset
+from segmae.engines.convert import export_model
 from segmae.errors import CheckpointError, ConfigError, DataError
 from segmae.evaluate import evaluate_checkpoint
 from segmae.hub import WANTED, from_pretrained
@@ -112,6 +114,20 @@ def test_a_dropped_download_goes_on_where_it_stopped(hub: Hub) -> None:
     assert (found / "model.safetensors").read_bytes() == hub.host.files[weights]
     assert len(hub.host.gets("model.onnx")) == 1  # what was whole is not fetched again
     assert names(found.parent) == [".lock", *sorted(f"{COMMIT}/{name}" for name in names(found)), "refs.json"]
+
+
+def test_what_the_cache_holds_stays_what_the_host_has(hub: Hub, tmp_path: Path) -> None:
+    """Calibrated or exported in place, it would be another model for everybody who loads it by name."""
+    folder, data = from_pretrained(ID), write_dataset(tmp_path / "data", 50, seed=1)
+    before = {name: (folder / name).read_bytes() for name in names(folder)}
+    with pytest.raises(CheckpointError, match=r"belongs to the cache of fetched models.*Copy the folder"):
+        calibrate(folder, data, threads=1)
+    for model, out in ((folder, None), (folder / "model.safetensors", None), (folder, folder / "model.onnx")):
+        with pytest.raises(ConfigError, match=r"belongs to the cache of fetched models.*--out FOLDER"):
+            export_model(model, out=out)
+    assert {name: (folder / name).read_bytes() for name in names(folder)} == before
+    copy = shutil.copytree(folder, tmp_path / "mine")
+    assert export_model(copy).path == copy / "model.onnx"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from segmae import metrics
-from segmae.checkpoint import ASSETS, CALIBRATION, resolve, save_threshold, untuned_threshold
+from segmae.checkpoint import CALIBRATION, owner_of, resolve, save_threshold, untuned_threshold
 from segmae.data.catalog import Case, find_data, open_dataset
 from segmae.data.images import read_mask
 from segmae.data.preprocess import prepare_photo, resize_mask
@@ -91,7 +91,7 @@ def calibrate(
         part: of the split; default: val. Never the part whose figures are published.
 
     Raises:
-        CheckpointError: the model lies inside the package, for all that use it.
+        CheckpointError: the model belongs to the package or the cache of fetched models, for all that load it by name.
         DataError: fewer than 50 photographs with masks, (unless `allow_leaks`) some that the model was trained on, or a part of no split.
     """
     if part and not split:
@@ -103,11 +103,8 @@ def calibrate(
         raise CheckpointError(
             f"{place}: is one file. A calibration lies beside the weights: give a model folder"
         )
-    if place.parent == ASSETS:
-        raise CheckpointError(
-            f"{model} lies inside the package. Make a model folder of your own, and calibrate that: `segmae export {model} --to onnx "
-            "--out FOLDER`"
-        )
+    if owner := owner_of(place):
+        raise CheckpointError(f"{place}: belongs to {owner}. Copy the folder, and calibrate the copy")
     dataset = open_dataset(find_data(str(data)))
     chosen = load_split(split) if split else None
     part = "all" if chosen is None else part or "val"

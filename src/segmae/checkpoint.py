@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 import struct
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ WEIGHTS, ONNX, CONFIG = "model.safetensors", "model.onnx", "config.json"
 OPENVINO = ("model.xml", "model.bin")  # the graph and its weights
 ENSEMBLE = "ensemble.json"
 CALIBRATION = "trust.json"
+COMMIT = re.compile(r"[0-9a-f]{40}")  # the name of a folder of `segmae.hub`'s cache
+FETCHING = ".lock"  # beside it
 HEADER_KEY = "segmae"  # in the metadata of the safetensors file
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
@@ -64,6 +67,15 @@ class ModelInfo:
 def embedded_models() -> list[str]:
     """Names of the models that ship inside the package."""
     return sorted(path.parent.name for path in ASSETS.glob(f"*/{CONFIG}"))
+
+
+def owner_of(folder: Path) -> str | None:
+    """Who has a model folder under a name, so that a change in it is one for everybody who loads that name; None for a folder of one's own."""
+    folder = folder.resolve()
+    if folder.parent == ASSETS.resolve():
+        return "the package"
+    fetched = COMMIT.fullmatch(folder.name) and (folder.parent / FETCHING).exists()
+    return "the cache of fetched models" if fetched else None
 
 
 def resolve(model: str | Path) -> Path:

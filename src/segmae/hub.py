@@ -23,7 +23,9 @@ from urllib.parse import quote, urlsplit
 
 from segmae.checkpoint import (
     CALIBRATION,
+    COMMIT,
     CONFIG,
+    FETCHING,
     ONNX,
     WEIGHTS,
     read_info,
@@ -40,7 +42,6 @@ SMALL = 10 << 20  # bytes that anything but weights may have
 MODEL_ID = re.compile(
     r"(?P<owner>[\w-][\w.-]*)/(?P<name>[\w-][\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII
 )
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Progress = Callable[[int, int, str], None]  # bytes here, bytes in all, the file
 
@@ -103,7 +104,7 @@ def from_pretrained(
         raise CheckpointError(
             f"{name}: revision {wanted} of {host} is not in the cache {place.parent}, and offline mode forbids to fetch it"
         ) from local
-    with locked(make_folder(place) / ".lock"):
+    with locked(make_folder(place) / FETCHING):
         commit, files = _listing(host, name, wanted)
         if not _is_whole(place / commit):
             _download(host, name, commit, files, place / commit, progress)

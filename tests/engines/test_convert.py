@@ -195,5 +195,5 @@ def test_options_that_do_not_go_together_are_refused(small_model: Path, tmp_path
             export_model(small_model, *arguments)
     with pytest.raises(ConfigError, match="only int8 does"):
         export_model(small_model, data="isic2018", split="isic2018/fold1")
-    with pytest.raises(ConfigError, match=r"inside the package: name another place"):
+    with pytest.raises(ConfigError, match=r"belongs to the package\. Name another place"):
         export_model("segmae-tiny")

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from segmae.checkpoint import (
-    ASSETS,
     CALIBRATION,
     CONFIG,
     ONNX,
     OPENVINO,
     WEIGHTS,
     load_model,
+    owner_of,
     refuse_stage_1,
     resolve,
     tensors_digest,
@@ -69,7 +69,7 @@ def export_model(
         tell: called with lines on what is being done.
 
     Raises:
-        ConfigError: options that do not go together, or a folder of another model or of a run.
+        ConfigError: options that do not go together, or a folder of another model, of a run, of the package or of the cache of fetched models.
         CheckpointError: no weights, a model of stage 1 only, an export that is not equal to the network, or int8 that costs too much Dice.
         DataError: unusable data.
         MissingExtra: onnx, openvino or nncf is not installed.
@@ -82,16 +82,19 @@ def export_model(
         )
     place = resolve(model)
     target = _target(place, to, out)
+    folder = target.parent if target.suffix in (".onnx", ".xml") else target
+    if owner := owner_of(folder):
+        raise ConfigError(f"{folder}: belongs to {owner}. Name another place with --out FOLDER")
     if to == "openvino" or precision == "int8":
         require("openvino" if to == "openvino" else "nncf", "openvino")
     refuse_stage_1(place)
     network, info = load_model(place)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
         tell(f"exporting {info.architecture} ({precision})")
         size, stored = info.preprocess.size, "bf16" if precision == "bf16" else "fp32"
         weights = tensors_digest(place if place.is_file() else place / WEIGHTS)
         notes = {**asdict(info.preprocess), "threshold": info.threshold, "weights": weights}
-        file, dice = export_onnx(network, Path(folder) / ONNX, size, stored, True, notes, tell), None
+        file, dice = export_onnx(network, Path(temporary) / ONNX, size, stored, True, notes, tell), None
         if to == "openvino":
             file = to_openvino(file, precision, weights)
         if precision == "int8":
@@ -109,8 +112,6 @@ def _target(place: Path, to: str, out: str | Path | None) -> Path:
     """The file to write, or the folder that becomes a model folder (any other path)."""
     name = ONNX if to == "onnx" else OPENVINO[0]
     if out is None:
-        if place.parent == ASSETS:
-            raise ConfigError(f"{place.name} lies inside the package: name another place with --out FOLDER")
         return (place if place.is_dir() else place.parent) / name
     out = Path(out)
     ending = Path(name).suffix
