@@ -381,6 +381,38 @@ def test_models_whose_names_differ_behind_a_point_have_folders_of_their_own(
         assert (summary["model"]["name"], written) == (name, Path("evaluation") / f"{name}-set-all")
 
 
+@pytest.mark.parametrize("what", ["model", "dataset", "split"])
+def test_figures_of_a_namesake_are_not_overwritten(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").mkdir()
+    models = [shutil.copytree(run / "best", tmp_path / place / "final") for place in ("a", "b")]
+    sets = [folder, shutil.copytree(folder, tmp_path / "b" / "set")]
+    splits = [
+        split_file(place, test=sorted(p.stem for p in (folder / "images").iterdir()))
+        for place in (tmp_path, tmp_path / "b")
+    ]
+    asked = [models[0], sets[0], splits[0]]
+
+    def evaluated(**options: Any) -> Path:
+        monkeypatch.setattr(evaluation, "resolve", lambda name: asked[0])
+        return evaluate_checkpoint(*asked, **options)[1]
+
+    written = evaluated()
+    before = (written / "summary.json").read_bytes()
+    index, others = {"model": (0, models), "dataset": (1, sets), "split": (2, splits)}[what]
+    asked[index] = others[1]
+    with pytest.raises(DataError, match=r"another model, dataset or split of the same name.*--out"):
+        evaluated()
+    assert (written / "summary.json").read_bytes() == before
+    assert str(tmp_path) not in before.decode()
+    assert evaluated(out=written) == written, "asked for by its name"
+    asked[index] = others[0]
+    shutil.rmtree(written)
+    assert evaluated() == evaluated() == written, "the same again"
+
+
 def test_figures_of_last_instead_of_best_are_warned_of(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

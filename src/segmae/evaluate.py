@@ -8,8 +8,10 @@ together.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from segmae.contour import cleaned
 from segmae.data.catalog import Case, find_data, image_files, open_dataset, refuse_odd_names
 from segmae.data.splits import Split, load_split, met_ids, overlap, with_lesions
 from segmae.errors import DataError
-from segmae.files import atomic_write, write_json
+from segmae.files import atomic_write, read_json, write_json
 from segmae.paired import Evaluated, differences, read_evaluation
 from segmae.provenance import machine, portable, versions
 from segmae.report import write_report
@@ -46,6 +48,7 @@ def evaluate(
     against: Evaluated | None = None,
     keep_largest: bool = False,
     fill_holes: bool = False,
+    places: str = "",
     batch_size: int = 16,
     resamples: int = 2000,
     seed: int = 0,
@@ -66,6 +69,7 @@ def evaluate(
         warnings: what the summary has to warn of besides what is found here.
         against: another model's evaluation; the summary's `against` then has the mean differences on the images that both have.
         keep_largest, fill_holes: measure masks that are cleaned so; see `segmae.contour`.
+        places: what tells places of this model, data and split from others of the same names, and names no folder.
         resamples: bootstrap samples of the 95 % intervals.
         seed: of the bootstrap.
         progress: called after every batch.
@@ -130,6 +134,7 @@ def evaluate(
             "failures": failures,
             "sizes": _sizes(scores),
         },
+        "places_sha256": places,
         "warnings": found,
         "network_size": size,
         "per_image_mean": means,
@@ -209,7 +214,8 @@ def evaluate_checkpoint(
         The summary (see `evaluate`) and the folder.
 
     Raises:
-        DataError: unusable data or split, images that the model was trained on, or an `out` that holds the dataset's files, other pictures or a report.
+        DataError: unusable data or split, images that the model was trained on, an `out` that holds the dataset's files, other pictures or a
+            report, or a default folder with figures of another model, dataset or split of the same name.
         CheckpointError: no usable model.
     """
     from segmae.predictor import load
@@ -242,6 +248,9 @@ def evaluate_checkpoint(
     if against is not None and folder.resolve() == Path(against).resolve():
         raise DataError(f"{folder}: holds the evaluation to compare with. Choose another folder for this one")
     _refuse_folder(folder, cases)
+    places = _places_digest(path, dataset.root, chosen)
+    if out is None:
+        _refuse_namesakes(folder, places)
     summary = evaluate(
         predictor,
         cases,
@@ -254,6 +263,7 @@ def evaluate_checkpoint(
         against=other,
         keep_largest=keep_largest,
         fill_holes=fill_holes,
+        places=places,
         batch_size=batch_size,
         resamples=resamples,
         seed=seed,
@@ -271,6 +281,26 @@ def _refuse_folder(folder: Path, cases: Sequence[Case]) -> None:
     if folder.is_dir() and not (folder / "summary.json").exists():
         for path in (*image_files(folder), *folder.glob("report.md")):
             raise DataError(f"{path}: is there and of no evaluation. Choose another folder")
+
+
+def _places_digest(model: Path, data: Path, split: Split | None) -> str:
+    """SHA-256 of where model, data and split lie; a run's own folder of evaluations may move with it."""
+    file = Path(split.name).expanduser() if split else None
+    places = [None if _run_of(model) else model.resolve(), data.resolve()]
+    places += [file.resolve() if file.is_file() else file] if file else []
+    return hashlib.sha256("\n".join(map(str, places)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _refuse_namesakes(folder: Path, places: str) -> None:
+    """Raises DataError: figures of another model, dataset or split would be lost, of which only the names are the same."""
+    before = ""
+    with suppress(OSError, ValueError, AttributeError):  # there is none, or it is of no use
+        before = read_json(folder / "summary.json").get("places_sha256", "")
+    if before not in ("", places):
+        raise DataError(
+            f"{folder}: holds the evaluation of another model, dataset or split of the same name. Name a folder for this one (--out), "
+            "or remove that one"
+        )
 
 
 def _cases_of(cases: Sequence[Case], split: Split, part: str, root: str) -> tuple[Case, ...]:
