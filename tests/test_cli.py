@@ -560,12 +560,27 @@ def test_a_demo_that_fails_leaves_the_page_of_an_earlier_one(run: Run, tmp_path:
 
 
 @needs_model
-def test_a_demo_keeps_the_rows_of_a_prediction_in_its_folder(run: Run, lesions: Path, tmp_path: Path) -> None:
+def test_a_demo_replaces_an_earlier_one_and_keeps_a_prediction_in_its_folder(
+    run: Run, lesions: Path, tmp_path: Path
+) -> None:
     photo = Path(shutil.copy(next(lesions.rglob("*.jpg")), tmp_path / "mine.jpg"))
-    assert run("predict", photo, "-o", tmp_path / "out")[0] == 0
-    assert run("demo", "-o", tmp_path / "out")[0] == 0
-    rows = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
-    assert "mine" in [json.loads(row)["name"] for row in rows] and len(rows) > 1
+    out, other = tmp_path / "out", Path(shutil.copy(photo, tmp_path / "other.jpg"))
+    assert run("predict", photo, "-o", out)[0] == 0
+
+    def there() -> set[str]:
+        rows = {json.loads(row)["name"] for row in (out / "results.jsonl").read_text().splitlines()}
+        for kind in ("mask", "overlay"):
+            assert {path.name for path in out.glob(f"*_{kind}.png")} == {
+                f"{name}_{kind}.png" for name in rows
+            }
+        return rows
+
+    drawn = {f"drawn_{number:04}" for number in range(6)}
+    for photographs, names in (((), drawn), ((other,), {"other"}), ((photo,), set()), ((), drawn)):
+        assert run("demo", *photographs, "-o", out)[0] == 0
+        assert there() == {"mine"} | names
+    assert run("demo", tmp_path / "gone.jpg", "-o", out)[0] == 2
+    assert there() == {"mine"} | drawn, "a demo that fails leaves the earlier one"
 
 
 @needs_model

@@ -19,10 +19,12 @@ from segmae.data.preprocess import resize_mask
 from segmae.errors import DataError
 from segmae.files import atomic_path, atomic_write, make_folder
 from segmae.gallery import jpeg_base64
+from segmae.outputs import DEFAULT_FORMATS
 from segmae.overlay import fitted, overlay
+from segmae.photographs import FILES, safe_name
 from segmae.predict import Progress, predict_files
 from segmae.predictor import DEFAULT_MODEL
-from segmae.rows import RESULTS
+from segmae.rows import earlier_rows, write_rows
 
 Pixels = NDArray[np.uint8]
 
@@ -31,6 +33,7 @@ QUALITY = 88  # of its JPEG
 SHOWN = 24  # pictures on the page; the folder holds all of them
 LESIONS, FIRST_SEED = 6, 20  # that are drawn where no photograph is given
 COLUMNS = 6  # of the sheet
+DEMO = "demo"  # in a row of results.jsonl: it is a demo's, and the next one may replace it
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def run_demo(
 
     Args:
         image: a photograph or a folder of them; None draws lesions, whose true outline is then shown as well.
-        out: folder, created where needed.
+        out: folder, created where needed. What an earlier demo left there is replaced, what `predict_files` wrote there stays.
         model: see `segmae.load`.
         progress: called after every photograph.
 
@@ -74,12 +77,26 @@ def run_demo(
     """
     folder = make_folder(out)
     page, sheet = folder / "report.html", folder / "sheet.png"
-    if page.exists() and (folder / RESULTS).exists():
-        atomic_write(folder / RESULTS, "")  # an earlier demo's photographs may have the same names
+    before = earlier_rows(folder)
+    demos = {name: row for name, row in before.items() if DEMO in row and safe_name(name) == name}
+    if demos:
+        write_rows(folder, gone=demos)  # photographs of this one may have the same names
     drawn = None if image is not None else write_dataset(folder / "drawn", LESIONS, seed=FIRST_SEED)
-    done = predict_files([drawn / "images" if drawn else Path(str(image))], folder, model, progress=progress)
-    if not done.rows:
-        raise DataError(f"no photograph could be segmented. The first: {done.failures[0]['problem']}")
+    try:
+        done = predict_files(
+            [drawn / "images" if drawn else Path(str(image))], folder, model, progress=progress
+        )
+        if not done.rows:
+            raise DataError(f"no photograph could be segmented. The first: {done.failures[0]['problem']}")
+    except BaseException:
+        if demos:
+            write_rows(folder, list(demos.values()), gone=earlier_rows(folder).keys() - before.keys())
+        raise
+    after, predicted = earlier_rows(folder), before.keys() - demos.keys()
+    write_rows(folder, [row | {DEMO: True} for name, row in after.items() if name not in predicted])
+    for name in demos.keys() - after.keys():
+        for kind in DEFAULT_FORMATS:
+            (folder / (name + FILES[kind])).unlink(missing_ok=True)
     pictures: list[Picture] = []
     for row in done.rows:
         reference = read_mask(drawn / "masks" / f"{row['name']}.png") if drawn else None
