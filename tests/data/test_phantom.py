@@ -66,6 +66,17 @@ def test_every_layout_is_recognised_and_written_the_same_again(tmp_path: Path, l
         assert np.abs(found.astype(int) - image).mean() < (1e-9 if layout == "ph2" else 8)
 
 
+@pytest.mark.parametrize("layout", ["folder", "isic2018", "isic2017", "ph2"])
+def test_pictures_of_another_dataset_never_count_among_the_drawn(tmp_path: Path, layout: Layout) -> None:
+    root = write_dataset(tmp_path, 6, layout, size=(24, 16))
+    before = contents(root)
+    with pytest.raises(DataError, match="there already, and would pass for one of the lesions"):
+        write_dataset(root, 4, layout, size=(24, 16))
+    assert contents(root) == before
+    write_dataset(root, 6, layout, size=(24, 16), seed=9)
+    assert len(open_dataset(root).cases) == 6 and contents(root) != before
+
+
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="15 x 40 px: give at least 16 px"):
         draw_lesion(0, (15, 40))

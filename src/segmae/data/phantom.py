@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.errors import DataError
 
 Field = NDArray[Any]  # float32
@@ -23,6 +24,12 @@ SKIN_TONES = ((236, 205, 192), (231, 187, 170), (224, 172, 150), (214, 170, 134)
 MELANIN: Field = np.array((0.66, 1.0, 1.22), np.float32)  # absorption of red, green and blue light, relative
 BLOOD: Field = np.array((0.12, 1.0, 0.85), np.float32)
 DIAGNOSES = ("0", "1", "2")  # PH2's codes: common nevus, atypical nevus, melanoma
+PICTURES = {  # where a layout has them
+    "folder": ("images/*", "masks/*"),
+    "isic2018": ("ISIC2018_*/*",),
+    "isic2017": ("ISIC-2017_*/*",),
+    "ph2": ("PH2Dataset/*/*/*/*",),
+}
 ISIC2017_PARTS = (("Training", 0.6), ("Validation", 0.8), ("Test_v2", 1.0))  # cumulated shares
 
 
@@ -68,15 +75,16 @@ def write_dataset(
         seed: of the first lesion; the others follow.
 
     Raises:
-        DataError: no such layout, no lesions, or a size below 16 px.
+        DataError: no such layout, no lesions, a size below 16 px, or a folder in which pictures of another dataset lie.
     """
     root = Path(folder)
     if n < 1:
         raise DataError(f"{n} drawn lesions: give at least 1")
     if layout not in ("folder", "isic2018", "isic2017", "ph2"):
         raise DataError(f"layout '{layout}': choose folder, isic2018, isic2017 or ph2")
-    for index in range(n):
-        image_path, mask_path = _places(root, layout, index, n)
+    places = [_places(root, layout, index, n) for index in range(n)]
+    _refuse_others(root, layout, {path for pair in places for path in pair})
+    for index, (image_path, mask_path) in enumerate(places):
         image, mask = draw_lesion(seed + index, size)
         for path, pixels in ((image_path, image), (mask_path, mask * 255)):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +94,16 @@ def write_dataset(
         table += [f"|| IMD{i + 1:03} || || {DIAGNOSES[i % 3]} ||" for i in range(n)]
         (root / "PH2Dataset" / "PH2_dataset.txt").write_text("\n".join(table) + "\n", encoding="utf-8")
     return root
+
+
+def _refuse_others(root: Path, layout: Layout, mine: set[Path]) -> None:
+    """Raises DataError: pictures lie where a dataset is written that are none of it, as of an earlier one of more lesions."""
+    for pattern in PICTURES[layout]:
+        for path in root.glob(pattern):
+            if path not in mine and path.suffix.lower() in IMAGE_SUFFIXES:
+                raise DataError(
+                    f"{path}: is there already, and would pass for one of the lesions that are drawn. Choose another folder, or remove it"
+                )
 
 
 def _places(root: Path, layout: Layout, index: int, n: int) -> tuple[Path, Path]:
