@@ -77,6 +77,18 @@ def test_wrong_usage_ends_with_2(run: Run, arguments: tuple[str, ...]) -> None:
     assert "Usage:" in out + err
 
 
+def test_pretrain_refuses_what_is_no_stage_1(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("lightning_fabric")
+    stage2 = tmp_path / "stage2.yaml"
+    stage2.write_text("task: supervised\n")
+    for settings in ((stage2,), ("epochs=1", "task=hybrid")):
+        code, _, err = run("pretrain", *settings)
+        assert code == 2 and "is no stage 1. `segmae train` runs it" in err
+    for settings in ((stage2, "task=pretrain"), ("epochs=1",)):
+        code, _, err = run("pretrain", *settings)
+        assert code == 2 and "data.root" in err, "all is well but for the dataset, which is not named"
+
+
 def test_unknown_settings_name_the_nearest_one(run: Run) -> None:
     pytest.importorskip("omegaconf")
     code, _, err = run("train", "optimizer.lrr=1")

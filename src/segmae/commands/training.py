@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segmae.commands.options import Json, Settings, given, recipe_and_overrides
 from segmae.commands.show import listener, note, print_failures, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from segmae.config import Config
 
 
 class Format(StrEnum):
@@ -45,19 +48,27 @@ def models(as_json: Json = False) -> None:
 
 def pretrain(settings: Settings) -> None:
     """Stage 1: train the encoder to rebuild hidden patches."""
+    from segmae.errors import ConfigError
+    from segmae.recipe import load_config, read_settings
+
     recipe, overrides = recipe_and_overrides(settings)
-    _train(recipe, ["task=pretrain", *overrides])
+    if recipe is None or "task" not in read_settings(recipe):
+        overrides = ["task=pretrain", *overrides]
+    config = load_config(recipe, overrides)
+    if config.task != "pretrain":
+        raise ConfigError(f"{recipe or 'the settings'}: task={config.task} is no stage 1. `segmae train` runs it; for stage 1 with these "
+                          "settings add task=pretrain and a name= of its own")  # fmt: skip
+    _train(config)
 
 
 def train(settings: Settings) -> None:
     """Stage 2, or any other run that a recipe describes. Run it again to resume."""
-    _train(*recipe_and_overrides(settings))
-
-
-def _train(recipe: Path | None, overrides: list[str]) -> None:
     from segmae.recipe import load_config
 
-    config = load_config(recipe, overrides)
+    _train(load_config(*recipe_and_overrides(settings)))
+
+
+def _train(config: Config) -> None:
     from segmae.train import run  # after the configuration: a slip there is told before torch is imported
 
     with progress("training") as advance:
