@@ -167,6 +167,6 @@ def test_a_run_does_not_go_on_with_another_teacher_of_the_same_name(data: Path, 
     run(load_config(None, taught))
     shutil.rmtree(teacher)
     run(load_config(None, settings(data, tmp_path, "name=teacher", "seed=1")))
-    with pytest.raises(ConfigError, match=r"distillation\.teachers=.*edited"):
+    with pytest.raises(ConfigError, match=r"distillation\.teachers=.*other weights are there now"):
         run(load_config(None, taught))
     assert len(list(folder.glob("soft_masks-*.npy"))) == 1

@@ -230,7 +230,7 @@ def test_another_model_under_the_same_name_is_not_taken_for_the_start(
     save_threshold(start, read_info(small_model).threshold, {})
     info = read_info(start)
     save_pretrained(start, create_model(info.architecture, **info.options), info)
-    with pytest.raises(ConfigError, match=r"model\.start=.*start: the file was edited.*--out"):
+    with pytest.raises(ConfigError, match=r"model\.start=.*start: other weights are there now.*--out"):
         call()
 
 

@@ -885,7 +885,9 @@ def test_a_run_starts_from_the_folder_of_a_model_and_knows_its_weights_again(
     save_threshold(start, 0.4, {})
     run(config)
     shutil.copy(other / WEIGHTS, start)
-    with pytest.raises(ConfigError, match=r"model\.vit=.*best: the file was edited"):
+    with pytest.raises(
+        ConfigError, match=r"model\.vit=.*best: other weights are there now.*remove the folder"
+    ):
         run(config)
 
 

@@ -101,7 +101,8 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
     path = folder / "fingerprint.json"
     mine = _facts(config)
     mine["data"]["sha256"] = cache.digest
-    own = own_files(config) | _starts(config) | _teachers(config)
+    weights = _starts(config) | _teachers(config)
+    own = own_files(config) | weights
     if config.resume == "never" and path.exists():
         raise ConfigError(
             f"{folder}: a run is there already. Choose another name=, or resume=auto to go on with it"
@@ -116,9 +117,12 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
         return
     before = _filled(_fingerprint(path), _facts(Config()))  # settings that came later had their defaults
     was = before.pop("own_files", {})  # fingerprints of earlier versions have none
-    names = {"model.name": config.model.name, "data.split": config.data.split}
+    names = {
+        "model.name": f"model.name={config.model.name}",
+        "data.split": f"data.split={config.data.split}",
+    }
     edited = [
-        f"{key}={names[key]}: the file was edited" if key in names else f"{key}: the file was edited"
+        f"{names.get(key, key)}: {'other weights are there now' if key in weights else 'the file was edited'}"
         for key in own
         if was.get(key, own[key]) != own[key]
     ]
@@ -127,7 +131,7 @@ def claim(folder: Path, config: Config, cache: Cache) -> None:
         changed = [changes(read_json(folder / "cases.json"), checksums(cache)), *changed]
     if changed:
         raise ConfigError(f"{folder}: was started with other settings or data ({'; '.join(changed[:4])}). "
-                          "Choose another name= (finetune: --out), or restore what changed to go on")  # fmt: skip
+                          "Choose another name= (finetune: --out), restore what changed to go on, or remove the folder to begin anew")  # fmt: skip
 
 
 def _starts(config: Config) -> dict[str, str]:
