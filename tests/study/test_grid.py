@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -289,6 +290,25 @@ def test_scales_and_names_that_are_not_there(
 def test_slips_in_a_scale_are_named(write_study: Write, scales: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_study(write_study(scales=scales), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("slip", "message"),
+    [
+        ({"seed": [1]}, r"small\.yaml: unknown key 'seed'"),
+        ({"seeds": 1}, r"small\.yaml: seeds: "),
+        ({"reference": "plian"}, r"small\.yaml: reference 'plian' is not one"),
+        ({"rows": ["plian"]}, r"small\.yaml: 'plian' is not in this study"),
+        ({"settings": {"epoch": 1}}, r"small\.yaml: settings: unknown setting 'epoch'"),
+    ],
+)
+def test_slips_in_a_scales_own_file_are_named_with_that_file(
+    write_study: Write, tmp_path: Path, slip: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "small.yaml").write_text(json.dumps(slip))
+    for scale in ("small.yaml", ["small.yaml", {"label": "smaller"}]):
+        with pytest.raises(ConfigError, match=message):
+            load_study(write_study(scales={"cpu": scale}), "cpu")
 
 
 @pytest.mark.parametrize("seeds", [0, [0, 0], []])

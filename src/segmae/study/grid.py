@@ -129,15 +129,13 @@ def load_study(name: str | Path, scale: str = PAPER_SCALE) -> Study:
             f"{path}: no scale '{scale}'.{did_you_mean(scale, scales)} It has {', '.join(map(str, scales))}"
         )
     where = f"{path}: scales.{scale}"
-    chosen = _gathered(scales[scale], path.parent, where)
-    _check_keys(chosen, "scale", where)
-    _check_texts(chosen, ("label",), where)
-    rows = _some(text["rows"], chosen.get("rows"), where)
-    data = _some(text["data"], chosen.get("data"), where)
+    chosen, source = _gathered(scales[scale], path.parent, where)
+    rows = _some(text["rows"], chosen.get("rows"), source.get("rows", where))
+    data = _some(text["data"], chosen.get("data"), source.get("data", where))
     reference = chosen.get("reference") or text.get("reference") or next(iter(rows))
     if not isinstance(reference, str) or reference not in rows:
         raise ConfigError(
-            f"{path}: reference '{reference}' is not one of the rows.{did_you_mean(reference, rows)}"
+            f"{source.get('reference', path)}: reference '{reference}' is not one of the rows.{did_you_mean(reference, rows)}"
         )
     label = folder_name(path.stem, scale)
     study = Study(
@@ -150,10 +148,13 @@ def load_study(name: str | Path, scale: str = PAPER_SCALE) -> Study:
         _claims(text.get("claims") or [], text["rows"], rows, str(path)),
     )  # fmt: skip
     layers = {
-        key: (_layers(text.get(key), path, key), _layers(chosen.get(key), path, f"scales.{scale}.{key}"))
+        key: (
+            _layers(text.get(key), path, f"{path}: {key}"),
+            _layers(chosen.get(key), path, f"{source.get(key, where)}: {key}"),
+        )
         for key in ("settings", "stage1")
     }
-    seeds = _seeds(chosen["seeds"], where) if "seeds" in chosen else _seeds(text.get("seeds", [0]), str(path))
+    seeds = _seeds((text | chosen).get("seeds", [0]), source.get("seeds", str(path)))
     resolved = {
         (place, row): _resolve(path, layers, place, data[place], row, rows[row])
         for place in data
@@ -175,8 +176,8 @@ def _resolve(
     values: Mapping[str, Any],
 ) -> tuple[Config, Config | None, tuple[Test, ...]]:  # fmt: skip
     """The settings of a row on a dataset, of its stage 1, and what it is tested on; without a seed yet."""
-    theirs = _layers(data.get("settings"), path, f"data.{place}.settings")
-    own = _layers(values.get("settings"), path, f"rows.{row}.settings")
+    theirs = _layers(data.get("settings"), path, f"{path}: data.{place}.settings")
+    own = _layers(values.get("settings"), path, f"{path}: rows.{row}.settings")
     base, scaled = layers["settings"]
     config = _merged([*base, *scaled, *own, *theirs], f"{path}: rows.{row} on {place}")
     config = replace(config, tensorboard=False)
@@ -184,7 +185,7 @@ def _resolve(
     if "stage1" in values:
         config = replace(config, model=replace(config.model, start=""))  # set when it is there
         first, first_scaled = layers["stage1"]
-        extra = _layers(values["stage1"], path, f"rows.{row}.stage1")
+        extra = _layers(values["stage1"], path, f"{path}: rows.{row}.stage1")
         every = [*base, *scaled, *first, *first_scaled, *extra, *theirs]
         stage1 = _merged(every, f"{path}: rows.{row}.stage1 on {place}")
         model = replace(stage1.model, name=config.model.name, options=config.model.options)
@@ -247,11 +248,11 @@ def _layers(value: Any, path: Path, where: str) -> list[Layer]:
     found: list[Layer] = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str):
-            found.append((str(path.parent / item), _read(path.parent / item, f"{path}: {where}")))
+            found.append((str(path.parent / item), _read(path.parent / item, where)))
         elif isinstance(item, Mapping):
-            found.append((f"{path}: {where}", item))
+            found.append((where, item))
         elif item is not None:
-            raise ConfigError(f"{path}: {where} is a mapping of settings, a recipe's file, or a list of them")
+            raise ConfigError(f"{where} is a mapping of settings, a recipe's file, or a list of them")
     return found
 
 
@@ -265,15 +266,20 @@ def _merged(layers: Sequence[Layer], where: str) -> Config:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _gathered(value: Any, folder: Path, where: str) -> dict[str, Any]:
-    """A scale as written: a mapping, a file with one, or a list of them, whose later keys replace earlier ones."""
+def _gathered(value: Any, folder: Path, where: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """A scale as written (a mapping, a file with one, or a list of them, whose later keys replace earlier ones), and where each key is from."""
     found: dict[str, Any] = {}
+    source: dict[str, str] = {}
     for item in value if isinstance(value, list) else [value]:
+        file = str(folder / item) if isinstance(item, str) else where
         entry = _read(folder / item, where) if isinstance(item, str) else item or {}
         if not isinstance(entry, dict):
             raise ConfigError(f"{where}: a mapping, a file, or a list of them")
+        _check_keys(entry, "scale", file)
+        _check_texts(entry, ("label",), file)
         found |= entry
-    return found
+        source |= dict.fromkeys(entry, file)
+    return found, source
 
 
 def _read(file: Path, where: str) -> dict[str, Any]:
