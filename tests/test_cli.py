@@ -513,6 +513,7 @@ def test_doctor_finds_the_model_and_proves_that_it_predicts(run: Run) -> None:
     assert report["self_test"]["dice"] > 0.7
     assert len(report["model"]["sha256"]["model.onnx"]) == 64
     code, out, _ = run("doctor")
+    assert out.startswith("versions ")
     assert report["model"]["sha256"]["model.onnx"] in out
 
 

@@ -212,6 +212,7 @@ def test_a_call_that_was_stopped_goes_on(small_model: Path, tmp_path: Path) -> N
     assert any("1 of 2 epochs and the evaluation" in text for text in told)
     assert any("resuming" in text for text in told)
     assert told.count("epoch") == 1
+    assert told.index("epoch") < told.index("writing model.onnx")
     assert json.loads((run / "finetune.json").read_text())["table"] == found.table
 
 

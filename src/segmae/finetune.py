@@ -180,7 +180,7 @@ def finetune(
     save_split(split, file)
     train.run(config, listener)
     best = resolve(folder)
-    if problem := _export(best):
+    if problem := _export(best, tell):
         say(problem)
     threads, device = config.threads or None, None if config.device == "auto" else config.device
     if images["val"] >= CALIBRATION_NEEDS:
@@ -388,7 +388,7 @@ def _announcement(found: Finetuned, config: Config, done: int) -> str:
     )
 
 
-def _export(best: Path) -> str:
+def _export(best: Path, tell: Listener) -> str:
     """Write model.onnx if it is not there; what is missing for it, if anything."""
     if (best / ONNX).exists():
         return ""
@@ -397,6 +397,7 @@ def _export(best: Path) -> str:
 
         network, info = load_model(best)
         notes = {"weights": tensors_digest(best / WEIGHTS)}
+        tell({"kind": "message", "text": f"writing {ONNX}"})  # a silent minute for a large network
         export_onnx(network, best / ONNX, info.preprocess.size, notes=notes)
     except MissingExtra as error:
         return f"no {ONNX}, so the model predicts with torch only: {error}"

@@ -489,7 +489,7 @@ def test_the_report_is_one_short_paragraph(tmp_path: Path) -> None:
     save_file(vit_weights(), tmp_path / "vit.safetensors")
     text = str(load_vit(network(), tmp_path / "vit.safetensors"))
     assert (
-        text.startswith("29 tensors loaded (") and "2 of the file left out (cls_token, head.weight)" in text
+        text.startswith("29 tensors loaded; ") and "2 of the file left out (cls_token, head.weight)" in text
     )
     assert "19 new (mae_decoder.hidden_token, " in text and "\n" not in text and len(text) < 400
 

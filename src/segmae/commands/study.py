@@ -100,8 +100,10 @@ def study_status(
           "" if s.seconds is None or not s.tflop else f"{s.seconds / 60:.1f}", s.reason) for s in standings],
     )  # fmt: skip
     text = ", ".join(f"{count} {state}" for state, count in counts.items())
-    time = "unknown until a cell is finished" if left is None else f"about {left / 60:.0f} minutes"
-    print(f"{found.name} ({found.scale_label}): {text}; time left: {time}")
+    if left != 0:
+        minutes = None if left is None else round(left / 60)
+        text += f"; time left: {'unknown until a cell is finished' if minutes is None else f'about {minutes or 1} minutes'}"
+    print(f"{found.name} ({found.scale_label}): {text}")
     raise typer.Exit(code)
 
 

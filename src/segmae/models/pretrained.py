@@ -26,7 +26,7 @@ TRIFLE = 0.01  # of a start's values: less agrees by chance between any two netw
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a file of weights. Tensors are named one by one; `str()` sums them up in a paragraph."""
+    """What became of a file of weights. Tensors are named one by one; `str()` sums them up in a paragraph, with examples of the odd ones."""
 
     loaded: list[str]  # tensors of the network that got their values from the file
     left_out: list[str]  # tensors of the file without a place in the network; both shapes where these differ
@@ -34,7 +34,7 @@ class LoadReport:
     notes: list[str] = field(default_factory=list)  # what was changed on the way, such as a resized grid
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded{_examples(self.loaded)}"]
+        parts = [f"{len(self.loaded)} tensors loaded"]
         parts.append(f"{len(self.left_out)} of the file left out{_examples(self.left_out)}")
         parts.append(f"{len(self.new)} new{_examples(self.new)}")
         return "; ".join(parts + self.notes) + "."
