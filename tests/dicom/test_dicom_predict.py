@@ -17,6 +17,7 @@ from PIL import Image
 
 from darkness import contents, rows_of
 from dicom_objects import SIZE, jpeg, lesions, needs_model, photograph, pictures, save, write_study
+from segmae.data.phantom import draw_lesion
 from segmae.dicom import DicomObject, open_object, predict_dicom, walk
 from segmae.errors import DataError
 from segmae.masks import measure_masks
@@ -317,3 +318,29 @@ def test_the_command_line_segments_a_study(tmp_path: Path) -> None:
     assert "passed over: 1 x 'is a segmentation already': " in done.stderr and "Traceback" not in done.stderr
     segmented = next(row for row in rows_of(out) if "seg" in row)  # files come in the order of the system
     assert pydicom.dcmread(out / segmented["seg"]).SegmentationType == "FRACTIONAL"
+
+
+@needs_model
+@pytest.mark.parametrize("named", [True, False], ids=["named", "in a folder"])
+def test_without_the_extra_photographs_beside_an_object_are_segmented(tmp_path: Path, named: bool) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    save(photograph(), folder / "object.dcm")
+    Image.fromarray(draw_lesion(1, (80, 60))[0]).save(folder / "mine.png")
+    code = "import sys; sys.modules['pydicom'] = None; from segmae.cli import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "predict",
+        *(sorted(folder.iterdir()) if named else [folder]),
+        "-o",
+        out,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == named, done.stderr
+    assert "1 segmented" in done.stdout and (out / "mine_mask.png").is_file()
+    assert ("1 failed" if named else "passed over: 1 .dcm file") in done.stdout
+    assert "DICOM objects among these were not segmented: pydicom is not installed." in done.stderr
+    (folder / "mine.png").unlink()
+    done = subprocess.run([*command[:4], folder, "-o", out], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.startswith("error: pydicom is not installed")

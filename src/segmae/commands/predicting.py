@@ -112,7 +112,8 @@ def predict(
         run_batch(sources, out, engine_cluster, options, as_json)
     if of_cluster:
         raise typer.BadParameter(f"{', '.join(of_cluster)}: only with --engine-cluster")
-    from segmae.dicom import holds_dicom, predict_dicom
+    from segmae.dicom import predict_dicom
+    from segmae.dicom.study import told_apart
     from segmae.photographs import refuse_nameless
     from segmae.predict import predict_files
 
@@ -125,7 +126,7 @@ def predict(
     of_pictures = given(batch_size=batch_size)
     of_dicom = given(fractional=fractional, include_identifiers=include_identifiers)
     done: Any
-    is_dicom = any(holds_dicom(Path(source)) for source in sources)
+    is_dicom, unread = told_apart(sources)
     if foreign := of_pictures if is_dicom else of_dicom:
         what = "DICOM" if is_dicom else "photographs that are not DICOM"
         raise typer.BadParameter(f"{', '.join(foreign)}: not for {what}")
@@ -141,6 +142,7 @@ def predict(
     passed_over = getattr(done, "passed_over", [])
     print_passed_over(passed_over)
     print_failures(done.failures)
+    done.notes += unread
     for text in done.notes:
         note(text)
     if as_json:

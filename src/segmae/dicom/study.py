@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.dicom.quiet import guarded, require_pydicom
 from segmae.dicom.read import PHOTOGRAPHS, class_name, has_mark, open_object
-from segmae.errors import ImageError
-from segmae.photographs import once, safe_name
+from segmae.errors import DataError, ImageError, MissingExtra
+from segmae.photographs import collect, once, safe_name
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 DIRECTORY = "1.2.840.10008.1.3.10"  # of a DICOMDIR
@@ -35,6 +36,22 @@ def holds_dicom(source: str | Path) -> bool:
     """Whether a file is a DICOM object, or a folder holds one at any depth. Needs no pydicom."""
     path = Path(source)
     return any(_marked(file) for file in (_files(path) if os.path.isdir(path) else [path]))
+
+
+def told_apart(sources: Sequence[str | Path]) -> tuple[bool, list[str]]:
+    """Whether sources are for `predict_dicom`, as they hold a DICOM object, and lines for the user.
+
+    Without pydicom, photographs beside the objects go on alone, and a line says so.
+    """
+    if not any(holds_dicom(source) for source in sources):
+        return False, []
+    try:
+        require_pydicom()
+    except MissingExtra as error:
+        with suppress(DataError):  # no photographs
+            if not all(map(holds_dicom, collect(sources)[0])):
+                return False, [f"DICOM objects among these were not segmented: {error}"]
+    return True, []
 
 
 def walk(sources: Sequence[str | Path]) -> Study:
