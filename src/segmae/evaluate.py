@@ -134,7 +134,7 @@ def evaluate(
             "failures": failures,
             "sizes": _sizes(scores),
         },
-        "places_sha256": places,
+        **({"places_sha256": places} if places else {}),
         "warnings": found,
         "network_size": size,
         "per_image_mean": means,
@@ -248,8 +248,9 @@ def evaluate_checkpoint(
     if against is not None and folder.resolve() == Path(against).resolve():
         raise DataError(f"{folder}: holds the evaluation to compare with. Choose another folder for this one")
     _refuse_folder(folder, cases)
-    places = _places_digest(path, dataset.root, chosen)
+    places = ""
     if out is None:
+        places = _places_digest(path, dataset.root, chosen)
         _refuse_namesakes(folder, places)
     summary = evaluate(
         predictor,
