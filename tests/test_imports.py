@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"files", "background", "client"}),
-    frozenset({"png", "fetch"}),
+    frozenset({"png", "fetch", "weights_file"}),
     frozenset({"config"}),
     frozenset({"recipe"}),
     frozenset({"data", "models", "losses", "metrics", "statistics", "overlay", "contour", "views"}),

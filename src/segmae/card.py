@@ -17,7 +17,6 @@ from segmae.checkpoint import (
     ModelInfo,
     model_card,
     read_info,
-    replace_header,
     resolve,
     weights_digests,
 )
@@ -28,6 +27,7 @@ from segmae.models import code_file
 from segmae.paired import how_asked
 from segmae.provenance import portable
 from segmae.statistics import interval_text
+from segmae.weights_file import replace_configuration
 
 
 def publish(
@@ -81,7 +81,7 @@ def publish(
     if summaries:
         values["provenance"]["figures"] = [sentence(summary) for summary in summaries]
     if (folder / WEIGHTS).is_file():
-        replace_header(folder / WEIGHTS, values)
+        replace_configuration(folder / WEIGHTS, values)
     write_json(folder / CONFIG, values)
     card = hub_card(read_info(folder), folder.resolve().name, licence or "unknown", summaries)
     atomic_write(folder / "README.md", card)

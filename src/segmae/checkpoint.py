@@ -14,21 +14,20 @@ Nothing here ever unpickles a file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
-import shutil
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from segmae.config import Preprocess, check_size, config_to_dict
 from segmae.errors import CheckpointError, ConfigError, reason, require
 from segmae.files import atomic_path, atomic_write, make_folder, read_json, read_records, sha256, write_json
 from segmae.ownfiles import refuse_untrusted
+from segmae.weights_file import CONFIGURATION, configuration_in, replace_configuration, tensors_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +40,6 @@ ENSEMBLE = "ensemble.json"
 CALIBRATION = "trust.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")  # the name of a folder of `segmae.hub`'s cache
 FETCHING = ".lock"  # beside it
-HEADER_KEY = "segmae"  # in the metadata of the safetensors file
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
@@ -185,7 +183,7 @@ def read_info(model: str | Path) -> ModelInfo:
             f"{path}: is an ensemble, and this wants a single model. Name one of its models"
         )
     try:
-        values = _header(path) if path.is_file() else read_json(path / CONFIG)
+        values = configuration_in(path) if path.is_file() else read_json(path / CONFIG)
         if values["format"] > FORMAT:
             raise CheckpointError(
                 f"{path}: was saved by a newer segmae ({values.get('segmae')}). Update segmae"
@@ -273,7 +271,7 @@ def save_pretrained(
     for name in (ONNX, *OPENVINO, CALIBRATION):  # they belong to the weights that are replaced now
         (folder / name).unlink(missing_ok=True)
     with atomic_path(folder / WEIGHTS) as temporary:
-        safetensors.save_file(state, temporary, metadata={HEADER_KEY: json.dumps(values)})
+        safetensors.save_file(state, temporary, metadata={CONFIGURATION: json.dumps(values)})
     write_json(folder / CONFIG, values)
     atomic_write(folder / "README.md", model_card(info, folder.name))
     if onnx:
@@ -304,7 +302,7 @@ def save_threshold(model: str | Path, threshold: float, tuning: Mapping[str, Any
     values["threshold"] = threshold
     values.setdefault("provenance", {})["threshold_tuning"] = dict(tuning)
     if changed and (path / WEIGHTS).is_file():
-        replace_header(path / WEIGHTS, values)
+        replace_configuration(path / WEIGHTS, values)
     write_json(place, values)
     if changed and place.name == CONFIG:
         atomic_write(path / "README.md", model_card(read_info(path), path.name))
@@ -318,40 +316,6 @@ def untuned_threshold(folder: Path, threshold: float) -> float:
 
 def _configuration(folder: Path) -> Path:
     return folder / (ENSEMBLE if (folder / ENSEMBLE).is_file() else CONFIG)
-
-
-def replace_header(path: Path, values: dict[str, Any]) -> None:
-    """Put another configuration into a safetensors file; its tensors are copied as they are."""
-    with path.open("rb") as source:
-        header = json.loads(source.read(struct.unpack("<Q", source.read(8))[0]))
-        tensors = source.tell()
-    with atomic_path(path) as temporary, path.open("rb") as source, temporary.open("wb") as target:
-        source.seek(tensors)
-        header["__metadata__"][HEADER_KEY] = json.dumps(values)
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
-        target.write(struct.pack("<Q", len(text)) + text)
-        shutil.copyfileobj(source, target)
-
-
-def tensors_digest(path: Path) -> str:
-    """SHA-256 of a safetensors file's tensors alone: another threshold in its header is no other weights.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    with path.open("rb") as file:
-        try:
-            header = _raw_header(file, path.stat().st_size)
-        except (ValueError, struct.error) as error:
-            raise CheckpointError(
-                f"{path}: is damaged ({reason(error)}). Copy or download it again"
-            ) from error
-        header.pop("__metadata__", None)
-        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def load_model(model: str | Path) -> tuple[nn.Module, ModelInfo]:
@@ -417,25 +381,3 @@ def model_card(info: ModelInfo, name: str) -> str:
             text = p[title] if isinstance(p[title], list) else [p[title]]
             lines += [f"## {title.capitalize()}", "", *(f"- {line}" for line in text), ""]
     return "\n".join(lines)
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """The configuration in a safetensors file's header: 8 bytes of length, then JSON."""
-    with path.open("rb") as file:
-        header = _raw_header(file, path.stat().st_size)
-    if HEADER_KEY not in header.get("__metadata__", {}):
-        raise CheckpointError(
-            f"{path}: holds weights but no segmae configuration. Give a model folder saved by segmae"
-        )
-    return json.loads(header["__metadata__"][HEADER_KEY])
-
-
-def _raw_header(file: BinaryIO, size: int) -> dict[str, Any]:
-    """The header at the beginning of a safetensors file, all of it; the tensors follow."""
-    length = struct.unpack("<Q", file.read(8))[0]
-    if 8 + length > size:
-        raise ValueError("truncated, or no safetensors file")
-    header = json.loads(file.read(length))
-    if not isinstance(header, dict):
-        raise ValueError("its header is no mapping")
-    return header

@@ -27,7 +27,6 @@ from segmae.checkpoint import (
     read_info,
     refuse_stage_1,
     resolve,
-    tensors_digest,
 )
 from segmae.config import Config, Preprocess, config_to_dict, preprocess_settings
 from segmae.data.catalog import Case, find_data, open_dataset
@@ -51,6 +50,7 @@ from segmae.paired import difference, read_evaluation
 from segmae.predict import Progress
 from segmae.predictor import DEFAULT_MODEL
 from segmae.recipe import load_config
+from segmae.weights_file import tensors_digest
 
 if TYPE_CHECKING:
     from segmae.runstate import Listener

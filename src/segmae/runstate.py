@@ -26,7 +26,6 @@ from segmae.checkpoint import (
     members,
     resolve,
     save_pretrained,
-    tensors_digest,
     weights_digests,
 )
 from segmae.config import WITHOUT_EFFECT, Config, config_to_dict
@@ -44,6 +43,7 @@ from segmae.files import (
     write_json,
 )
 from segmae.ownfiles import own_files
+from segmae.weights_file import tensors_digest
 
 Listener = Callable[[dict[str, Any]], None]  # is told every event of a run, see `train.run`
 

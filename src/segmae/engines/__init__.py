@@ -11,8 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from segmae.background import CGROUPS, cpu_quota, usable_cpus
-from segmae.checkpoint import ONNX, OPENVINO, WEIGHTS, resolve, tensors_digest
+from segmae.checkpoint import ONNX, OPENVINO, WEIGHTS, resolve
 from segmae.errors import CheckpointError, ConfigError, MissingExtra, install
+from segmae.weights_file import tensors_digest
 
 ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 NOTES = 1 << 16  # bytes at the end of an export that hold what it says of itself

@@ -21,12 +21,12 @@ from segmae.checkpoint import (
     owner_of,
     refuse_stage_1,
     resolve,
-    tensors_digest,
 )
 from segmae.engines.export import export_onnx
 from segmae.engines.openvino import PRECISION, save_openvino
 from segmae.errors import ConfigError, require
 from segmae.files import atomic_path, atomic_write, make_folder
+from segmae.weights_file import tensors_digest
 
 TARGETS = ("onnx", "openvino")
 PRECISIONS = ("fp32", "bf16", "int8")
