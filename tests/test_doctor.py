@@ -46,7 +46,7 @@ def test_the_shipped_model_that_misses_it_is_a_fault_of_the_machine(monkeypatch:
 
 def test_a_model_is_described_with_checksums_of_its_weights(small_model: Path) -> None:
     found = describe_model(str(small_model))
-    assert (found["architecture"], found["size"]) == ("segmae-tiny", 64)
+    assert (found["architecture"], found["size"]) == ("unet", 64)
     for name in ("model.onnx", "model.safetensors"):
         assert found["sha256"].pop(name) == hashlib.sha256((small_model / name).read_bytes()).hexdigest()
     assert not found["sha256"]
@@ -109,7 +109,7 @@ def test_a_model_that_is_absent_or_damaged_is_reported(small_model: Path, tmp_pa
     report = diagnose(str(folder))
     assert not report["ok"]
     assert "model.onnx: is damaged" in report["problem"]
-    assert report["model"]["architecture"] == "segmae-tiny"  # what could be found out is there
+    assert report["model"]["architecture"] == "unet"  # what could be found out is there
 
     folder = Path(shutil.copytree(small_model, tmp_path / "other size"))
     values = json.loads((folder / "config.json").read_text())

@@ -553,14 +553,14 @@ def test_turned_and_mirrored_views_are_those_of_a_prediction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_dataset(tmp_path / "drawn", 4)
+    write_dataset(tmp_path / "drawn", 2)
     _, plain = evaluate_checkpoint("segmae-tiny", "drawn", resamples=50)
     summary, folder = evaluate_checkpoint("segmae-tiny", "drawn", resamples=50, views=8)
     assert folder.name == f"{plain.name}-8views", "the figures of one view stay"
     assert summary["model"]["views"] == 8
     assert "segmae-tiny on drawn, all, mean of 8 views" in (folder / "report.md").read_text()
     _, again = evaluate_checkpoint("segmae-tiny", "drawn", resamples=50, out="again", against=folder)
-    assert "against segmae-tiny, mean of 8 views on 4 images" in (again / "report.md").read_text()
+    assert "against segmae-tiny, mean of 8 views on 2 images" in (again / "report.md").read_text()
     rows, ones = read_csv(folder), read_csv(plain)
     assert [row["dice@original"] for row in rows] != [row["dice@original"] for row in ones]
     options = {"keep_largest": True, "fill_holes": True}
@@ -568,7 +568,7 @@ def test_turned_and_mirrored_views_are_those_of_a_prediction(
     assert cleaned.name == f"{folder.name}-largest-filled"
     text = (cleaned / "report.md").read_text()
     assert "all, mean of 8 views, largest piece, holes filled" in text.splitlines()[0]
-    assert "against segmae-tiny, mean of 8 views on 4 images" in text
+    assert "against segmae-tiny, mean of 8 views on 2 images" in text
     predict = predictor.load(views=8)
     for row, case in zip(rows, open_dataset(tmp_path / "drawn").cases, strict=True):
         found = metrics.counts(predict(case.image).mask, read_mask(case.mask))

@@ -126,7 +126,7 @@ def test_expected_dice_follows_the_curve_and_is_none_without_one(fitted: t.Trust
 def test_calibrate_writes_what_load_reads(small_model: Path, tmp_path: Path) -> None:
     model = shutil.copytree(small_model, tmp_path / "model")
     assert load(model).trust is None
-    write_dataset(tmp_path / "data", 50, seed=1)
+    write_dataset(tmp_path / "data", 50, seed=1, size=(64, 64))
     found = calibrate(model, tmp_path / "data", threads=1).trust
     assert found.fitted_on == {"dataset": "folder", "split": None, "part": "all", "images": 50}
     assert set(found.curves) == {"1", "8"}

@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from shallow import SHALLOW  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
@@ -62,31 +63,6 @@ REFERENCE: dict[str, tuple[int, float, str]] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "segmae-base": {"decoder": None}, "segmae-small": {"decoder": None}, "segmae-tiny": {"decoder": None},
 }  # fmt: skip
-
-# Repeated blocks and levels tell nothing new about files, and exporting each takes its time.
-SHALLOW: dict[str, dict[str, Any]] = {
-    "segmae-base": {"depth": 1, "cnn_options": {"units": (1, 1, 1)}},
-    "segmae-small": {"depth": 1, "cnn_options": {"width": 32, "units": (1, 1, 1)}},
-    "segmae-tiny": {"depth": 1},
-    "unet": {"widths": (16, 32, 64)},
-    "unetplusplus": {"widths": (16, 32, 64)},
-    "attention-unet": {"widths": (16, 32, 64)},
-    "segformer-b2": {"depths": (1, 1, 1, 1)},
-    "swin-unet": {"depths": (2, 1, 1, 1)},
-    "medt": {"global_blocks": (1, 1), "local_blocks": (1,)},
-    "transunet": {"depth": 1, "units": (1, 1, 1)},
-    "setr-pup": {"depth": 2, "auxiliary": (1, 2)},
-    "fat-net": {"depth": 1},
-    "resganet-msaspp": {"units": (1, 1, 1, 1)},
-    "cpfnet": {"depth": 18},
-    "focusnet": {"widths": (16, 32, 48, 64)},
-    "dagan": {"widths": (8, 16, 16, 16, 16)},
-    "dsnet": {"blocks": (1, 1, 1, 1)},
-    "ckdnet": {"depth": 18},
-    "mb-dcnn": {"middle": (1, 1)},
-    "nnunet": {"side": 16},
-    "vm-unet": {"depths": (1, 1, 1, 1), "up_depths": (1, 1, 1, 1)},
-}
 
 
 def build(name: str, **options: Any) -> nn.Module:

@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from shallow import SHALLOW  # noqa: E402
 from torch import nn  # noqa: E402
 
 from segmae.models import create_model, list_models  # noqa: E402
@@ -57,7 +58,7 @@ def test_every_network_predicts_the_same_when_folded(name: str) -> None:
     torch.manual_seed(0)
     # in double precision rounding stays small where untrained norms divide by little
     kind = torch.float32 if name in SINGLE else torch.float64
-    model = create_model(name).to(kind).train()
+    model = create_model(name, **SHALLOW.get(name, {})).to(kind).train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = (
