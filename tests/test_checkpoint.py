@@ -267,7 +267,7 @@ def test_what_was_saved_is_loaded(saved: Path) -> None:
     from segmae.models import create_model
 
     torch.manual_seed(0)
-    built = create_model("segmae-tiny", **OPTIONS).eval()  # as the fixture builds it
+    built = create_model("unet", widths=[16, 32]).eval()  # as the fixture builds it
     model, info = load_model(saved)
     assert not model.training
     assert info == read_info(saved / WEIGHTS)
@@ -315,7 +315,7 @@ def test_damaged_weights_are_named(saved: Path, damage: str) -> None:
 def test_weights_of_another_network_are_named(saved: Path) -> None:
     pytest.importorskip("torch")
     values = json.loads((saved / CONFIG).read_text())
-    for options, problem in (({"depth": 2, "decoder": None}, "weights are not those of segmae-tiny"),
+    for options, problem in (({"widths": [8, 16]}, "weights are not those of unet"),
                              ({"wings": 2}, "wings")):  # fmt: skip
         (saved / CONFIG).write_text(json.dumps(values | {"options": options}))
         with pytest.raises(CheckpointError, match=problem) as error:
@@ -405,8 +405,8 @@ def test_a_network_under_another_name_and_a_folder_that_is_a_file_are_refused(
 ) -> None:
     pytest.importorskip("torch")
     model, info = load_model(saved)
-    with pytest.raises(CheckpointError, match=r"info\.architecture is unet, whose network is a UNet"):
-        save_pretrained(tmp_path / "new", model, dataclasses.replace(info, architecture="unet"))
+    with pytest.raises(CheckpointError, match=r"info\.architecture is cpfnet, whose network is a CPFNet"):
+        save_pretrained(tmp_path / "new", model, dataclasses.replace(info, architecture="cpfnet"))
     unfit = dataclasses.replace(info, preprocess=dataclasses.replace(info.preprocess, std=(0.0, 1.0, 1.0)))
     with pytest.raises(ValueError, match=r"three finite numbers, of std above 0"):
         save_pretrained(tmp_path / "new", model, unfit)

@@ -109,9 +109,9 @@ def two(small_model: Path, tmp_path: Path) -> list[Path]:
     from segmae.models import create_model
 
     torch.manual_seed(1)
-    options = {"depth": 1, "decoder": None}
-    info = ModelInfo("segmae-tiny", options, Preprocess(size=96), provenance={"train_ids": ["drawn_0001"]})
-    other = save_pretrained(tmp_path / "other", create_model("segmae-tiny", **options), info)
+    options = {"widths": [16, 32]}
+    info = ModelInfo("unet", options, Preprocess(size=96), provenance={"train_ids": ["drawn_0001"]})
+    other = save_pretrained(tmp_path / "other", create_model("unet", **options), info)
     return [shutil.copytree(small_model, tmp_path / "small"), other]
 
 
@@ -142,7 +142,7 @@ def test_the_doctor_takes_an_ensemble(two: list[Path], tmp_path: Path) -> None:
     folder = save_ensemble(tmp_path / "both", two)
     report = diagnose(str(folder))
     assert report["ok"], report
-    assert report["model"]["architecture"] == "ensemble of 2: segmae-tiny"
+    assert report["model"]["architecture"] == "ensemble of 2: unet"
     assert report["model"]["size"] == 96 and len(report["model"]["sha256"]) == 3
 
 
@@ -160,7 +160,7 @@ def test_an_ensemble_is_evaluated_calibrated_and_predicts_files(
     summary, _ = evaluate_checkpoint(
         folder, tmp_path / "data", out=tmp_path / "out", threads=1, allow_leaks=True
     )
-    assert summary["model"]["architecture"] == "ensemble of 2: segmae-tiny"
+    assert summary["model"]["architecture"] == "ensemble of 2: unet"
     assert any("trained on 1 of these" in warning for warning in summary["warnings"])
     images = sorted((tmp_path / "data" / "images").iterdir())[:2]
     as_folder = predict_files(images, tmp_path / "a", folder, threads=1)

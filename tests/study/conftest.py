@@ -38,7 +38,7 @@ def write_study(drawn: Path, tmp_path: Path) -> Write:
             "reference": "plain",
             "settings": {
                 "epochs": 2, "batch_size": 4, "device": "cpu", "threads": 1, "preprocess": {"size": 32},
-                "model": {"name": "segmae-tiny", "options": {"depth": 1, "decoder": [32, 1, 2]}},
+                "model": {"name": "segmae-tiny", "options": {"depth": 1, "decoder": [32, 1, 2], "cnn": "none"}},
                 "optimizer": {"name": "adamw", "lr": 1e-3},
             },
             "stage1": {"epochs": 1},
