@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -248,6 +251,25 @@ def test_results_of_a_renamed_photograph_are_told(by_darkness: Path, tmp_path: P
     assert note.startswith("results of 1 photograph that is not there now") and ": one.png." in note
     shutil.rmtree(photos)  # a disk that is not there: nothing is known of them
     assert predict_files(tmp_path / "elsewhere.png", out, by_darkness, formats=["csv"]).notes == []
+
+
+def test_another_photograph_of_the_same_name_is_not_shown_under_the_old_contour(
+    by_darkness: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for name in ("one", "two"):
+        half_dark(64, 64).save(tmp_path / f"{name}.png")
+        assert predict_files(tmp_path / f"{name}.png", out, by_darkness, formats=["html"]).notes == []
+    half_dark(64, 64).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "one.png")
+    stamp = (tmp_path / "two.png").stat().st_mtime_ns + 1
+    os.utime(tmp_path / "one.png", ns=(stamp, stamp))
+    (note,) = predict_files(tmp_path / "two.png", out, by_darkness, formats=["html"]).notes
+    assert note.startswith("results of 1 file that has changed since, ") and ": one.png. Predict" in note
+    shown = re.findall(r'base64,([^"]+)', (out / "gallery.html").read_text())
+    one, two = (np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in shown)
+    assert one.std() < 5 < two.std()
+    done = predict_files([tmp_path / "one.png", tmp_path / "two.png"], out, by_darkness, formats=["html"])
+    assert done.notes == []
 
 
 def test_a_photograph_that_gets_another_name_has_one_row(by_darkness: Path, tmp_path: Path) -> None:

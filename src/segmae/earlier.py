@@ -12,7 +12,7 @@ from segmae.collection import OF_FOLDER
 from segmae.errors import DamagedFile
 from segmae.files import append, atomic_write, read_json
 from segmae.outputs import NEEDS, Wanted
-from segmae.photographs import FILES
+from segmae.photographs import FILES, file_stamp
 from segmae.predictor import Predictor
 from segmae.rows import RESULTS, Row, json_line, json_lines, turn
 
@@ -87,14 +87,14 @@ def _measure_again(path: Path, measurements: Row) -> None:
 
 
 def of_earlier_calls(folder: Path, rows: Iterable[Row], want: Wanted, before: Mapping[str, Row]) -> list[str]:
-    """Lines on rows of a folder that do not fit the others, as their photographs are gone or options were other ones, and on what was
-    made of rows that are others now.
+    """Lines on rows of a folder that do not fit the others, as their photographs are gone, others by now, or options were other ones, and on
+    what was made of rows that are others now.
 
     Args:
         before: the rows that this call found in the folder, by name.
     """
     good = [row for row in rows if "error" not in row]
-    there = {file: file.exists() for file in (Path(row["file"]) for row in good)}
+    there = {file: file_stamp(file) for file in (Path(row["file"]) for row in good)}
     # nothing is known of a folder of which no photograph is there: it may lie elsewhere, seen from another working folder
     known = {file.parent for file, is_there in there.items() if is_there}
     names = [file.name for file, is_there in there.items() if file.parent in known and not is_there]
@@ -104,6 +104,13 @@ def of_earlier_calls(folder: Path, rows: Iterable[Row], want: Wanted, before: Ma
         notes.append(
             f"results of {whose} not there now, so that tables may count a lesion twice: {', '.join(names[:3])}{' ...' if names[3:] else ''}. "
             f"Remove their files and their lines in {folder / RESULTS}, or predict into a new folder"
+        )
+    stamps = {Path(row["file"]): row["stamp"] for row in good if row.get("stamp")}
+    if changed := [file.name for file, stamp in stamps.items() if there[file] not in (stamp, None)]:
+        files = "1 file that has" if len(changed) == 1 else f"{len(changed)} files that have"
+        notes.append(
+            f"results of {files} changed since, and {'is' if len(changed) == 1 else 'are'} grey in {OF_FOLDER['html']} and in sheets: "
+            f"{', '.join(changed[:3])}{' ...' if changed[3:] else ''}. Predict them again"
         )
     differing = _differing(good) if want.formats & NEEDS.keys() else []
     if differing:

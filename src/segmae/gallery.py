@@ -27,7 +27,7 @@ from segmae.data.preprocess import resize_mask
 from segmae.errors import ImageError
 from segmae.files import atomic_path
 from segmae.overlay import fitted, overlay
-from segmae.photographs import SHEET
+from segmae.photographs import SHEET, refuse_changed
 from segmae.rows import Row
 
 PAGE = "gallery.html"
@@ -44,7 +44,7 @@ Drawn = Callable[[Path, Row], NDArray[np.uint8]]  # the mask of a row in a folde
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A photograph and its mask, as small as they are shown; the photograph is grey where its file is gone."""
+    """A photograph and its mask, as small as they are shown; the photograph is grey where its file is gone, or another by now."""
 
     photo: NDArray[np.uint8]  # [h,w,3]
     mask: NDArray[np.uint8]  # [h,w], 0/1
@@ -64,6 +64,7 @@ def thumbnail(folder: Path, row: Row, box: tuple[int, int], read: Read, drawn: D
     """A photograph and its mask, scaled to fit into a box (width, height)."""
     size = fitted(row["width"], row["height"], box, largest=1)
     try:
+        refuse_changed(row["file"], row.get("stamp"))
         photo = Image.fromarray(read(row, max(size)))
     except (ImageError, MemoryError):
         photo = Image.new("RGB", size, GREY)

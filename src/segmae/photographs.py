@@ -315,6 +315,11 @@ def read_again(source: Any, stamp: list[int] | None) -> NDArray[np.uint8]:
     Raises:
         ImageError: the file has changed since, or cannot be read any more.
     """
+    refuse_changed(source, stamp)
+    return read_image(source).pixels
+
+
+def refuse_changed(source: Any, stamp: list[int] | None) -> None:
+    """Raises ImageError: a file is there and has changed since its `stamp` was taken."""
     if stamp is not None and file_stamp(Path(source)) not in (stamp, None):
         raise ImageError(source, "has changed since it was segmented", "Segment it again")
-    return read_image(source).pixels
