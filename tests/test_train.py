@@ -817,6 +817,16 @@ def test_on_the_device_lies_what_the_rows_name_and_no_more(data: Path, tmp_path:
             after = load_batch(replace(small, **change), small.rows[part], augment, torch.device("cpu"))
             assert torch.equal(before.image, after.image) and torch.equal(before.mask, after.mask)
             assert before.ids == after.ids
+    # of large datasets, whose order follows from their stores, the same order too
+    rows = {"train": np.array([7, 2, 17, 11, 16, 8, 12]), "val": np.array([19])}
+    whole = Trainset(replace(cache, starts=(0, 5, 10, 15)), rows)
+    small = make_resident(whole, torch.device("cpu"))
+    config = config_for(data, tmp_path, "batch_size=1")
+    before, after = (
+        [kept.cache.ids[row] for (row,) in epoch_batches(kept.rows["train"], config, 0, 1, kept.cache.starts)]
+        for kept in (whole, small)
+    )
+    assert before == after
 
 
 def test_a_setting_that_came_later_does_not_stop_a_run(data: Path, tmp_path: Path) -> None:

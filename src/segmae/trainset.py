@@ -273,9 +273,10 @@ def make_resident(data: Trainset, device: torch.device) -> Trainset:
         return torch.from_numpy(values[used]).to(device)
 
     ids, labels = (tuple(values[row] for row in used) for values in (cache.ids, cache.labels))
+    starts = tuple(np.searchsorted(used, cache.starts).tolist())  # kept: each epoch's order follows from them
     small = replace(
         cache, images=kept(cache.images), masks=kept(cache.masks), ids=ids, labels=labels, sizes=cache.sizes[used],
-        starts=(0,),
+        starts=starts,
     )  # fmt: skip
     moved = {part: np.searchsorted(used, chosen) for part, chosen in data.rows.items()}
     return replace(
