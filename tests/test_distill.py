@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from segmae.checkpoint import CONFIG, read_info, resolve
+from segmae.checkpoint import CONFIG, ONNX, read_info, resolve
 from segmae.config import Preprocess
 from segmae.data.catalog import Dataset, open_dataset
 from segmae.data.dataset import prepare
@@ -86,8 +86,9 @@ def test_they_are_kept_for_the_same_teachers_images_and_size_alone(
     ids = [case.id for case in dataset.cases[:2]]
     other = tmp_path / "other"
     shutil.copytree(resolve(TEACHER), other)
-    with (other / CONFIG).open("a") as file:
-        file.write(" ")
+    known = read_json(other / CONFIG)
+    known["preprocess"]["gray_world"] = True
+    write_json(other / CONFIG, known)
 
     def soft(teacher: str = TEACHER, views: int = 1, names: list[str] = ids, size: int = 32) -> np.ndarray:
         return soft_masks([teacher], views, dataset.cases, names, size, tmp_path, data / "cache")
@@ -104,6 +105,11 @@ def test_they_are_kept_for_the_same_teachers_images_and_size_alone(
     ]
     soft_masks([TEACHER], 1, changed, ids, 32, tmp_path, data / "cache")
     assert len(asked) == 6, "another photograph of the same name"
+    exported = (other / ONNX).read_bytes()
+    (other / ONNX).unlink()
+    own = soft(teacher=str(other))
+    (other / ONNX).write_bytes(exported)
+    assert np.array_equal(soft(teacher=str(other)), own) and len(asked) == 6, "the same weights"
 
 
 def test_the_weight_mixes_masks_and_teachers(dataset: Dataset, data: Path, tmp_path: Path) -> None:

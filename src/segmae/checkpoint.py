@@ -175,6 +175,13 @@ def weights_digests(model: Path) -> dict[str, str]:
     return digests
 
 
+def own_weights(model: Path) -> str:
+    """SHA-256 of the weights of a resolved single model: what was exported beside them makes no other model of it."""
+    files = weights_digests(model)
+    ending = next(e for e in (".safetensors", ".onnx", ".bin") if any(f.endswith(e) for f in files))
+    return " ".join(digest for file, digest in files.items() if file.endswith(ending))
+
+
 def read_info(model: str | Path) -> ModelInfo:
     """Read what a model is, without torch and without its weights."""
     path = resolve(model)

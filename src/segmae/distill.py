@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from segmae.checkpoint import members, own_weights
+from segmae.config import config_to_dict
 from segmae.data.catalog import Case
 from segmae.data.dataset import prepare
 from segmae.data.preprocess import restore
@@ -33,7 +35,8 @@ def soft_masks(
         cases: of the dataset, prepared as a whole, so that runs share the prepared images.
         ids: whose soft masks are wanted, in this order.
         size: side of the soft masks, pixels.
-        folder: where they are kept for the next call, under a name that changes with the teachers' weights, the images, `views`, `ids` and `size`.
+        folder: where they are kept for the next call, under a name that changes with the teachers' weights and preprocessing, the images,
+            `views`, `ids` and `size`; not with what is exported beside the weights, so that a run goes on with the masks that it began with.
         cache: folder of prepared images; None: the user's.
 
     Returns:
@@ -42,7 +45,9 @@ def soft_masks(
     predictors = [load(teacher, views=views) for teacher in teachers]
     prepared = [prepare(cases, predictor.info.preprocess, folder=cache) for predictor in predictors]
     images = [store.digest for store in prepared]
-    asked = json.dumps([[predictor.digest for predictor in predictors], images, list(ids), size])
+    weights = [[own_weights(single) for single in members(teacher)] for teacher in teachers]
+    seen_as = [config_to_dict(predictor.info.preprocess) for predictor in predictors]
+    asked = json.dumps([weights, seen_as, views, images, list(ids), size])
     keep = folder / f"soft_masks-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.npy"
     if keep.is_file():
         kept: np.ndarray = np.load(keep, allow_pickle=False)

@@ -24,9 +24,9 @@ from segmae.checkpoint import (
     WEIGHTS,
     ModelInfo,
     members,
+    own_weights,
     resolve,
     save_pretrained,
-    weights_digests,
 )
 from segmae.config import WITHOUT_EFFECT, Config, config_to_dict
 from segmae.data.dataset import Cache
@@ -154,12 +154,7 @@ def _teachers(config: Config) -> dict[str, str]:
     found = {}
     for teacher in config.distillation.teachers:
         for number, single in enumerate(members(teacher), 1):
-            files = weights_digests(single)
-            # what was exported beside the weights since is no other teacher
-            ending = next(e for e in (".safetensors", ".onnx", ".bin") if any(f.endswith(e) for f in files))
-            found[f"distillation.teachers={teacher}, model {number}"] = " ".join(
-                digest for file, digest in files.items() if file.endswith(ending)
-            )
+            found[f"distillation.teachers={teacher}, model {number}"] = own_weights(single)
     return found
 
 
