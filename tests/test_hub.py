@@ -268,7 +268,7 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
     summary, _ = evaluate_checkpoint(
         model, tmp_path / "data", threads=1, out=tmp_path / "run" / "evaluation" / "a"
     )
-    evaluate_checkpoint(
+    again, _ = evaluate_checkpoint(
         model,
         tmp_path / "data",
         threads=1,
@@ -276,6 +276,9 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
         out=tmp_path / "run" / "evaluation" / "b",
         keep_largest=True,
     )
+    met = "the model was trained on 6 of these 6 images"  # as by --allow-leaks
+    again["warnings"] = [met, "1 masks, e.g. Mrs-Smith-4_mask.png, belong to no image"]
+    (tmp_path / "run" / "evaluation" / "b" / "summary.json").write_text(json.dumps(again))
     found = publish(model, tmp_path / "hub" / "lesions", licence="cc-by-4.0")
     for path in found.iterdir():
         content = path.read_bytes()
@@ -294,6 +297,8 @@ def test_a_published_folder_says_what_it_is_and_names_nobody(small_model: Path, 
         "mean of 2 views" in by_views["metrics"][0]["name"]
         and body.count("images, mean of 2 views, largest piece)") == 1
     )
+    assert met not in result["metrics"][0]["name"] and by_views["metrics"][0]["name"].endswith(f"; {met}")
+    assert body.count(f"; {met}\n") == 1
     mean = summary["per_image_mean"]["dice@original"]
     assert result["metrics"][0]["value"] == mean["mean"]
     assert f"{mean['low']:.4f} to {mean['high']:.4f}" in result["metrics"][0]["name"]

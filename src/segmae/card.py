@@ -118,16 +118,20 @@ def _summaries(source: Path, info: ModelInfo, named: Sequence[Path]) -> list[dic
 
 
 def sentence(summary: Mapping[str, Any]) -> str:
-    """What an evaluation found, in a line: the two measures that everybody asks for, with their 95 % intervals."""
+    """What an evaluation found, in a line: the two measures that everybody asks for, with their 95 % intervals, and whether it had met the images."""
     means, data = summary["per_image_mean"], summary["data"]
     shown = []
     for measure in ("dice", "iou"):
         for place in ("original", str(summary["network_size"])):
             shown.append(f"{measure}@{place} {interval_text(means[f'{measure}@{place}'], '.4f')}")
     label = "-".join([str(data["split"] or data["name"]).replace("/", "-"), data["part"]])
-    return (
-        f"{label} ({data['coverage']} images{how_asked(summary['model'])}): per-image mean {', '.join(shown)}"
-    )
+    asked = how_asked(summary["model"])
+    return f"{label} ({data['coverage']} images{asked}): per-image mean {', '.join(shown)}{_met(summary)}"
+
+
+def _met(summary: Mapping[str, Any]) -> str:
+    """Warnings that the model has, or may have, met the images before; others may hold names of files."""
+    return "".join(f"; {text}" for text in summary["warnings"] if text.startswith("the model"))
 
 
 def hub_card(info: ModelInfo, name: str, licence: str, summaries: Sequence[Mapping[str, Any]]) -> str:
@@ -162,7 +166,7 @@ def _indexed(summary: Mapping[str, Any]) -> dict[str, Any]:
     metrics = []
     for measure in ("dice", "iou"):
         figure = means[f"{measure}@original"]
-        text = f"per-image mean {measure} at the photographs' size{asked}, 95 % interval {figure['low']:.4f} to {figure['high']:.4f}"
+        text = f"per-image mean {measure} at the photographs' size{asked}, 95 % interval {figure['low']:.4f} to {figure['high']:.4f}{_met(summary)}"
         metrics.append({"type": measure, "value": figure["mean"], "name": text})
     return {
         "task": {"type": "image-segmentation"},
