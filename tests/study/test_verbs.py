@@ -29,9 +29,23 @@ def call(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
 
 
 def test_run_status_report_and_sheets(
-    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    write_study: Write,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = write_study(rows=ROWS, reference="one")
+    from segmae.study import sheets
+
+    data = {
+        name: str(drawn / file)
+        for name, file in (("root", "lesions"), ("split", "split.csv"), ("cache", "cache"))
+    }
+    path = write_study(
+        rows=ROWS,
+        reference="one",
+        data={"drawn": {"settings": {"data": data}, "tests": {"test": {"views": 2}}}},
+    )
     monkeypatch.chdir(tmp_path)
     code, out, _ = call(capsys, "status", path, "--json")
     assert code == 0 and json.loads(out)["counts"] == {"open": 2} and json.loads(out)["seconds"] is None
@@ -48,7 +62,12 @@ def test_run_status_report_and_sheets(
     assert "2 of 2 cells are finished" in Path("docs/results/drawn.md").read_text()
     code, out, err = call(capsys, "report")
     assert (code, err) == (0, "drawn: 1 of 1\n") and "claims.md" in out
+    views, load = list[int](), sheets.load
+    monkeypatch.setattr(
+        sheets, "load", lambda run, **options: views.append(options["views"]) or load(run, **options)
+    )
     code, out, _ = call(capsys, "sheets", path)
+    assert views == [2, 2], "contours as they were measured"
     assert code == 0 and list(map(Path, out.split())) == [Path("runs/studies/drawn/sheets/drawn-test.png")]
     with Image.open("runs/studies/drawn/sheets/drawn-test.png") as sheet:
         assert sheet.width > 4 * 200  # image, mask, and a contour of each row

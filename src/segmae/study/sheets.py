@@ -51,7 +51,9 @@ def write_sheets(
             leader = done.get(study.reference) or next(iter(done.values()))
             dice = {line["id"]: _dice(line) for line in ledger.images(leader.id) if line["test"] == test.name}
             ids = [case for some in choose_cases(dice, CASES).values() for case in some]
-            models = {row: load(Path(runs) / _run(ledger, cell.id)) for row, cell in done.items()}
+            models = {
+                row: load(Path(runs) / _run(ledger, cell.id), views=test.views) for row, cell in done.items()
+            }
             with atomic_path(path) as temporary:
                 draw_sheet(study, models, dataset.select(ids)).save(temporary)
             found.append(path)
