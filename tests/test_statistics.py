@@ -72,6 +72,15 @@ def test_images_with_equal_values_do_not_change_the_test() -> None:
     first, second = np.random.default_rng(0).normal(size=(2, 30))
     p = statistics.wilcoxon(first, second)
     assert statistics.wilcoxon(np.append(first, 0.5), np.append(second, 0.5)) == p
+    assert statistics.wilcoxon(np.append(first, 0.1 + 0.2), np.append(second, 0.3)) == p, "but for rounding"
+
+
+def test_rounding_divides_no_ties() -> None:
+    """Of hundredths, .29 - .28 and .03 - .02 are two numbers."""
+    random = np.random.default_rng(0)
+    whole = random.integers(30, 80, 30)
+    gained = whole + random.choice([-1, 1, 2, 2, 3], 30)
+    assert statistics.wilcoxon(gained / 100, whole / 100) == statistics.wilcoxon(gained, whole)
 
 
 def test_wilcoxon_of_equal_models_and_of_different_images() -> None:

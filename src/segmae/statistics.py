@@ -86,7 +86,8 @@ def group_means(values: NDArray[Any], groups: Sequence[Hashable]) -> FloatArray:
 def wilcoxon(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test on the same images of two models, [images] each.
 
-    Images with equal values say nothing and are dropped; if that is all of them, p is 1.
+    Images with equal values say nothing and are dropped; if that is all of them, p is 1. Differences are equal that are so to twelve
+    decimals: else the rounding of decimal fractions would divide ties.
 
     Raises:
         ValueError: the two differ in length.
@@ -96,7 +97,8 @@ def wilcoxon(first: NDArray[Any], second: NDArray[Any]) -> float:
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired values must be of the same images: {first.shape} and {second.shape}")
-    differences = (first - second)[first != second]  # versions of scipy take another way where some are 0
+    differences = np.round(first - second, 12)
+    differences = differences[differences != 0]  # versions of scipy take another way where some are 0
     return float(stats.wilcoxon(differences).pvalue) if len(differences) else 1.0
 
 
