@@ -38,6 +38,8 @@ def test_counts_and_overlap_by_hand() -> None:
     assert metrics.sensitivity(c) == pytest.approx(0.75)
     assert metrics.specificity(c) == pytest.approx(2372 / 2384)
     assert metrics.thresholded_iou(c) == 0
+    one = metrics.counts(box(0, 0, 1, 1), box(0, 0, 1, 1))
+    assert metrics.iou(one) == metrics.sensitivity(one) == 1
 
 
 def test_thresholded_iou_keeps_exactly_the_threshold() -> None:
@@ -88,8 +90,8 @@ def _same_as_official(predictions: np.ndarray, references: np.ndarray) -> None:
 def test_probabilities_and_other_shapes_are_refused() -> None:
     with pytest.raises(TypeError, match="threshold"):
         metrics.counts(np.full((4, 4), 0.3), box(0, 0, 1, 1, (4, 4)))
-    with pytest.raises(ValueError, match="shape"):
-        metrics.counts(EMPTY, box(0, 0, 1, 1))
+    with pytest.raises(ValueError, match=r"prediction \(6, 8\) and mask \(1, 8\) differ in shape"):
+        metrics.counts(EMPTY, EMPTY[:1])
     with pytest.raises(ValueError, match=r"probability \(6, 8\) and mask \(8, 6\) differ in shape"):
         metrics.reliability(np.full((6, 8), 0.3), EMPTY.T)
 
@@ -103,13 +105,21 @@ def test_surface_distances_by_hand() -> None:
     line = box(0, 0, 39, 1)
     far = line | box(0, 30, 1, 1)
     assert metrics.surface_distances(far, line) == (0.0, pytest.approx(30 / 79))
+    # 21 pixels at 0 to 20 from the first of them, whose own distance is 0.
+    row, first = box(0, 0, 1, 21), box(0, 0, 1, 1)
+    for pair in ((row, first), (first, row)):
+        assert metrics.surface_distances(*pair) == (19.0, pytest.approx(210 / 22))
+    # Of 3 x 3 pixels the inner one is no edge, of 7 x 7 around them the inner 25: 8 + 24 remain.
+    found = metrics.surface_distances(box(2, 2, 3, 3), box(0, 0, 7, 7))
+    assert found == pytest.approx((8**0.5, (8 * 2 + 12 * 2 + 8 * 5**0.5 + 4 * 8**0.5) / 32))
 
 
 def test_surface_distances_of_empty_masks() -> None:
     diagonal = pytest.approx(10.0)  # of 6 x 8
     assert metrics.surface_distances(EMPTY, EMPTY) == (0.0, 0.0)
-    assert metrics.surface_distances(EMPTY, FULL) == (diagonal, diagonal)
-    assert metrics.surface_distances(FULL, EMPTY) == (diagonal, diagonal)
+    for some in (FULL, box(1, 1, 2, 3, (6, 8))):
+        assert metrics.surface_distances(EMPTY, some) == (diagonal, diagonal)
+        assert metrics.surface_distances(some, EMPTY) == (diagonal, diagonal)
     assert metrics.surface_distances(FULL, FULL) == (0.0, 0.0)
 
 
@@ -143,8 +153,12 @@ def test_boundary_iou_by_hand() -> None:
     # So it is where 2 % of the diagonal, 80, are 1.6 pixels.
     shape = (48, 64)
     assert metrics.boundary_iou(box(2, 2, 4, 4, shape), box(1, 1, 6, 6, shape)) == pytest.approx(12 / 36)
+    shape = (300, 400)  # 10 pixels
+    wide = box(20, 20, 100, 100, shape), box(22, 22, 100, 100, shape)
+    assert metrics.boundary_iou(*wide) == metrics.boundary_iou(*wide, 10 / 500)
     assert metrics.boundary_iou(EMPTY, EMPTY) == 1
-    assert metrics.boundary_iou(EMPTY, FULL) == 0
+    for some in (FULL, box(1, 1, 2, 3, (6, 8))):
+        assert metrics.boundary_iou(EMPTY, some) == metrics.boundary_iou(some, EMPTY) == 0
     assert metrics.boundary_iou(FULL, FULL) == 1
 
 
@@ -170,6 +184,9 @@ def test_calibration_by_hand() -> None:
     # Of fifteen bins .07 and .13 share the second: |.1 - .5|.
     r = metrics.reliability(np.array([0.07, 0.13]), np.array([1, 0]))
     assert metrics.expected_calibration_error(r) == pytest.approx(0.4)
+    # .9 and 1 lie in two bins, the last but one and the last: .1 and 1.
+    r = metrics.reliability(np.array([0.9, 1]), np.array([1, 0]))
+    assert metrics.expected_calibration_error(r) == pytest.approx(1.1 / 2)
     certain = metrics.reliability(lesion.astype(float), lesion)
     assert metrics.expected_calibration_error(certain) == metrics.brier(certain) == 0
 

@@ -25,21 +25,22 @@ def test_what_seeds_do_on_another_dataset_says_nothing_here(three_rows: Path) ->
 
 
 def test_the_rows_own_seeds_count_before_those_of_another_study(tmp_path: Path) -> None:
-    """Three rows and two seeds, whose means lie .02 to either side of what rows and seeds add up to in two of them; `d` has one seed."""
+    """Four rows and two seeds, whose means lie .02 to either side of what rows and seeds add up to in two of them; `d` has one seed, `e` three."""
     folder = tmp_path / "study"
-    means = {"a": (0.5, 0.6), "b": (0.54, 0.6), "c": (0.5, 0.64), "d": (0.7,)}
-    write_plan(folder, dict.fromkeys(means, ""), {"drawn": "drawn"}, [0, 1])
+    means = {"a": (0.5, 0.6), "b": (0.54, 0.6), "c": (0.5, 0.64), "d": (0.7,), "e": (0.3, 0.4, 0.9)}
+    write_plan(folder, dict.fromkeys(means, ""), {"drawn": "drawn"}, [0, 1, 2])
     for row, dice in means.items():
         for seed, mean in enumerate(dice):
-            write_cell(folder, row, "drawn", seed, {f"i{i}": (mean, 0, 2 - 2 * mean) for i in range(5)})
+            each = {f"i{i}": mean + 0.01 * (i - 2) for i in range(5)}
+            write_cell(folder, row, "drawn", seed, {name: (d, 0, 2 - 2 * d) for name, d in each.items()})
     write_seeds(tmp_path, 0.5)
     (place,) = load_evidence(Ledger("study", tmp_path)).places
     spread = place.seed_spread
-    assert spread is not None and spread.source == "3 rows and 2 seeds of this study" and spread.freedom == 2
-    left = np.array([[0, 0.02, -0.02], [0, -0.02, 0.02]])  # of the table, without the means of rows and seeds
-    assert spread.deviation == pytest.approx(np.sqrt((left**2).sum() / 2))
+    assert spread is not None and spread.source == "4 rows and 2 seeds of this study" and spread.freedom == 3
+    left = np.array([[0, 0.02, -0.02, 0], [0, -0.02, 0.02, 0]])  # without the means of rows and of seeds
+    assert spread.deviation == pytest.approx(np.sqrt((left**2).sum() / 3))
     (found,) = place.compare([("b", "a")])
-    assert found.p_runs == pytest.approx(2 * stats.t.sf(0.02 / spread.deviation, 2))
+    assert found.p_runs == pytest.approx(2 * stats.t.sf(0.02 / spread.deviation, 3))
 
 
 def test_a_row_that_varies_more_than_the_others_counts_by_its_own_seeds(tmp_path: Path) -> None:
@@ -81,20 +82,31 @@ def test_the_rows_own_seeds_are_a_measure_of_chance(tmp_path: Path, third: int, 
 
 
 def test_folds_share_training_images_and_count_for_less_than_seeds(tmp_path: Path) -> None:
-    folder, found = tmp_path / "study", (6, 7, 8)
-    write_plan(folder, {"a": "", "b": ""}, {f"fold{n}": "five" for n in found}, [0])
-    for n in found:
-        write_cell(folder, "a", f"fold{n}", 0, {f"i{n}{i}": (n, 0, 10 - n) for i in range(20)})
-        write_cell(folder, "b", f"fold{n}", 0, {f"i{n}{i}": (10, 0, 0) for i in range(20)})
+    folder, folds, seeds, images = tmp_path / "study", (6, 7, 8), (0, 1), range(20)
+    write_plan(folder, {"a": "", "b": ""}, {f"fold{n}": "five" for n in folds}, [*seeds])
+
+    def found(row: str, n: int, seed: int, i: int) -> int:
+        """Of 10 pixels of lesion; an image's Dice is 2 found / (10 + found)."""
+        return n - i % 2 + seed if row == "a" else 10 - (n == 7) * seed
+
+    means = {row: np.zeros((3, 2, 20)) for row in "ab"}
+    for row, dice in means.items():
+        for at in np.ndindex(dice.shape):
+            tp = found(row, folds[at[0]], *at[1:])
+            dice[at] = 2 * tp / (10 + tp)
+        for n in folds:
+            for seed in seeds:
+                counts = {f"i{n}{i}": (tp, 0, 10 - tp) for i in images for tp in [found(row, n, seed, i)]}
+                write_cell(folder, row, f"fold{n}", seed, counts)
     (place,) = load_evidence(Ledger("study", tmp_path)).places
     (compared,) = corrected(place.compare([("b", "a")]))
-    apart = 1 - np.array([2 * n / (10 + n) for n in found])
+    apart = (means["b"] - means["a"]).mean(axis=(1, 2))
     t = apart.mean() / (apart.std(ddof=1) * (1 / 3 + 1 / 2) ** 0.5)
     assert compared.p_runs == pytest.approx(2 * stats.t.sf(t, 2))
     # seeds that hardly scatter elsewhere do not make these folds agree, and seeds that scatter widely undo what the folds agree on
     for spread, p in (
         (SeedSpread(1e-6, 8, "", "drawn"), compared.p_runs),
-        (SeedSpread(1.0, 8, "", "drawn"), 2 * stats.t.sf(apart.mean() / (2 / 3) ** 0.5, 8)),
+        (SeedSpread(1.0, 8, "", "drawn"), 2 * stats.t.sf(apart.mean() / (2 / 6) ** 0.5, 8)),
     ):
         (again,) = corrected(replace(place, measured_spread=spread).compare([("b", "a")]))
         assert again.p_runs == pytest.approx(p)
@@ -102,9 +114,9 @@ def test_folds_share_training_images_and_count_for_less_than_seeds(tmp_path: Pat
 
 def test_two_folds_are_too_few_to_tell_chance_and_are_no_seeds(tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    write_plan(folder, {"a": "", "b": "", "c": ""}, {"fold1": "five", "fold2": "five"}, [0])
-    for row, found in (("a", (7, 8)), ("b", (9, 10)), ("c", (8, 7))):
-        for n in (1, 2):
+    write_plan(folder, {"a": "", "b": "", "c": "", "d": ""}, {"fold1": "five", "fold2": "five"}, [0])
+    for row, found in (("a", (7, 8)), ("b", (9, 10)), ("c", (8, 7)), ("d", (8,))):  # the last has one so far
+        for n in range(1, len(found) + 1):
             write_cell(
                 folder,
                 row,
@@ -116,6 +128,8 @@ def test_two_folds_are_too_few_to_tell_chance_and_are_no_seeds(tmp_path: Path) -
     assert place.seed_spread is None
     (compared,) = corrected(place.compare([("b", "a")]))
     assert (compared.p_runs, compared.verdict) == (None, "few seeds")
+    (compared,) = replace(place, measured_spread=SeedSpread(1e-6, 8, "", "drawn")).compare([("b", "a")])
+    assert compared.p_runs is not None and compared.p_runs < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -141,6 +155,7 @@ def test_a_verdict_needs_the_interval_and_both_corrected_p(
 def test_without_any_scatter_a_difference_is_certain_and_none_is_not() -> None:
     spread = SeedSpread(0.0, 4, "", "drawn")
     assert (spread.p(0.1, 3), spread.p(-0.1, 3), spread.p(0.0, 3)) == (0, 0, 1)
+    assert SeedSpread.of(np.eye(2), "", "drawn") is None, "of two rows and two seeds"
 
 
 def test_networks_of_one_size_are_compared_at_it_and_others_at_the_photographs() -> None:
@@ -177,6 +192,8 @@ def test_chance_between_seeds_is_corrected_for_the_number_of_comparisons(tmp_pat
     together = corrected(place.compare([("a", row) for row in "bcdef"]))
     assert {c.verdict for c in together} == {"few seeds"}
     assert {round(c.adjusted_runs, 6) for c in together} == {round(5 * alone.p_runs, 6)}
+    both = corrected([alone, replace(alone, p_runs=None)])  # what was not measured counts as one, too
+    assert [c.adjusted_runs for c in both] == [2 * alone.p_runs, None]
 
 
 def test_comparisons_and_ranks_are_those_of_the_formulas(three_rows: Path) -> None:
@@ -218,5 +235,8 @@ def test_rows_are_compared_by_the_runs_that_both_have(tmp_path: Path) -> None:
     compared = corrected(place.compare([("b", "a"), ("c", "a"), ("c", "b")]))
     assert [(c.row, c.than, c.difference.value) for c in compared] == [("b", "a", 0), ("c", "a", 0)]
     assert place.figures["a"].mean("dice@network").value > place.figures["b"].mean("dice@network").value
-    with pytest.raises(ValueError, match="a run in common"):
-        place.ranks()
+    some = {row: replace(place, figures={each: place.figures[each] for each in row}) for row in ("a", "ab")}
+    assert some["ab"].ranks()[0] == {"a": 1.5, "b": 1.5}
+    for few in (some["a"], place):
+        with pytest.raises(ValueError, match="two rows with a run in common"):
+            few.ranks()
