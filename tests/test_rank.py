@@ -18,7 +18,7 @@ from segmae import cli
 from segmae.data.phantom import write_dataset
 from segmae.errors import ConfigError, DataError
 from segmae.predictor import Predictor
-from segmae.rank import _ordered, _Seen, choose, rank
+from segmae.rank import Ranked, _ordered, _Seen, choose, rank
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,19 @@ def test_distances_count_in_deviations_whatever_a_features_scale() -> None:
     found = _ordered(seen, 4)
     assert [row.distance for row in found] == [None, far, side, side]
     assert found[1].name == "100 0.01"
+
+
+def test_only_the_most_uncertain_are_chosen_from() -> None:
+    """Of eleven the ten least certain, where two are asked for: the eleventh is farther away than all."""
+    places = np.array([0, *range(1, 10), 100]) / 7
+    unsure = [*(1 - places[:10] / 20), 0.05]
+    seen = [_Seen(f"{i}", f"{i}.jpg", unsure[i], 1 - unsure[i], places[i : i + 1]) for i in range(11)]
+    first, last = _ordered(seen, 2)
+    assert first == Ranked(1, "0", "0.jpg", 1, 1, None, 0)
+    score, distance = 0.5 * unsure[9] + 0.5, places[9] / places.std()
+    assert last == Ranked(
+        2, "9", "9.jpg", round(score, 6), round(unsure[9], 6), round(distance, 6), round(1 - unsure[9], 4)
+    )
 
 
 def test_a_copy_comes_after_what_differs(photographs: Path, small_model: Path, tmp_path: Path) -> None:

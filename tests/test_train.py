@@ -477,6 +477,83 @@ def test_steps_of_all_epochs_count_for_averaged_weights() -> None:
     torch.testing.assert_close(next(averaged.parameters()), wanted)
 
 
+def test_accumulated_batches_move_the_network_as_one_batch() -> None:
+    class Square:
+        phases = ("segment",)
+
+        def __call__(self, model: Any, batch: Batch, phase: str) -> Any:
+            loss = model(batch.image).square().mean()
+            return {"loss": loss, "parts": {"part": 2 * loss}}
+
+    config = load_config(None, ["optimizer.lr=0.1", "optimizer.clip=0.5"])
+    fabric, whole = Fabric(accelerator="cpu", devices=1), torch.nn.Conv2d(3, 1, 1)
+    image = torch.randn(4, 3, 8, 8)
+    found = []
+    for parts in (1, 2):
+        model = copy.deepcopy(whole)
+        state = State(*fabric.setup(model, build_optimizer(model, config)), None)
+        batches = [Batch(some, some[:, :1], ["a"] * len(some)) for some in image.chunk(parts)]
+        values = train_step(fabric, config, state, Square(), batches, steps=1)  # type: ignore[arg-type]
+        found.append((values, model.weight.detach()))
+    with torch.no_grad():
+        loss = float(whole(image).square().mean())
+    for values, weight in found:
+        assert values == pytest.approx({"segment": loss, "part": 2 * loss}, rel=1e-5)
+        assert not torch.equal(weight, whole.weight)
+        torch.testing.assert_close(weight, found[0][1])
+
+
+@pytest.mark.parametrize(
+    ("validations", "best", "factors"),
+    [
+        ({"val_dice": [0.5, 0.5, 0.6, 0.4, 0.5, 0.4, 0.4, 0.4]}, [1, 3], [1, 1, 1, 1, 1, 0.5, 0.5, 0.25]),
+        ({"val_loss": [0.5, 0.4, 0.6]}, [1, 2], [1, 1, 1]),
+        ({}, [1, 2], [1, 1]),
+    ],
+)
+def test_epochs_are_counted_judged_and_slowed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    validations: dict[str, list[float]], best: list[int], factors: list[float],
+) -> None:  # fmt: skip
+    """By steps and validations that only say what is written here: the rate halves after two epochs that were not better."""
+    seen: list[list[list[str]]] = []
+    rates: list[float] = []
+
+    def step(fabric: Any, config: Config, state: State, task: Any, batches: list[Batch], steps: int) -> Any:
+        assert steps == 3
+        seen.append([batch.ids for batch in batches])
+        rates.append(learning_rate(config, state, steps) / config.optimizer.lr)
+        return {"segment": float(len(seen))}
+
+    def scores(fabric: Any, config: Config, state: State, *rest: Any) -> dict[str, float]:
+        return {name: values[state.epoch] for name, values in validations.items()}
+
+    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(train, "validate", scores)
+    monkeypatch.setattr(train, "Saver", lambda *settings: runstate.Saver(*settings[:-1], train.GPU_PAUSE))
+    options = (
+        "task=supervised",
+        "batch_size=2",
+        "accumulate=2",
+        "schedule.patience=1",
+        "schedule.factor=0.5",
+    )
+    config = config_for(data, tmp_path, *options, f"epochs={len(factors)}")
+    folder = run(replace(config, model=replace(config.model, name="unet", options={"widths": [4, 8]})))
+    train_ids = sorted(load_split(data / "split.csv").parts["train"])
+    for epoch in range(len(factors)):
+        steps = seen[3 * epoch : 3 * epoch + 3]
+        assert [[len(batch) for batch in batches] for batches in steps] == [[2, 2]] * 3
+        assert sorted(name for batches in steps for batch in batches for name in batch) == train_ids
+    assert seen[:3] != seen[3:6]
+    assert rates == pytest.approx(np.repeat(factors, 3))
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records if record["best"]] == best
+    assert [record["train_segment"] for record in records] == [3 * n + 2 for n in range(len(factors))]
+    kept = [read_info(folder / kind).provenance["epochs"] for kind in ("best", "last")]
+    assert kept == [best[-1], len(factors)]
+
+
 def test_validation_is_a_mean_over_images_whatever_the_batch(data: Path, tmp_path: Path) -> None:
     cache = prepare(open_dataset(data / "lesions").cases, Preprocess(size=64), tmp_path)
     fabric = Fabric(accelerator="cpu", devices=1)
