@@ -27,12 +27,12 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_weight_0_is_uncertainty_and_weight_1_is_farthest_first() -> None:
-    unsure = np.array([0.1, 0.5, 0.4, 0.3])
-    line = np.array([[0.0], [4.0], [5.0], [10.0]])
-    assert [index for index, *_ in choose(unsure, line, 4, weight=0)] == [1, 2, 3, 0]
-    farthest = choose(unsure, line, 4, weight=1)
-    assert [index for index, *_ in farthest] == [1, 3, 0, 2]
-    assert [distance for *_, distance in farthest] == [None, 6, 4, 1]
+    unsure = np.array([0.1, 0.5, 0.4, 0.3, 0.2])
+    line = np.array([[0.0], [4.0], [5.0], [10.0], [9.5]])
+    assert [index for index, *_ in choose(unsure, line, 5, weight=0)] == [1, 2, 3, 4, 0]
+    farthest = choose(unsure, line, 5, weight=1)
+    assert [index for index, *_ in farthest] == [1, 3, 0, 2, 4]
+    assert [distance for *_, distance in farthest] == [None, 6, 4, 1, 0.5]
     index, score, _ = choose(unsure, line, 2, weight=0.5)[1]
     assert (index, score) == (3, pytest.approx(0.5 * 0.3 / 0.5 + 0.5 * 6 / 6))
 
