@@ -143,8 +143,12 @@ def test_cleaned_masks_are_measured_at_both_sizes(tmp_path: Path) -> None:
 def test_both_sizes_are_measured_and_named(tmp_path: Path) -> None:
     """The lesion fills half of a 128 x 96 picture; the network sees it at 64 x 64."""
     half = box(128, 96, 0, 0, 64, 96)
-    out = tmp_path / "out"
-    evaluate(Darkness(), [write_case(tmp_path, "a", half, half)], out, data="drawn", resamples=50)
+    out, case = tmp_path / "out", write_case(tmp_path, "a", half, half)
+    certain = Darkness()
+    certain.info = replace(certain.info, threshold=0.9)  # which nothing exceeds
+    evaluate(certain, [case], out, data="drawn", resamples=50)
+    assert (row := read_csv(out)[0])[f"tp@{SIZE}"] == row["tp@original"] == "0"
+    evaluate(Darkness(), [case], out, data="drawn", resamples=50)
     row = read_csv(out)[0]
     assert (row["width"], row["height"]) == ("128", "96")
     assert row[f"tp@{SIZE}"] == str(64 * 32)
@@ -184,13 +188,14 @@ def test_equals_the_official_scorer_on_the_same_files(cases: tuple[Case, ...], t
 
 
 def test_same_input_gives_the_same_bytes(cases: tuple[Case, ...], tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    evaluate(Darkness(), cases, first, data="drawn", resamples=50)
-    evaluate(Darkness(), cases[::-1], second, data="drawn", resamples=50, batch_size=3)
-    assert (first / "per_image.csv").read_bytes() == (second / "per_image.csv").read_bytes()
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (first, second)]
-    assert summaries[0]["per_image_mean"] == summaries[1]["per_image_mean"]
-    assert summaries[0]["pooled"] == summaries[1]["pooled"]
+    first = tmp_path / "first"
+    expected = evaluate(Darkness(), cases, first, data="drawn", resamples=50)
+    for size in (1, 3):  # images at a time
+        again = tmp_path / str(size)
+        found = evaluate(Darkness(), cases[::-1], again, data="drawn", resamples=50, batch_size=size)
+        assert (first / "per_image.csv").read_bytes() == (again / "per_image.csv").read_bytes()
+        assert found["per_image_mean"] == expected["per_image_mean"]
+        assert found["pooled"] == expected["pooled"]
 
 
 def test_cases_that_cannot_be_used_are_named_and_do_not_stop_it(

@@ -515,14 +515,16 @@ def test_epochs_are_counted_judged_and_slowed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     validations: dict[str, list[float]], best: list[int], factors: list[float],
 ) -> None:  # fmt: skip
-    """By steps and validations that only say what is written here: the rate halves after two epochs that were not better."""
+    """By steps and validations that only say what is written here, stopped once: the rate halves after two epochs that were not better."""
     seen: list[list[list[str]]] = []
     rates: list[float] = []
+    draws: set[float] = set()
 
     def step(fabric: Any, config: Config, state: State, task: Any, batches: list[Batch], steps: int) -> Any:
         assert steps == 3
         seen.append([batch.ids for batch in batches])
         rates.append(learning_rate(config, state, steps) / config.optimizer.lr)
+        draws.add(float(torch.rand(())))
         return {"segment": float(len(seen))}
 
     def scores(fabric: Any, config: Config, state: State, *rest: Any) -> dict[str, float]:
@@ -539,7 +541,16 @@ def test_epochs_are_counted_judged_and_slowed(
         "schedule.factor=0.5",
     )
     config = config_for(data, tmp_path, *options, f"epochs={len(factors)}")
-    folder = run(replace(config, model=replace(config.model, name="unet", options={"widths": [4, 8]})))
+    config = replace(config, model=replace(config.model, name="unet", options={"widths": [4, 8]}))
+
+    def listener(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and (event["epoch"], event["step"]) == (len(factors) - 1, 2):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Terminated):
+        run(config, listener)
+    folder = run(config)
+    assert len(draws) == len(seen) == 3 * len(factors), "each step has its own random numbers"
     train_ids = sorted(load_split(data / "split.csv").parts["train"])
     for epoch in range(len(factors)):
         steps = seen[3 * epoch : 3 * epoch + 3]

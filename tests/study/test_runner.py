@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch")
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.errors import ConfigError, DataError, InUse  # noqa: E402
 from segmae.files import locked, read_json, write_json  # noqa: E402
+from segmae.models import find_entry  # noqa: E402
 from segmae.stopping import Terminated, TrainingStopped  # noqa: E402
 from segmae.study import runner  # noqa: E402
 from segmae.study.evidence import load_evidence  # noqa: E402
@@ -47,6 +48,9 @@ def test_the_time_left_goes_by_the_rows_own_rate(write_study: Write, tmp_path: P
     path = write_study(rows={name: {"settings": {"task": "supervised", "model": {"options": {"decoder": None}}, "batch_size": size}}
                              for name, size in (("plain", 4), ("frozen", 2), ("new", 1))}, seeds=[0, 1])  # fmt: skip
     study = load_study(path)
+    # forward and backward of eight images in two epochs, at 32 x 32 instead of 224 x 224 pixels
+    passes = 3 * 8 * 2 * (32 / 224) ** 2
+    assert work(study.cells[0].config) == pytest.approx(passes * find_entry("segmae-tiny").gflops / 1000)
     ledger = Ledger(study.name, tmp_path / "results")
     per_image = tmp_path / "per_image.csv"
     per_image.write_text("id,tp@32\na,1\n")

@@ -49,7 +49,7 @@ def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -
 
 def test_claims_are_corrected_for_all_datasets_of_a_study(tmp_path: Path) -> None:
     folder, random = tmp_path / "study", np.random.default_rng(0)
-    claims = [{"text": "A wins", "row": "a", "than": ["b"]}]
+    claims = [{"text": text, "row": "a", "than": ["b"]} for text in ("A wins", "B loses")]  # one comparison
     write_plan(folder, {"a": "", "b": ""}, {"one": "one", "two": "two"}, [0], claims=claims)
     for data in ("one", "two"):
         write_cell(folder, "a", data, 0, seen(random, 10))
