@@ -89,6 +89,12 @@ def test_wilcoxon_of_equal_models_and_of_different_images() -> None:
         statistics.wilcoxon(np.zeros(3), np.zeros(4))
 
 
+def test_equal_values_share_a_rank_though_rounding_tells_them_apart() -> None:
+    seeds = np.array([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]]).sum(axis=1)  # two rows with the same figures
+    assert seeds[0] != seeds[1]
+    assert statistics.mean_ranks([[*seeds, 0.5], [0.9, 0.7, 0.8]]).tolist() == [1.25, 2.25, 2.5]
+
+
 def test_holm_by_hand() -> None:
     # sorted .005 .01 .03 .04 -> times 4 3 2 1 -> .02 .03 .06 .04, and .04 may not fall below .06
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

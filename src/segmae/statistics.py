@@ -118,10 +118,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_ranks(values: NDArray[Any]) -> FloatArray:
-    """Ranks of models on each image, 1 the best, averaged over images: [images, models] -> [models]; ties share a rank."""
+    """Ranks of models on each image, 1 the best, averaged over images: [images, models] -> [models]; ties share a rank.
+
+    Values are equal that are so to twelve decimals.
+    """
     from scipy import stats
 
-    return np.asarray(stats.rankdata(-np.asarray(values, dtype=np.float64), axis=1).mean(axis=0))
+    return np.asarray(stats.rankdata(-np.round(values, 12), axis=1).mean(axis=0))
 
 
 def critical_difference(models: int, images: int, alpha: float = 0.05) -> float:
