@@ -21,6 +21,7 @@ from segmae.data.phantom import write_dataset
 from segmae.errors import CheckpointError, DataError
 from segmae.photographs import find_masks
 from segmae.predict import predict_files
+from segmae.statistics import mean_interval
 
 
 def square(side: int, left: int = 10, size: tuple[int, int] = (60, 80)) -> np.ndarray:
@@ -134,7 +135,12 @@ def test_a_mask_too_large_for_memory_is_named(
 def test_exchanged_readers_change_nothing_but_direction(tmp_path: Path) -> None:
     masks = {f"{i}": square(15 + i) for i in range(5)}, {f"{i}": square(18 + 3 * i, 12) for i in range(5)}
     folders = [write(tmp_path / name, some) for name, some in zip("ab", masks, strict=True)]
-    one, two = (compare(order).summary["pairs"][0] for order in (folders, folders[::-1]))
+    found = [compare(order, resamples=50, seed=3) for order in (folders, folders[::-1])]
+    one, two = (each.summary["pairs"][0] for each in found)
+    dice = np.array([row.dice for row in found[0].rows])
+    assert (one["dice"]["low"], one["dice"]["high"]) == pytest.approx(mean_interval(dice, 50, 3), abs=1e-6)
+    assert (one["below_0.7"], one["without_area_ratio"]) == (np.sum(dice < 0.7), 0)
+    assert np.sum(dice < 0.7) > np.sum(dice < 0.6) > 0
     for name in ("dice", "iou", "hd95", "assd", "pooled_dice", "below_0.7"):
         assert one[name] == two[name], name
     for here, there in (("mean", "mean"), ("low", "high"), ("median", "median")):
@@ -152,6 +158,7 @@ def test_three_readers_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert [(p["first"], p["second"]) for p in found.summary["pairs"]] == [("a", "b"), ("a", "c"), ("b", "c")]
     mean = np.mean([(0.75 + 1 + 0.75) / 3, 1])
     assert found.summary["mean_pairwise_dice"]["mean"] == pytest.approx(mean, abs=1e-6)
+    assert found.summary["pairs"][1]["lesion_share"]["lower_limit"] == 0, "of two images there are limits"
     assert len(table(found)) == 4
     for reader in readers[:2]:
         Image.fromarray(square(20, 10 if reader is readers[0] else 15)).save(reader / "of two.png")

@@ -472,7 +472,10 @@ def test_steps_of_all_epochs_count_for_averaged_weights() -> None:
     state = State(*fabric.setup(model, build_optimizer(model, config)), averaged, epoch=3, step=2)
     task = create_task("supervised", config.losses, config.reconstruction)
     batch = Batch(torch.randn(2, 3, 32, 32), torch.ones(2, 1, 32, 32), ["a", "b"])
+    (group,) = state.optimizer.param_groups
+    group["scale"] = 0.5  # as layer decay sets it
     train_step(fabric, config, state, task, [batch], steps=10)
+    assert group["lr"] == 0.5 * config.optimizer.lr
     wanted = before.lerp(next(model.parameters()), 1 - 33 / 42)  # the 32nd step
     torch.testing.assert_close(next(averaged.parameters()), wanted)
 
@@ -485,22 +488,24 @@ def test_accumulated_batches_move_the_network_as_one_batch() -> None:
             loss = model(batch.image).square().mean()
             return {"loss": loss, "parts": {"part": 2 * loss}}
 
-    config = load_config(None, ["optimizer.lr=0.1", "optimizer.clip=0.5"])
     fabric, whole = Fabric(accelerator="cpu", devices=1), torch.nn.Conv2d(3, 1, 1)
     image = torch.randn(4, 3, 8, 8)
-    found = []
-    for parts in (1, 2):
-        model = copy.deepcopy(whole)
-        state = State(*fabric.setup(model, build_optimizer(model, config)), None)
-        batches = [Batch(some, some[:, :1], ["a"] * len(some)) for some in image.chunk(parts)]
-        values = train_step(fabric, config, state, Square(), batches, steps=1)  # type: ignore[arg-type]
-        found.append((values, model.weight.detach()))
     with torch.no_grad():
         loss = float(whole(image).square().mean())
-    for values, weight in found:
-        assert values == pytest.approx({"segment": loss, "part": 2 * loss}, rel=1e-5)
-        assert not torch.equal(weight, whole.weight)
-        torch.testing.assert_close(weight, found[0][1])
+    before = torch.nn.utils.parameters_to_vector(whole.parameters())
+    for clip in (0, 1e-3):
+        config = load_config(None, ["optimizer.lr=0.1", "optimizer.weight_decay=0", f"optimizer.clip={clip}"])
+        steps = []
+        for parts in (1, 2):
+            model = copy.deepcopy(whole)
+            state = State(*fabric.setup(model, build_optimizer(model, config)), None)
+            batches = [Batch(some, some[:, :1], ["a"] * len(some)) for some in image.chunk(parts)]
+            values = train_step(fabric, config, state, Square(), batches, steps=1)  # type: ignore[arg-type]
+            assert values == pytest.approx({"segment": loss, "part": 2 * loss}, rel=1e-5)
+            steps.append((torch.nn.utils.parameters_to_vector(model.parameters()) - before).detach())
+        torch.testing.assert_close(*steps, rtol=1e-3, atol=1e-7)
+        lengths = [float(step.norm()) for step in steps]
+        assert lengths == pytest.approx([1e-4] * 2, rel=1e-2) if clip else min(lengths) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -521,13 +526,14 @@ def test_epochs_are_counted_judged_and_slowed(
     draws: set[float] = set()
 
     def step(fabric: Any, config: Config, state: State, task: Any, batches: list[Batch], steps: int) -> Any:
-        assert steps == 3
+        assert steps == 3 and state.model.training
         seen.append([batch.ids for batch in batches])
         rates.append(learning_rate(config, state, steps) / config.optimizer.lr)
         draws.add(float(torch.rand(())))
         return {"segment": float(len(seen))}
 
     def scores(fabric: Any, config: Config, state: State, *rest: Any) -> dict[str, float]:
+        state.network.eval()
         return {name: values[state.epoch] for name, values in validations.items()}
 
     monkeypatch.setattr(train, "train_step", step)

@@ -21,6 +21,7 @@ from segmae.study.evidence import load_evidence
 from segmae.study.ledger import Ledger
 from segmae.study.page import Table
 from segmae.study.report import _tests, build_page, write_all_reports, write_report
+from segmae.study.wording import p_value
 
 
 def test_what_another_seed_may_change_as_much_is_not_decided(three_rows: Path) -> None:
@@ -92,7 +93,10 @@ def test_the_bar_of_the_ranks_is_as_long_as_the_critical_difference(
 
 def test_the_report_says_what_holds_what_is_printed_and_what_is_open(three_rows: Path) -> None:
     write_seeds(three_rows, 0.001)
-    text = build_page(load_evidence(Ledger("three", three_rows))).markdown("three")
+    evidence = load_evidence(Ledger("three", three_rows))
+    text = build_page(evidence).markdown("three")
+    for c in corrected(evidence.places[0].compare([("a", "b"), ("a", "c"), ("b", "a")])):
+        assert f"| {p_value(c.adjusted)} | {p_value(c.adjusted_runs)} |" in text
     assert "# Drawn (cpu scale)" in text and "**small, for a CPU.** 3 of 4 cells are finished" in text
     assert "A wins, on drawn: **holds against 1 of 2; not shown against C**; open against D." in text
     assert "B beats A, on drawn: **does not hold: it is the other way round**." in text
