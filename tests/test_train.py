@@ -576,16 +576,17 @@ def test_validation_is_a_mean_over_images_whatever_the_batch(data: Path, tmp_pat
     fabric = Fabric(accelerator="cpu", devices=1)
     model = torch.nn.Conv2d(3, 1, 1)  # what is darker than the mean is lesion
     model.weight.data.fill_(-1)
-    rows = np.arange(7)
-    found = []
+    rows, found, draws = np.arange(7), [], set()
     for size in (7, 3):
         config = config_for(data, tmp_path, "task=supervised", f"batch_size={size}")
-        state = State(*fabric.setup(model, build_optimizer(model, config)), None)
+        state = State(*fabric.setup(model.train(), build_optimizer(model, config)), None, epoch=size)
         task = create_task("supervised", config.losses, config.reconstruction)
         log = RunLog(tmp_path, config)
         found.append(validate(fabric, config, state, task, Trainset(cache, {"val": rows}), log))
+        draws.add(float(torch.rand(())))  # the same in every epoch
+        assert not model.training
         assert validate(fabric, config, state, task, Trainset(cache, {"val": rows[:0]}), log) == {}
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0] == pytest.approx(found[1], rel=1e-5) and len(draws) == 1
     batch = load_batch(Trainset(cache, {}), rows, Augment(config.preprocess), torch.device("cpu"))
     with torch.no_grad():
         logits = model.eval()(batch.image)

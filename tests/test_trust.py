@@ -149,7 +149,7 @@ def measured(best: float, gain: float, count: int = 60) -> list[Measured]:
     for number in range(count):
         base = 0.8 + 0.05 * float(generator.standard_normal())
         at = {threshold: base + gain * (threshold == best) for threshold in THRESHOLDS}
-        images.append(Measured(str(number), {}, {1: base, 8: base}, at, {}))
+        images.append(Measured(str(number), {}, {1: base, 8: base + 0.1}, at, {}))
     return images
 
 
@@ -283,8 +283,9 @@ def test_distances_count_in_deviations_whatever_a_features_scale() -> None:
     images = []
     for features in np.random.default_rng(0).normal(7, scales, (4000, 3)):
         look = {"brightness": 0, "sharpness": 0, "hair": 0, "features": features}
-        images.append(Measured("x", {1: 0.5, 8: 0.5}, {1: 0.5, 8: 0.5}, {}, look))
+        images.append(Measured("x", {1: 0.5, 8: 0.6}, {1: 0.7, 8: 0.8}, {}, look))
     fitted = _fit({}, images)
+    assert fitted.curves == {"1": ([0.5], [0.7]), "8": ([0.6], [0.8])}
     for axis in range(3):
         assert fitted.distance(7 + 3 * scales * np.eye(3)[axis]) == pytest.approx(3, abs=0.2)
 
