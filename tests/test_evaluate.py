@@ -25,6 +25,7 @@ from segmae.data.splits import Split
 from segmae.errors import DataError
 from segmae.evaluate import evaluate, evaluate_checkpoint
 from segmae.report import summary_table, write_report
+from segmae.statistics import mean_interval
 from segmae.study.ledger import merged
 
 SIZE = 64
@@ -83,8 +84,11 @@ def split_of(*ids: str, **parts: tuple[str, ...]) -> Split:
 
 
 def test_figures_by_hand(cases: tuple[Case, ...], tmp_path: Path) -> None:
-    summary = evaluate(Darkness(), cases, tmp_path / "out", data="drawn", resamples=200)
+    summary = evaluate(Darkness(), cases, tmp_path / "out", data="drawn", resamples=200, seed=1)
     means, pooled = summary["per_image_mean"], summary["pooled"]
+    bounds = mean_interval(np.array([1, 2 / 3, 1, 0]), 200, seed=1)
+    assert (means["dice@original"]["low"], means["dice@original"]["high"]) == pytest.approx(bounds)
+    assert summary["bootstrap"]["seed"] == 1
     for size in (f"@{SIZE}", "@original"):
         assert means[f"dice{size}"]["mean"] == pytest.approx((1 + 2 / 3 + 1 + 0) / 4, abs=1e-6)
         assert means[f"iou{size}"]["mean"] == pytest.approx((1 + 0.5 + 1 + 0) / 4, abs=1e-6)
@@ -164,7 +168,9 @@ def test_pooled_figures_count_the_pixels_of_their_own_size(tmp_path: Path) -> No
         write_case(tmp_path, "a", large, large),
         write_case(tmp_path, "b", box(64, 64, 0, 0, 32, 32), small),
     ]
-    pooled = evaluate(Darkness(), cases, tmp_path / "out", data="drawn", resamples=50)["pooled"]
+    summary = evaluate(Darkness(), cases, tmp_path / "out", data="drawn", resamples=50)
+    assert summary["data"]["sizes"] == {"smallest": [64, 64], "largest": [128, 128]}
+    pooled = summary["pooled"]
     assert pooled[f"sensitivity@{SIZE}"]["value"] == pytest.approx(3072 / 4096)
     assert pooled["sensitivity@original"]["value"] == pytest.approx(9216 / 10240)
 
@@ -221,6 +227,9 @@ def test_intervals_of_one_image_are_said_to_say_nothing(cases: tuple[Case, ...],
     for some, warned in ((cases[:1], True), (cases[:2], False)):
         summary = evaluate(Darkness(), some, tmp_path / str(warned), data="drawn", resamples=50)
         assert any("one image alone" in warning for warning in summary["warnings"]) == warned
+    lesion = [replace(case, group="a") for case in cases]
+    warnings = evaluate(Darkness(), lesion, tmp_path / "lesion", data="drawn", resamples=50)["warnings"]
+    assert any("one lesion or patient alone" in warning for warning in warnings)
 
 
 def test_a_case_too_large_for_memory_is_named(
@@ -470,6 +479,20 @@ def test_images_that_the_model_was_trained_on_are_refused(
         evaluate_checkpoint(run, folder)
     summary, _ = evaluate_checkpoint(run, folder, allow_leaks=True, resamples=50)
     assert summary["warnings"] == ["the model was trained on 1 of these 4 images"]
+
+
+def test_another_image_of_a_lesion_that_was_met_has_been_met(
+    run: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "metadata.csv").write_text("image_id,lesion_id\nISIC_0000002,L1\nISIC_0000003,L1\n")
+    split = split_file(tmp_path, test=["ISIC_0000001", "ISIC_0000003"])
+    make_model_know(monkeypatch, {"train_ids": ["ISIC_0000002"]})
+    met = r"trained on 1 of these 2 images \(or others of their lesions\), e\.g\. ISIC_0000003"
+    with pytest.raises(DataError, match=met):
+        evaluate_checkpoint(run, folder, split)
+    make_model_know(monkeypatch, {"train_ids": ["elsewhere"], "val_ids": ["ISIC_0000002"]})
+    (warning,) = evaluate_checkpoint(run, folder, split, resamples=50)[0]["warnings"]
+    assert warning.endswith("was chosen on 1 of these 2 images (or others of their lesions)")
 
 
 def test_a_split_that_comes_with_the_package_tells_what_was_trained_on(

@@ -250,6 +250,8 @@ def test_a_spoilt_state_file_falls_back_to_the_one_before(data: Path, tmp_path: 
     run(config, lambda event: messages.append(str(event.get("text", ""))))
     assert any("state.pt: is damaged" in text for text in messages)
     assert any(text.startswith("resuming") and "epoch 2" in text for text in messages), messages
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2], "what is run again is recorded once"
     assert same(expected, weights(folder / "last"))
     for name in ("state.pt", "state.previous.pt"):
         (folder / name).write_bytes(b"half a file")

@@ -281,11 +281,14 @@ def test_thresholds_and_looks_are_those_of_one_view(tmp_path: Path) -> None:
 def test_distances_count_in_deviations_whatever_a_features_scale() -> None:
     scales = np.array([0.5, 20, 300])
     images = []
-    for features in np.random.default_rng(0).normal(7, scales, (4000, 3)):
-        look = {"brightness": 0, "sharpness": 0, "hair": 0, "features": features}
+    for number, features in enumerate(np.random.default_rng(0).normal(7, scales, (4000, 3))):
+        look = {"brightness": number, "sharpness": 2 * number, "hair": 3 * number, "features": features}
         images.append(Measured("x", {1: 0.5, 8: 0.6}, {1: 0.7, 8: 0.8}, {}, look))
     fitted = _fit({}, images)
     assert fitted.curves == {"1": ([0.5], [0.7]), "8": ([0.6], [0.8])}
+    # each warns of one photograph in a hundred, hair of one in twenty; of three normal features .99 lie within 3.368
+    limits = {t.DARK: 39.99, t.BLURRED: 79.98, t.HAIRY: 0.95 * 3 * 3999, t.UNFAMILIAR: 3.368}
+    assert fitted.limits == pytest.approx(limits, rel=0.05)
     for axis in range(3):
         assert fitted.distance(7 + 3 * scales * np.eye(3)[axis]) == pytest.approx(3, abs=0.2)
 
