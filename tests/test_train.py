@@ -528,7 +528,7 @@ def test_epochs_are_counted_judged_and_slowed(
     draws: set[float] = set()
 
     def step(fabric: Any, config: Config, state: State, task: Any, batches: list[Batch], steps: int) -> Any:
-        assert steps == 3 and state.model.training
+        assert steps == 3 and state.network.training
         seen.append([batch.ids for batch in batches])
         rates.append(learning_rate(config, state, steps) / config.optimizer.lr)
         draws.add(float(torch.rand(())))
