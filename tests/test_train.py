@@ -474,6 +474,7 @@ def test_steps_of_all_epochs_count_for_averaged_weights() -> None:
     state = State(*fabric.setup(model, build_optimizer(model, config)), averaged, epoch=3, step=2)
     task = create_task("supervised", config.losses, config.reconstruction)
     batch = Batch(torch.randn(2, 3, 32, 32), torch.ones(2, 1, 32, 32), ["a", "b"])
+    assert state.network is averaged, "which is validated and kept"
     (group,) = state.optimizer.param_groups
     group["scale"] = 0.5  # as layer decay sets it
     train_step(fabric, config, state, task, [batch], steps=10)
@@ -532,6 +533,8 @@ def test_epochs_are_counted_judged_and_slowed(
         seen.append([batch.ids for batch in batches])
         rates.append(learning_rate(config, state, steps) / config.optimizer.lr)
         draws.add(float(torch.rand(())))
+        for parameter in state.network.parameters():
+            parameter.data.fill_(len(seen))
         return {"segment": float(len(seen))}
 
     def scores(fabric: Any, config: Config, state: State, *rest: Any) -> dict[str, float]:
@@ -540,7 +543,8 @@ def test_epochs_are_counted_judged_and_slowed(
 
     monkeypatch.setattr(train, "train_step", step)
     monkeypatch.setattr(train, "validate", scores)
-    monkeypatch.setattr(train, "Saver", lambda *settings: runstate.Saver(*settings[:-1], train.GPU_PAUSE))
+    pause = 0.0 if "val_loss" in validations else train.GPU_PAUSE
+    monkeypatch.setattr(train, "Saver", lambda *settings: runstate.Saver(*settings[:-1], pause))
     options = (
         "task=supervised",
         "batch_size=2",
@@ -557,6 +561,7 @@ def test_epochs_are_counted_judged_and_slowed(
 
     with pytest.raises(Terminated):
         run(config, listener)
+    assert (config.folder / "last").exists() == (pause == 0), "inside an epoch it is not written"
     folder = run(config)
     assert len(draws) == len(seen) == 3 * len(factors), "each step has its own random numbers"
     train_ids = sorted(load_split(data / "split.csv").parts["train"])
@@ -571,6 +576,10 @@ def test_epochs_are_counted_judged_and_slowed(
     assert [record["train_segment"] for record in records] == [3 * n + 2 for n in range(len(factors))]
     kept = [read_info(folder / kind).provenance["epochs"] for kind in ("best", "last")]
     assert kept == [best[-1], len(factors)]
+    name = "head.weight"
+    assert [weights(folder / kind)[name].unique().tolist() for kind in ("best", "last")] == [
+        [3 * epochs] for epochs in kept
+    ]
 
 
 def test_validation_is_a_mean_over_images_whatever_the_batch(data: Path, tmp_path: Path) -> None:
