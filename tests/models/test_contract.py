@@ -59,16 +59,17 @@ REFERENCE: dict[str, tuple[int, float, str]] = {
     "dinov2-conv": (22_591_201, 0.01, "the same with our head"),
 }
 
-# Parts that another task than segmentation trains (test_segmae.py) are not built here.
+# Parts that another task than segmentation trains (test_segmae.py) are not built here, nor 22 blocks more like the first two.
 OPTIONS: dict[str, dict[str, Any]] = {
     "segmae-base": {"decoder": None}, "segmae-small": {"decoder": None}, "segmae-tiny": {"decoder": None},
+    "setr-pup": SHALLOW["setr-pup"],
 }  # fmt: skip
 
 
 def build(name: str, **options: Any) -> nn.Module:
     """A network in eval mode whose norms have seen images, so that their statistics are not those of a new one."""
     torch.manual_seed(0)
-    model = create_model(name, **OPTIONS.get(name, {}), **options).train()
+    model = create_model(name, **OPTIONS.get(name, {}) | options).train()
     with torch.no_grad():
         model(images(2, 64, 64))
     return model.eval()
