@@ -24,7 +24,7 @@ from segmae.overlay import fitted, overlay
 from segmae.photographs import FILES, safe_name
 from segmae.predict import Progress, predict_files
 from segmae.predictor import DEFAULT_MODEL
-from segmae.rows import earlier_rows, write_rows
+from segmae.rows import earlier_rows, turn, write_rows
 
 Pixels = NDArray[np.uint8]
 
@@ -77,11 +77,12 @@ def run_demo(
     """
     folder = make_folder(out)
     page, sheet = folder / "report.html", folder / "sheet.png"
+    drawn = None if image is not None else write_dataset(folder / "drawn", LESIONS, seed=FIRST_SEED)
     before = earlier_rows(folder)
     demos = {name: row for name, row in before.items() if DEMO in row and safe_name(name) == name}
     if demos:
-        write_rows(folder, gone=demos)  # photographs of this one may have the same names
-    drawn = None if image is not None else write_dataset(folder / "drawn", LESIONS, seed=FIRST_SEED)
+        with turn(folder):
+            write_rows(folder, gone=demos)  # photographs of this one may have the same names
     try:
         done = predict_files(
             [drawn / "images" if drawn else Path(str(image))], folder, model, progress=progress
@@ -90,13 +91,17 @@ def run_demo(
             raise DataError(f"no photograph could be segmented. The first: {done.failures[0]['problem']}")
     except BaseException:
         if demos:
-            write_rows(folder, list(demos.values()), gone=earlier_rows(folder).keys() - before.keys())
+            with turn(folder):
+                write_rows(folder, list(demos.values()), gone=earlier_rows(folder).keys() - before.keys())
         raise
-    after, predicted = earlier_rows(folder), before.keys() - demos.keys()
-    write_rows(folder, [row | {DEMO: True} for name, row in after.items() if name not in predicted])
-    for name in demos.keys() - after.keys():
-        for kind in DEFAULT_FORMATS:
-            (folder / (name + FILES[kind])).unlink(missing_ok=True)
+    with turn(folder):
+        after, predicted = earlier_rows(folder), before.keys() - demos.keys()
+        write_rows(folder, [row | {DEMO: True} for name, row in after.items() if name not in predicted])
+    taken = {name.casefold() for name in after}  # on many file systems `Mole` and `mole` are one file
+    for name in demos:
+        if name.casefold() not in taken:
+            for kind in DEFAULT_FORMATS:
+                (folder / (name + FILES[kind])).unlink(missing_ok=True)
     pictures: list[Picture] = []
     for row in done.rows:
         reference = read_mask(drawn / "masks" / f"{row['name']}.png") if drawn else None
