@@ -200,8 +200,8 @@ def test_what_is_not_there_is_told(hub: Hub) -> None:
     del hub.host.files[hub.path("model.onnx")]
     with pytest.raises(DataError, match=r"model\.onnx cannot be downloaded.*404"):
         from_pretrained(ID)
-    # a--b/c would share a folder of the cache with a/b--c; Hugging Face has no such names either
-    for text in ("a--b/c", "lesions", "./anna/lesions", "anna/../lesions", "/anna/lesions", "a/b/c"):
+    # a--b/c would share a folder of the cache with a/b--c, and a-/b with a/-b; Hugging Face has no such names either
+    for text in ("a--b/c", "a-/b", "a/-b", "lesions", "./anna/x", "anna/../x", "/anna/x", "a/b/c"):
         with pytest.raises(CheckpointError, match="no model here"):
             from_pretrained(text)
     with pytest.raises(CheckpointError, match="`segmae fetch anna/lesions-1` looks for it"):

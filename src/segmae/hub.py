@@ -39,8 +39,8 @@ from segmae.files import locked, make_folder, read_json, replace, sha256, write_
 ENDPOINT = "https://huggingface.co"
 WANTED = (CONFIG, WEIGHTS, ONNX, CALIBRATION, "README.md")  # all that a model folder can hold
 SMALL = 10 << 20  # bytes that anything but weights may have
-MODEL_ID = re.compile(  # as on Hugging Face without -- in it, which would make OWNER--NAME that of two
-    r"(?![^@]*--)(?P<owner>[\w-][\w.-]*)/(?P<name>[\w-][\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII
+MODEL_ID = re.compile(  # as on Hugging Face without -- and without - at an end, which would make OWNER--NAME that of two
+    r"(?![^@]*--)(?P<owner>\w([\w.-]*\w)?)/(?P<name>\w([\w.-]*\w)?)(@(?P<revision>\w[\w./-]*))?", re.ASCII
 )
 
 Progress = Callable[[int, int, str], None]  # bytes here, bytes in all, the file
