@@ -33,6 +33,7 @@ from segmae.checkpoint import (
 )
 from segmae.config import Preprocess
 from segmae.errors import CheckpointError, OutputError
+from segmae.weights_file import replace_configuration, tensors_digest
 
 OPTIONS = {"depth": 1, "decoder": None}
 VALUES = {
@@ -242,8 +243,10 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, content: str) -> None:
 def test_a_damaged_header_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: its configuration cannot be read"):
-        read_info(file)
+    for read in (read_info, tensors_digest, lambda path: replace_configuration(path, VALUES)):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is damaged.*download it again"):
+            read(file)
+    assert file.read_bytes() == content and list(tmp_path.iterdir()) == [file]
 
 
 def test_weights_of_others_are_told_from_a_model(tmp_path: Path) -> None:
@@ -251,6 +254,9 @@ def test_weights_of_others_are_told_from_a_model(tmp_path: Path) -> None:
         file = header_file(tmp_path / "timm.safetensors", header)
         with pytest.raises(CheckpointError, match="no segmae configuration"):
             read_info(file)
+        before = tensors_digest(file)
+        replace_configuration(file, VALUES)  # saved again by another program, which drops ours
+        assert read_info(file).architecture == VALUES["architecture"] and tensors_digest(file) == before
 
 
 # -- saving and loading

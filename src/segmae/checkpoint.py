@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,7 +214,6 @@ def read_info(model: str | Path) -> ModelInfo:
         KeyError,
         TypeError,
         ValueError,
-        struct.error,
     ) as error:
         raise CheckpointError(
             f"{path}: its configuration cannot be read ({reason(error)}). Copy or save the model again"

@@ -19,11 +19,11 @@ def configuration_in(path: Path) -> dict[str, Any]:
     """The configuration of the model whose weights these are.
 
     Raises:
-        CheckpointError: it has none.
-        ValueError, struct.error: it is damaged.
+        CheckpointError: it has none, or is damaged.
+        ValueError: the configuration is no JSON.
     """
     with path.open("rb") as file:
-        header = _header(file, path.stat().st_size)
+        header = _header(path, file)
     if CONFIGURATION not in header.get("__metadata__", {}):
         raise CheckpointError(
             f"{path}: holds weights but no segmae configuration. Give a model folder saved by segmae"
@@ -32,10 +32,14 @@ def configuration_in(path: Path) -> dict[str, Any]:
 
 
 def replace_configuration(path: Path, values: dict[str, Any]) -> None:
-    """Put another configuration into the file; its tensors are copied as they are."""
+    """Put another configuration into the file, or a first one; its tensors are copied as they are.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     with atomic_path(path) as temporary, path.open("rb") as source, temporary.open("wb") as target:
-        header = _header(source, path.stat().st_size)
-        header["__metadata__"][CONFIGURATION] = json.dumps(values)
+        header = _header(path, source)
+        header.setdefault("__metadata__", {})[CONFIGURATION] = json.dumps(values)
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
         target.write(struct.pack("<Q", len(text)) + text)
@@ -49,12 +53,7 @@ def tensors_digest(path: Path) -> str:
         CheckpointError: it is damaged.
     """
     with path.open("rb") as file:
-        try:
-            header = _header(file, path.stat().st_size)
-        except (ValueError, struct.error) as error:
-            raise CheckpointError(
-                f"{path}: is damaged ({reason(error)}). Copy or download it again"
-            ) from error
+        header = _header(path, file)
         header.pop("__metadata__", None)
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         while chunk := file.read(1 << 20):
@@ -62,12 +61,19 @@ def tensors_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _header(file: BinaryIO, size: int) -> dict[str, Any]:
-    """All of the header; the file is left where the tensors begin."""
-    length = struct.unpack("<Q", file.read(8))[0]
-    if 8 + length > size:
-        raise ValueError("truncated, or no safetensors file")
-    header = json.loads(file.read(length))
-    if not isinstance(header, dict):
-        raise ValueError("its header is no mapping")
+def _header(path: Path, file: BinaryIO) -> dict[str, Any]:
+    """All of the header; the file is left where the tensors begin.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        length = struct.unpack("<Q", file.read(8))[0]
+        if 8 + length > path.stat().st_size:
+            raise ValueError("truncated, or no safetensors file")
+        header = json.loads(file.read(length))
+        if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
+            raise ValueError("its header is no mapping, or its metadata is none")
+    except (ValueError, struct.error) as error:
+        raise CheckpointError(f"{path}: is damaged ({reason(error)}). Copy or download it again") from error
     return header
