@@ -175,9 +175,12 @@ def weights_digests(model: Path) -> dict[str, str]:
 
 
 def own_weights(model: Path) -> str:
-    """SHA-256 of the weights of a resolved single model: what was exported beside them makes no other model of it."""
+    """SHA-256 of the weights of a resolved single model: another threshold, or what was exported beside them, makes no other model of it."""
+    weights = model if model.is_file() else model / WEIGHTS
+    if weights.is_file():
+        return tensors_digest(weights)
     files = weights_digests(model)
-    ending = next(e for e in (".safetensors", ".onnx", ".bin") if any(f.endswith(e) for f in files))
+    ending = next(e for e in (".onnx", ".bin") if any(f.endswith(e) for f in files))
     return " ".join(digest for file, digest in files.items() if file.endswith(ending))
 
 
