@@ -73,6 +73,10 @@ def test_pictures_of_another_dataset_never_count_among_the_drawn(tmp_path: Path,
     with pytest.raises(DataError, match="there already, and would pass for one of the lesions"):
         write_dataset(root, 4, layout, size=(24, 16))
     assert contents(root) == before
+    picture = open_dataset(root).cases[0].image
+    picture.with_name(
+        f"._{picture.name}"
+    ).touch()  # as macOS leaves beside each file on a network's disk; never read
     write_dataset(root, 6, layout, size=(24, 16), seed=9)
     assert len(open_dataset(root).cases) == 6 and contents(root) != before
 

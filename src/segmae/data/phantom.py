@@ -80,7 +80,7 @@ def write_dataset(
     root = Path(folder)
     if n < 1:
         raise DataError(f"{n} drawn lesions: give at least 1")
-    if layout not in ("folder", "isic2018", "isic2017", "ph2"):
+    if layout not in PICTURES:
         raise DataError(f"layout '{layout}': choose folder, isic2018, isic2017 or ph2")
     places = [_places(root, layout, index, n) for index in range(n)]
     _refuse_others(root, layout, {path for pair in places for path in pair})
@@ -100,7 +100,8 @@ def _refuse_others(root: Path, layout: Layout, mine: set[Path]) -> None:
     """Raises DataError: pictures lie where a dataset is written that are none of it, as of an earlier one of more lesions."""
     for pattern in PICTURES[layout]:
         for path in root.glob(pattern):
-            if path not in mine and path.suffix.lower() in IMAGE_SUFFIXES:
+            is_read = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+            if is_read and path not in mine:
                 raise DataError(
                     f"{path}: is there already, and would pass for one of the lesions that are drawn. Choose another folder, or remove it"
                 )
