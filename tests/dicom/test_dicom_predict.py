@@ -341,6 +341,8 @@ def test_without_the_extra_photographs_beside_an_object_are_segmented(tmp_path: 
     assert "1 segmented" in done.stdout and (out / "mine_mask.png").is_file()
     assert ("1 failed" if named else "passed over: 1 .dcm file") in done.stdout
     assert "DICOM objects among these were not segmented: pydicom is not installed." in done.stderr
+    done = subprocess.run([*command, "--fractional"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "pydicom is not installed" in done.stderr
     (folder / "mine.png").unlink()
     done = subprocess.run([*command[:4], folder, "-o", out], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and done.stderr.startswith("error: pydicom is not installed")

@@ -129,7 +129,7 @@ def predict(
     is_dicom, unread = told_apart(sources)
     if foreign := of_pictures if is_dicom else of_dicom:
         what = "DICOM" if is_dicom else "photographs that are not DICOM"
-        raise typer.BadParameter(f"{', '.join(foreign)}: not for {what}")
+        raise typer.BadParameter(". ".join([f"{', '.join(foreign)}: not for {what}", *unread]))
     try:
         with progress("photographs") as advance:
             if is_dicom:
