@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmae import cli, metrics, predictor, scoring
+from segmae import checkpoint, cli, metrics, predictor, scoring
 from segmae import evaluate as evaluation
 from segmae.checkpoint import ModelInfo
 from segmae.config import Preprocess
@@ -417,7 +417,9 @@ def test_figures_of_a_namesake_are_not_overwritten(
     before = (written / "summary.json").read_bytes()
     index, others = {"model": (0, models), "dataset": (1, sets), "split": (2, splits)}[what]
     asked[index] = others[1]
-    with pytest.raises(DataError, match=r"another model, dataset or split of the same name.*--out"):
+    with pytest.raises(
+        DataError, match=r"another model, dataset or split of the same name.* lay elsewhere.*--out"
+    ):
         evaluated()
     assert (written / "summary.json").read_bytes() == before
     assert str(tmp_path) not in before.decode()
@@ -425,6 +427,18 @@ def test_figures_of_a_namesake_are_not_overwritten(
     asked[index] = others[0]
     shutil.rmtree(written)
     assert evaluated() == evaluated() == written, "the same again"
+
+
+def test_an_embedded_model_is_the_same_in_another_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "drawn", 1)
+    for place in (tmp_path / "a", tmp_path / "b"):
+        shutil.copytree(checkpoint.ASSETS / "segmae-tiny", place / "segmae-tiny")
+        monkeypatch.setattr(checkpoint, "ASSETS", place)
+        evaluate_checkpoint("segmae-tiny", "drawn", resamples=50, threads=1)
+    assert [path.name for path in (tmp_path / "evaluation").iterdir()] == ["segmae-tiny-drawn-all"]
 
 
 def test_figures_of_last_instead_of_best_are_warned_of(

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmae.checkpoint import resolve, weights_digests
+from segmae.checkpoint import owner_of, resolve, weights_digests
 from segmae.config import config_to_dict
 from segmae.contour import cleaned
 from segmae.data.catalog import Case, find_data, image_files, open_dataset, refuse_odd_names
@@ -215,7 +215,7 @@ def evaluate_checkpoint(
 
     Raises:
         DataError: unusable data or split, images that the model was trained on, an `out` that holds the dataset's files, other pictures or a
-            report, or a default folder with figures of another model, dataset or split of the same name.
+            report, or a default folder with figures of a model, dataset or split of the same name at another place.
         CheckpointError: no usable model.
     """
     from segmae.predictor import load
@@ -285,9 +285,9 @@ def _refuse_folder(folder: Path, cases: Sequence[Case]) -> None:
 
 
 def _places_digest(model: Path, data: Path, split: Split | None) -> str:
-    """SHA-256 of where model, data and split lie; a run's own folder of evaluations may move with it."""
+    """SHA-256 of where model, data and split lie; a run's own folder of evaluations may move with it, and so may the package."""
     file = Path(split.name).expanduser() if split else None
-    places = [None if _run_of(model) else model.resolve(), data.resolve()]
+    places: list[Any] = [None if _run_of(model) else owner_of(model) or model.resolve(), data.resolve()]
     places += [file.resolve() if file.is_file() else file] if file else []
     return hashlib.sha256("\n".join(map(str, places)).encode(errors="surrogateescape")).hexdigest()
 
@@ -299,8 +299,8 @@ def _refuse_namesakes(folder: Path, places: str) -> None:
         before = read_json(folder / "summary.json").get("places_sha256", "")
     if before not in ("", places):
         raise DataError(
-            f"{folder}: holds the evaluation of another model, dataset or split of the same name. Name a folder for this one (--out), "
-            "or remove that one"
+            f"{folder}: holds the evaluation of another model, dataset or split of the same name, or of these when they lay elsewhere. Name "
+            "a folder for this one (--out), or remove that one"
         )
 
 
