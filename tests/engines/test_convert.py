@@ -15,7 +15,17 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 
-from segmae.checkpoint import CALIBRATION, ONNX, OPENVINO, WEIGHTS, read_info, save_pretrained, save_threshold  # noqa: E402
+from segmae.checkpoint import (  # noqa: E402
+    CALIBRATION,
+    ONNX,
+    OPENVINO,
+    WEIGHTS,
+    ModelInfo,
+    read_info,
+    save_pretrained,
+    save_threshold,
+)
+from segmae.config import Preprocess  # noqa: E402
 from segmae.data.phantom import write_dataset  # noqa: E402
 from segmae.engines import create_engine, quantize  # noqa: E402
 from segmae.engines.convert import export_model, to_openvino  # noqa: E402
@@ -34,6 +44,15 @@ def exported(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A model folder without weights, with model.xml in bf16."""
     folder = tmp_path_factory.mktemp("exported") / "bf16"
     return export_model(small_model, "openvino", "bf16", folder).path.parent
+
+
+@pytest.fixture(scope="module")
+def segmae_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model.onnx of the kind of network that int8 was made for: with attention and depth-wise convolutions."""
+    options = {"depth": 1, "decoder": None}
+    info = ModelInfo("segmae-tiny", options, Preprocess(size=64))
+    folder = tmp_path_factory.mktemp("segmae") / "model"
+    return save_pretrained(folder, create_model("segmae-tiny", **options), info, onnx=True)
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +174,13 @@ def test_bf16_weights_take_half_the_space_and_no_path_is_left(small_model: Path,
 
 @pytest.mark.parametrize("form", ["onnx", "xml"])
 def test_int8_is_written_or_refused_by_dice(
-    small_model: Path, drawn: tuple[Path, Path], tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+    segmae_model: Path, drawn: tuple[Path, Path], tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nncf")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(quantize, "CALIBRATION_IMAGES", 4)
-    info, lines = read_info(small_model), []
-    file = Path(shutil.copy(small_model / ONNX, tmp_path / ONNX))
+    info, lines = read_info(segmae_model), []
+    file = Path(shutil.copy(segmae_model / ONNX, tmp_path / ONNX))
     file = to_openvino(file, "int8") if form == "xml" else file
     weights = file.with_suffix(".bin") if form == "xml" else file
     before = weights.read_bytes()

@@ -47,8 +47,9 @@ def test_names_shapes_and_a_free_batch(small_model: Path) -> None:
 
 def test_half_precision_halves_the_files_and_both_engines_agree(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    info = ModelInfo("unet", {"widths": [32, 64]}, Preprocess(size=64))
-    network = create_model("unet", widths=[32, 64])
+    options = {"depth": 1, "decoder": None, "cnn": "none"}
+    info = ModelInfo("segmae-tiny", options, Preprocess(size=64))
+    network = create_model("segmae-tiny", **options)
     whole = save_pretrained(tmp_path / "whole", network, info, onnx=True)
     half = save_pretrained(tmp_path / "half", network, info, onnx=True, half=True)
     for name in ("model.onnx", "model.safetensors"):
