@@ -1,4 +1,5 @@
-"""Options that make each network of the table small, with every kind of layer that it has."""
+"""Options that make each network of the table small, with every kind of layer that it has, but for blocks that keep their input's shape
+and the bottlenecks of ckdnet's ResNet."""
 
 from typing import Any
 
