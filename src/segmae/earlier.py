@@ -109,8 +109,8 @@ def of_earlier_calls(folder: Path, rows: Iterable[Row], want: Wanted, before: Ma
     if changed := [file.name for file, stamp in stamps.items() if there[file] not in (stamp, None)]:
         files = "1 file that has" if len(changed) == 1 else f"{len(changed)} files that have"
         notes.append(
-            f"results of {files} changed since, and {'is' if len(changed) == 1 else 'are'} grey in {OF_FOLDER['html']} and in sheets: "
-            f"{', '.join(changed[:3])}{' ...' if changed[3:] else ''}. Predict them again"
+            f"results of {files} changed since, which pages and sheets show grey: {', '.join(changed[:3])}{' ...' if changed[3:] else ''}. "
+            "Predict them again"
         )
     differing = _differing(good) if want.formats & NEEDS.keys() else []
     if differing:

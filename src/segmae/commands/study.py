@@ -101,8 +101,8 @@ def study_status(
     )  # fmt: skip
     text = ", ".join(f"{count} {state}" for state, count in counts.items())
     if left != 0:
-        minutes = None if left is None else round(left / 60)
-        text += f"; time left: {'unknown until a cell is finished' if minutes is None else f'about {minutes or 1} minutes'}"
+        time = "unknown until a cell is finished" if left is None else f"about {max(left / 60, 1):.0f} min"
+        text += f"; time left: {time}"
     print(f"{found.name} ({found.scale_label}): {text}")
     raise typer.Exit(code)
 
