@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,37 @@ def test_slips_of_a_script_are_told(
     with pytest.raises(DataError, match=told):
         predict_files([source], out, by_darkness)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that may not be entered, for root too, whom chmod does not stop."""
+    stat_of, list_of = os.stat, Path.iterdir
+
+    def stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, str | os.PathLike) and folder in Path(path).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat_of(path, *args, **options)
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iter(list_of(path))
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+
+
+def test_a_subfolder_that_may_not_be_entered_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_dark(32, 32).save(tmp_path / "x.png")  # as on the root of a disk, beside lost+found
+    locked = tmp_path / "lost+found"
+    locked.mkdir()
+    lock(locked, monkeypatch)
+    files, ignored = collect(tmp_path)
+    assert files == [tmp_path / "x.png"] and ignored.folders == [str(locked)]
+    (tmp_path / "x.png").unlink()
+    with pytest.raises(DataError, match=r"lost\+found: may not be read"):
+        collect(tmp_path)
+    write_dataset(tmp_path / "lesions", 1, size=(40, 30))
+    assert [file.name for file in collect(tmp_path)[0]] == ["drawn_0000.jpg"]

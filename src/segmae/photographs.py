@@ -222,7 +222,9 @@ def _images_of(folder: Path, ignored: Ignored) -> list[Path]:
     read = set(files)
     ignored.files += [str(path) for path in inside if is_other_image(path) and path not in read]
     if files:
-        ignored.folders += [str(p) for p in inside if p.is_dir() and not (p / RESULTS).is_file()]
+        ignored.folders += [
+            str(path) for path in inside if path.is_dir() and not os.path.isfile(path / RESULTS)
+        ]  # which, unlike Path's, is quiet about a folder that may not be entered
         return files
     if written:
         raise DataError(

@@ -166,11 +166,18 @@ def find_datasets(folder: str | Path) -> list[Dataset]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Give the folder that holds the dataset")
     found = _known_layouts(root)
+    locked: list[Path] = []
     if not found:
-        inner = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-        found = [dataset for path in inner for dataset in _known_layouts(path)]
+        for path in sorted(root.iterdir()):
+            if path.is_dir() and not path.name.startswith("."):
+                try:
+                    found += _known_layouts(path)
+                except PermissionError:  # lost+found, on the root of a disk
+                    locked.append(path)
     if not found and (plain := _plain(root)):
         found = [plain]
+    if not found and locked:
+        raise DataError(f"{locked[0]}: may not be read. Change its permissions")
     if not found:
         inside = (*root.glob("*"), *root.glob("*/*"))
         of_telephones = [path.name for path in inside if heic.is_named(path)][:1]
