@@ -536,7 +536,7 @@ def broken(folder: Path, kind: str) -> Path:
         ("text", "is not an image that can be read", "Give a JPEG, PNG, BMP or TIFF file"),
         ("html", "is not an image that can be read", "Give a JPEG, PNG, BMP or TIFF file"),
         ("pdf", "is not an image that can be read", "Give a JPEG, PNG, BMP or TIFF file"),
-        ("dicom", "is a DICOM object, not a photograph", "`segmae predict`"),
+        ("dicom", "is a DICOM object, not a photograph", "segmae.dicom.predict_dicom"),
         ("large", "is 17001 x 10000 px", "Scale it below 170 megapixels"),
         ("huge", "is absurdly large", "Scale it below 170 megapixels"),
     ],

@@ -44,7 +44,7 @@ def open_picture(source: Any, name: str) -> Image.Image:
     except UnidentifiedImageError as error:
         start = _start_of(source)
         if start[128:] == b"DICM":
-            remedy = "`segmae predict` and segmae.predict_dicom read it"
+            remedy = "`segmae predict` and segmae.dicom.predict_dicom read it"
             raise ImageError(name, "is a DICOM object, not a photograph", remedy) from error
         if heic.is_heic(start):
             problem = "is in the format HEIC, which this installation does not read"
