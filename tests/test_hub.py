@@ -202,8 +202,9 @@ def test_what_is_not_there_is_told(hub: Hub) -> None:
         from_pretrained(ID)
     # a--b/c would share a folder of the cache with a/b--c, and a-/b with a/-b; Hugging Face has no such names either
     for text in ("a--b/c", "a-/b", "a/-b", "lesions", "./anna/x", "anna/../x", "/anna/x", "a/b/c"):
-        with pytest.raises(CheckpointError, match="no model here"):
+        with pytest.raises(CheckpointError, match="no model here") as refused:
             from_pretrained(text)
+        assert "--" not in text or "segmae fetch" not in str(refused.value), "which has just said no"
     with pytest.raises(CheckpointError, match="`segmae fetch anna/lesions-1` looks for it"):
         segmae.load(ID)
     with pytest.raises(ConfigError, match="revision"):

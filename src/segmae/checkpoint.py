@@ -110,7 +110,7 @@ def resolve(model: str | Path) -> Path:
         forms = (WEIGHTS, ONNX, OPENVINO[0])
         if (folder / CONFIG).is_file() and any((folder / name).is_file() for name in forms):
             return folder
-    elsewhere = str(model).count("/") == 1 and not path.parent.exists()
+    elsewhere = str(model).count("/") == 1 and "--" not in str(model) and not path.parent.exists()
     hint = f". `segmae fetch {model}` looks for it on Hugging Face" if elsewhere else ""
     raise CheckpointError(
         f"{model}: no model here. Looked for a folder with {CONFIG} and {WEIGHTS}, {ONNX} or {OPENVINO[0]}, for best/ and last/ of a "
