@@ -84,6 +84,10 @@ def test_pretrain_refuses_what_is_no_stage_1(run: Run, tmp_path: Path) -> None:
     for settings in ((stage2,), ("epochs=1", "task=hybrid")):
         code, _, err = run("pretrain", *settings)
         assert code == 2 and "is no stage 1. `segmae train` runs it" in err
+    smoke = Path(__file__).parents[1] / "recipes" / "smoke"
+    for recipe in (smoke / "small.yaml", smoke / "tiny.yaml"):
+        code, _, err = run("pretrain", recipe, f"output={tmp_path}", "data.root=nowhere")
+        assert code == 2 and "is no stage 1" in err, "a later train would be refused its folder"
     for settings in ((stage2, "task=pretrain"), ("epochs=1",)):
         code, _, err = run("pretrain", *settings)
         assert code == 2 and "data.root" in err, "all is well but for the dataset, which is not named"
