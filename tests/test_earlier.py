@@ -265,7 +265,9 @@ def test_another_photograph_of_the_same_name_is_not_shown_under_the_old_contour(
     os.utime(tmp_path / "one.png", ns=(stamp, stamp))
     (note,) = predict_files(tmp_path / "two.png", out, by_darkness, formats=["html"]).notes
     assert note.startswith("results of 1 file that has changed since, ") and ": one.png. Predict" in note
-    shown = re.findall(r'base64,([^"]+)', (out / "gallery.html").read_text())
+    page = (out / "gallery.html").read_text()
+    assert page.count("<br>grey: its photograph is gone, or another by now") == 1
+    shown = re.findall(r'base64,([^"]+)', page)
     one, two = (np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in shown)
     assert one.std() < 5 < two.std()
     done = predict_files([tmp_path / "one.png", tmp_path / "two.png"], out, by_darkness, formats=["html"])

@@ -48,6 +48,7 @@ class Thumbnail:
 
     photo: NDArray[np.uint8]  # [h,w,3]
     mask: NDArray[np.uint8]  # [h,w], 0/1
+    is_there: bool = True  # the photograph that was segmented
 
 
 def read_file(row: Row, at_least: int) -> NDArray[np.uint8]:
@@ -62,17 +63,18 @@ def mask_file(folder: Path, row: Row) -> NDArray[np.uint8]:
 
 def thumbnail(folder: Path, row: Row, box: tuple[int, int], read: Read, drawn: Drawn) -> Thumbnail:
     """A photograph and its mask, scaled to fit into a box (width, height)."""
-    size = fitted(row["width"], row["height"], box, largest=1)
+    size, is_there = fitted(row["width"], row["height"], box, largest=1), True
     try:
         refuse_changed(row["file"], row.get("stamp"))
         photo = Image.fromarray(read(row, max(size)))
     except (ImageError, MemoryError):
-        photo = Image.new("RGB", size, GREY)
+        photo, is_there = Image.new("RGB", size, GREY), False
     try:
         mask = resize_mask(drawn(folder, row), size)
     except (ImageError, MemoryError):
         mask = np.zeros((size[1], size[0]), np.uint8)
-    return Thumbnail(np.asarray(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)), mask)
+    small = np.asarray(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+    return Thumbnail(small, mask, is_there)
 
 
 def _thumbnails(
@@ -172,6 +174,7 @@ def _figure(row: Row, small: Thumbnail) -> str:
     trust = "" if expected is None else f"expected Dice {expected:.2f}, "
     doubts = ", ".join(html.escape(warning) for warning in row.get("warnings", ()))
     warnings = f"<br>look twice: {doubts}" if doubts else ""
+    absent = "" if small.is_there else "<br>grey: its photograph is gone, or another by now"
     full = quote(row.get("overlay") or row["mask"])
     height, width = small.mask.shape
     polygons = [simplify(polygon, 0.2) for polygon in smooth_outlines(small.mask)]
@@ -183,7 +186,7 @@ def _figure(row: Row, small: Thumbnail) -> str:
         f'src="data:image/jpeg;base64,{jpeg_base64(small.photo, QUALITY)}">'
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true">{drawn}</svg></span>'
         f'<span class="caption"><b>{name}</b>{row["width"]} x {row["height"]} px, {found}<br>'
-        f"{trust}uncertainty {doubt:.3f}{warnings}</span></a>\n"
+        f"{trust}uncertainty {doubt:.3f}{warnings}{absent}</span></a>\n"
     )
 
 
