@@ -138,10 +138,7 @@ def _starts(config: Config) -> dict[str, str]:
     """SHA-256 of the weights that a run starts from: with others of the same name it would be another run."""
     found = {}
     if config.model.start:
-        start = resolve(config.model.start)
-        found[f"model.start={config.model.start}"] = tensors_digest(
-            start if start.is_file() else start / WEIGHTS
-        )
+        found[f"model.start={config.model.start}"] = own_weights(resolve(config.model.start))
     for key in ("cnn", "vit", "encoder"):
         if file := getattr(config.model, key):
             path = Path(file)  # of one of our models a folder, too
