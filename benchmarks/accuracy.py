@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from race import MODELS, RESULTS, save
+from race import MODELS, place, save
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.splits import load_split
 from segmae.engines.convert import export_model
@@ -53,13 +53,13 @@ def row_of(name: str) -> dict[str, Any]:
 
 
 def main(names: list[str]) -> None:
-    path = RESULTS / "accuracy.json"
+    path = place("accuracy")
     rows = read_json(path)["rows"] if path.exists() else {}
     for name in names:
         rows[name] = row_of(name)
         print(name, rows[name])
     save(
-        "accuracy",
+        place("accuracy"),
         {"model": MODEL, "split": SPLIT, "part": "test", "rows": {n: rows[n] for n in ROWS if n in rows}},
     )
 

@@ -2,7 +2,8 @@
 
     make bench-check        (runs the engines' part and compares; the committed file stays)
 
-Ratios alone: absolute times belong to a machine and a day.
+Ratios alone: absolute times belong to a machine and a day. Ratios too are another chip's where its vector extensions are others, so
+each kind of chip has its own committed file (`race.place`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
-from race import REPOSITORY, RESULTS, insist_on_quiet
+from race import REPOSITORY, insist_on_quiet, isa, place
 from segmae.files import read_json
 
 LOSS = 0.15
@@ -46,12 +47,15 @@ def losses(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    path = RESULTS / "engines.json"
-    if not path.exists():
-        raise SystemExit(f"{path}: nothing to compare with. Run `make bench` and commit it")
     if unknown := {*sys.argv[1:]} - {"--busy"}:
         raise SystemExit(
             f"{', '.join(sorted(unknown))}: it takes --busy alone (measure while other work runs)"
+        )
+    path = place("engines")
+    if not path.exists():
+        raise SystemExit(
+            f"{path}: no ratios of a chip like this one ({', '.join(isa()) or 'no vector extensions known'}) are kept. "
+            "`make bench PARTS=engines` at the commit to compare with writes them"
         )
     if "--busy" not in sys.argv:
         insist_on_quiet()

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from race import save
+from race import place, save
 from segmae.background import usable_cpus
 from segmae.recipe import load_config
 from train_loop import Loop, noise_cache
@@ -54,7 +54,7 @@ def main(networks: list[str]) -> None:
                         "first_step_seconds": round(seconds[label][0], 1)}
                 for label, value in best.items()
             }  # fmt: skip
-    save("cpu_train", {"size": SIZE, "batch": BATCH, "networks": report})
+    save(place("cpu_train"), {"size": SIZE, "batch": BATCH, "networks": report})
 
 
 if __name__ == "__main__":

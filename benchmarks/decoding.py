@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from race import best, save
+from race import best, place, save
 from segmae import metrics
 from segmae.background import usable_cpus
 from segmae.checkpoint import read_info
@@ -107,7 +107,7 @@ def main() -> None:
         }
     report["over cores"] = over_cores([case.image for case in dataset.cases[:600]])
     report["reduced against full decoding"] = dice_difference(cases)
-    save("decoding", report)
+    save(place("decoding"), report)
     print(report)
 
 

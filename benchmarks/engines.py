@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from bench_models import exported
-from race import RESULTS, isa, race, save
+from race import isa, place, race, save
 from segmae.files import read_json
 
 SIZES = {"segmae-tiny": 192, "segmae-base": 224}  # tiny as it ships
@@ -19,7 +19,7 @@ FORMS = ("eager", "folded", "folded_channels_last")
 
 def main(networks: list[str]) -> None:
     """Measures each network in turn; the file keeps what was measured before of the others."""
-    path = RESULTS / "engines.json"
+    path = place("engines")
     rows = read_json(path)["networks"] if path.exists() else {}
     for network in networks:
         size = SIZES[network]
@@ -34,7 +34,7 @@ def main(networks: list[str]) -> None:
         for row in found.values():
             row["ratio"] = round(found["torch eager"]["ms"] / row["ms"], 3)
         rows[network] = {"size": size, "batch": 1, "rows": found}
-        save("engines", {"networks": rows})
+        save(place("engines"), {"networks": rows})
 
 
 if __name__ == "__main__":

@@ -354,7 +354,7 @@ def main() -> int:
     report = measure(
         a.model, a.size, a.batches, torch.device(a.device), a.compile, a.repeats,
         report=read_json(earlier) if earlier.exists() and not a.anew else None,
-        keep=lambda report: save(a.name, report),
+        keep=lambda report: save(earlier, report),
         deadline=time.monotonic() + seconds(a.budget) if a.budget else math.inf,
     )  # fmt: skip
     for part, reason in report["failed"].items():

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from race import save
+from race import place, save
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.preprocess import prepare_photo
 from segmae.data.splits import load_split
@@ -47,7 +47,7 @@ def main(images: int) -> int:
         if name != "torch"
     }
     save(
-        "parity",
+        place("parity"),
         {"model": "segmae-tiny", "images": len(cases), "pixels": pixels, "target": LEAST, "engines": rows},
     )
     print(rows)

@@ -7,7 +7,7 @@ for its `Unet("resnet34")`, the same design. All at 224 px and batch 1 with rand
 from __future__ import annotations
 
 from bench_models import exported
-from race import race, save
+from race import place, race, save
 
 NETWORKS = ("segmae-tiny", "segmae-base", "monai-unet", "unet-resnet34", "segformer-b2")
 SIZE = 224
@@ -23,7 +23,7 @@ def main() -> None:
     reference = found["segmae-base eager"]["ms"]
     for row in found.values():
         row["ratio"] = round(reference / row["ms"], 3)
-    save("peers", {"size": SIZE, "batch": 1, "rows": found})
+    save(place("peers"), {"size": SIZE, "batch": 1, "rows": found})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from race import best, peak_mb, save
+from race import best, peak_mb, place, save
 from segmae.data.catalog import find_data, open_dataset
 from segmae.data.splits import load_split
 
@@ -98,7 +98,7 @@ def main() -> None:
         print(json.dumps(row | {"peak_mb": peak_mb()}))
         return
     save(
-        "predict",
+        place("predict"),
         {
             "model": "segmae-tiny",
             "cold": cold(),

@@ -90,9 +90,20 @@ def best(work: Any, seconds: float = 2.0, least: int = 3) -> float:
     return min(times)
 
 
-def save(name: str, values: dict[str, Any]) -> Path:
-    """Write results/bench/NAME.json with the hardware and the versions."""
-    path = RESULTS / f"{name}.json"
+def place(name: str) -> Path:
+    """Where this machine's figures go: NAME.json for chips with AVX-512's bf16, others beside it, for their ratios are others."""
+    return RESULTS / f"{name}{kind_of(isa())}.json"
+
+
+def kind_of(extensions: list[str]) -> str:
+    """How the files of a chip with these of `isa` end."""
+    if "avx512_bf16" in extensions:
+        return ""
+    return next((f"-{kind}" for kind in ("avx512f", "avx2") if kind in extensions), "-other")
+
+
+def save(path: Path, values: dict[str, Any]) -> Path:
+    """Write a file of figures with the hardware and the versions."""
     write_json(
         path,
         {

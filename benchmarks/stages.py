@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from contender import torch_network
-from race import save
+from race import place, save
 from segmae.background import usable_cpus
 from segmae.models.folding import fold
 
@@ -108,7 +108,7 @@ def main() -> None:
                 rows[stage] |= {f"{form}_ms": round(spent, 2), f"{form}_share": round(spent / whole, 4)}
         whole = {f"{form}_ms": round(whole, 2) for form, (_, whole) in times.items()}
         report[name] = {"gflops": round(total, 3), **whole, "stages": rows}
-    save("stages", {"size": SIZE, "batch": 1, "networks": report})
+    save(place("stages"), {"size": SIZE, "batch": 1, "networks": report})
 
 
 if __name__ == "__main__":

@@ -187,12 +187,14 @@ PARTS = {
 def written() -> str:
     parts = []
     for name, (title, make) in PARTS.items():
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            report = read_json(path)
-            parts.append(
-                f"### {title}\n\n{make(report)}\n\n[{name}.json](../results/bench/{name}.json): {hardware(report)}."
-            )
+        tables = []
+        for path in [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-*.json"))]:
+            if path.exists():
+                report = read_json(path)
+                source = f"[{path.name}](../results/bench/{path.name}): {hardware(report)}."
+                tables.append(f"{make(report)}\n\n{source}")
+        if tables:
+            parts.append("\n\n".join([f"### {title}", *tables]))
     return "\n\n".join(parts)
 
 

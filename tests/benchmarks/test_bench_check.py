@@ -35,6 +35,28 @@ def test_a_loss_of_more_than_15_percent_is_told(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
+def test_each_kind_of_chip_is_compared_with_its_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import check
+    import race
+
+    monkeypatch.setattr(race, "RESULTS", tmp_path)
+    names = []
+    for extensions in ([], ["avx2"], ["avx2", "avx512f", "avx512_vnni"], ["avx2", "avx512f", "avx512_bf16"]):
+        monkeypatch.setattr(race, "isa", lambda extensions=extensions: extensions)
+        names.append(race.place("engines").name)
+    assert names == ["engines-other.json", "engines-avx2.json", "engines-avx512f.json", "engines.json"]
+
+    (tmp_path / "engines.json").write_text("{}")
+    monkeypatch.setattr(race, "isa", lambda: ["avx2"])
+    monkeypatch.setattr(check, "insist_on_quiet", lambda: pytest.fail("it measures"))
+    monkeypatch.setattr(sys, "argv", ["check.py"])
+    with pytest.raises(SystemExit, match="json: no ratios of a chip like this one"):
+        check.main()
+
+
 def test_the_tables_of_the_page_are_those_of_the_files() -> None:
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "tables.py"), "--check"]
     assert subprocess.run(command, timeout=120).returncode == 0, "run: python benchmarks/tables.py"
