@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from segmae.checkpoint import owner_of, resolve, weights_digests
 from segmae.config import config_to_dict
 from segmae.contour import cleaned
-from segmae.data.catalog import Case, find_data, image_files, open_dataset, refuse_odd_names
+from segmae.data.catalog import Case, find_data, open_dataset, refuse_odd_names
+from segmae.data.names import image_files
 from segmae.data.splits import Split, load_split, met_ids, overlap, with_lesions
 from segmae.errors import DataError
 from segmae.files import atomic_write, read_json, write_json

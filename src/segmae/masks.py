@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from segmae import contour
 from segmae.background import Room, ahead, usable_cpus
-from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, find_data, image_files
+from segmae.data.catalog import find_data
 from segmae.data.images import PIXELS_AT_ONCE, image_size, read_image, read_mask
+from segmae.data.names import IMAGE_SUFFIXES, MASK_ENDING, image_files
 from segmae.dicom.predict import not_square
 from segmae.dicom.read import open_object
 from segmae.dicom.study import frames_by_name, holds_dicom

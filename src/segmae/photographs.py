@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.data import heic
-from segmae.data.catalog import IMAGE_SUFFIXES, MASK_ENDING, composed, image_files, masks_in, open_datasets
+from segmae.data.catalog import masks_in, open_datasets
 from segmae.data.images import read_image
+from segmae.data.names import IMAGE_SUFFIXES, MASK_ENDING, composed, image_files
 from segmae.errors import DataError, ImageError
 from segmae.rows import RESULTS, earlier_rows
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from segmae.cluster.plan import MASKS
 from segmae.cluster.storage import file_system, is_remote, local, read_bytes
-from segmae.data.catalog import IMAGE_SUFFIXES
+from segmae.data.names import IMAGE_SUFFIXES
 from segmae.errors import DataError, SegmaeError
 from segmae.photographs import photographs_among, refuse_nameless
 

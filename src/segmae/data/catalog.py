@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segmae.data import heic
+from segmae.data.metadata import GROUP_COLUMNS, LABEL_COLUMNS, read_ph2_labels, read_table
+from segmae.data.names import IMAGE_SUFFIXES, MASK_ENDING, composed, image_files
 from segmae.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-MASK_ENDING = re.compile(r"_(segmentation|lesion|mask)$", re.IGNORECASE)
 USUAL = ("", ".csv", ".txt", ".json", ".md", ".db", ".ini")  # files beside the images that need no word
-ID_COLUMNS = ("image_id", "image", "id")
-PATIENT_COLUMNS, LESION_COLUMNS = ("patient_id", "patient"), ("lesion_id", "lesion", "group")
-GROUP_COLUMNS = (*PATIENT_COLUMNS, *LESION_COLUMNS)  # a patient has several lesions
-LABEL_COLUMNS = ("dx", "diagnosis", "label")
-COLUMNS = {name.replace("_", ""): name for name in (*ID_COLUMNS, *GROUP_COLUMNS, *LABEL_COLUMNS)}
 HAM_TABLE = "HAM10000_metadata.csv"
 ISIC_PARTS = {"training": "train", "validation": "val", "test": "test", "test_v2": "test"}
 LAYOUTS = (
@@ -108,11 +100,6 @@ def open_dataset(folder: str | Path) -> Dataset:
             f"{folder}: holds several datasets ({names}). Keep one a folder, and name that folder"
         )
     return found[0]
-
-
-def composed(name: str) -> str:
-    """A name whose accents are part of their letters (NFC): macOS may write ä as a and ¨, and both are one name to its readers."""
-    return unicodedata.normalize("NFC", name)
 
 
 def refuse_odd_names(cases: Iterable[Case]) -> None:
@@ -203,13 +190,6 @@ def find_data(root: str) -> Path:
     return path
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Image files directly in a folder, by name; hidden files are passed over, links to nowhere are not."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir():
-            yield path
-
-
 def _known_layouts(root: Path) -> list[Dataset]:
     others = (read(root) for read in (_ph2, _ham10000, _images_and_masks))
     found = [*_isic(root), *(dataset for dataset in others if dataset)]
@@ -261,7 +241,7 @@ def _ph2(root: Path) -> Dataset | None:
     images = _folders(base).get("ph2 dataset images")
     if images is None:
         return None
-    labels = _ph2_labels(base / "PH2_dataset.txt")
+    labels = read_ph2_labels(base / "PH2_dataset.txt")
     cases, orphans = [], []
     for folder in sorted(path for path in images.iterdir() if path.is_dir()):
         inner = _folders(folder)
@@ -275,18 +255,6 @@ def _ph2(root: Path) -> Dataset | None:
         elif mask is not None:
             orphans.append(mask)
     return _dataset("ph2", root, (cases, [], orphans, [])) if cases else None
-
-
-def _ph2_labels(path: Path) -> dict[str, str]:
-    """Diagnoses from the table in PH2_dataset.txt: `|| Name || Histology || Clinical diagnosis || ...`."""
-    names = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
-    labels: dict[str, str] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            cells = [cell.strip() for cell in line.split("||")]
-            if len(cells) > 3 and re.fullmatch(r"IMD\d+", cells[1]):
-                labels[cells[1]] = names.get(cells[3], cells[3])
-    return labels
 
 
 def _ham10000(root: Path) -> Dataset | None:
@@ -314,7 +282,7 @@ def _with_table(name: str, root: Path, table: Path, found: Pairs) -> Dataset | N
     cases, strays, orphans, doubles = found
     if not cases:
         return None
-    rows = _table(table)
+    rows = read_table(table)
     known = []
     for case in cases:
         group, label = rows.get(case.id, (None, None))
@@ -386,46 +354,6 @@ def _is_stray(path: Path) -> bool:
         return False
     suffix = path.suffix.lower()
     return suffix in IMAGE_SUFFIXES if path.is_dir() else suffix not in IMAGE_SUFFIXES + USUAL
-
-
-def _table(path: Path) -> dict[str, tuple[str | None, str | None]]:
-    """Group and diagnosis by image id from a CSV with a column `image_id`, `image` or `id`; `Image ID` and `imageID` are the same name."""
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, strict=True)  # else a quote that does not end swallows the rows behind it
-            columns = [COLUMNS.get(re.sub(r"[\W_]", "", column.lower()), column) for column in next(rows, [])]
-            lines = [dict(zip(columns, map(str.strip, row), strict=False)) for row in rows if any(row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        remedy = "Save it as comma-separated UTF-8 text"
-        raise DataError(f"{path}: cannot be read as CSV ({error}). {remedy}") from error
-    if not set(ID_COLUMNS) & set(columns):
-        raise DataError(f"{path}: no column is named {', '.join(ID_COLUMNS[:-1])} or {ID_COLUMNS[-1]}. "
-                        "Name the one with the images' ids so, and separate columns by commas")  # fmt: skip
-    found: dict[str, tuple[str | None, ...]] = {}
-    for line in lines:
-
-        def first(keys: Sequence[str], line: dict[str, str] = line) -> str | None:
-            return next((line[key] for key in keys if line.get(key)), None)
-
-        name = first(ID_COLUMNS)
-        if name is None:
-            raise DataError(f"{path}: a row names no image ({line}). Write its id, or remove the row")
-        name = composed(Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name)
-        said = (first(PATIENT_COLUMNS), first(LESION_COLUMNS), first(LABEL_COLUMNS))
-        if found.setdefault(name, said) != said:
-            raise DataError(
-                f"{path}: two rows of {name} differ in patient, lesion or diagnosis. Keep the right one"
-            )
-    patients: dict[str | None, set[str]] = defaultdict(set)  # of each lesion
-    for patient, lesion, _ in found.values():
-        patients[lesion] |= {patient} if patient else set()
-    known = {}
-    for name, (patient, lesion, label) in found.items():
-        of_lesion = patients[lesion] if lesion else set()  # a table may name the patient in some rows only
-        known[name] = (patient or (next(iter(of_lesion)) if len(of_lesion) == 1 else lesion), label)
-    return known
 
 
 def _two_images(one: Path, two: Path) -> tuple[Path, str]:

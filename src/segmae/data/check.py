@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmae.background import in_processes
-from segmae.data.catalog import Case, Dataset, composed, find_datasets
+from segmae.data.catalog import Case, Dataset, find_datasets
 from segmae.data.duplicates import SIDE, near_pairs, thumbnail
 from segmae.data.images import read_image, read_mask
+from segmae.data.names import composed
 from segmae.data.splits import Split, group_leaks, list_splits, load_split, overlap, training_leaks
 from segmae.errors import DataError, ImageError
 from segmae.files import sha256

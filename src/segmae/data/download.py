@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from segmae.data.catalog import Dataset, image_files, open_dataset
+from segmae.data.catalog import Dataset, open_dataset
+from segmae.data.names import image_files
 from segmae.data.splits import PARTS
 from segmae.errors import DataError
 from segmae.fetch import Remote, Unreachable, fetch, gigabytes, locate, part_of

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from segmae.data.catalog import IMAGE_SUFFIXES
+from segmae.data.names import IMAGE_SUFFIXES
 from segmae.errors import DataError
 
 Field = NDArray[Any]  # float32

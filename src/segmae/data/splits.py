@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from segmae.data.catalog import Case, composed, refuse_odd_names
+from segmae.data.catalog import Case, refuse_odd_names
+from segmae.data.names import composed
 from segmae.errors import DataError, SegmaeError, did_you_mean
 from segmae.files import atomic_write, csv_text, read_json, sha256
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segmae.data.catalog import IMAGE_SUFFIXES
 from segmae.data.decode import MAX_PIXELS, SCALE_IT
 from segmae.data.icc import to_srgb
+from segmae.data.names import IMAGE_SUFFIXES
 from segmae.dicom.quiet import COPY_AGAIN, guarded, require_pydicom
 from segmae.errors import ImageError
 from segmae.measure import is_scale

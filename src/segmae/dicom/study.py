@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from segmae.data.catalog import IMAGE_SUFFIXES
+from segmae.data.names import IMAGE_SUFFIXES
 from segmae.dicom.quiet import guarded, require_pydicom
 from segmae.dicom.read import PHOTOGRAPHS, class_name, has_mark, open_object
 from segmae.errors import DataError, ImageError, MissingExtra
