@@ -121,6 +121,19 @@ def test_the_page_on_architecture_is_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "source", sorted((REPOSITORY / "scripts" / "tutorials").glob("*.txt")), ids=lambda path: path.stem
+)
+def test_the_text_and_commands_of_a_tutorial_are_those_that_it_is_made_from(source: Path) -> None:
+    page = (REPOSITORY / "docs" / "tutorials" / f"{source.stem}.md").read_text(encoding="utf-8")
+    lines = [
+        line.replace(" run", "") if line.startswith("```") else line
+        for line in source.read_text(encoding="utf-8").splitlines()
+    ]
+    made = set(page.splitlines())
+    assert [line for line in lines if line not in made and not line.endswith("  # not shown")] == []
+
+
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8").split("nav:")[-1]
     for page in DOCS.rglob("*.md"):
