@@ -384,12 +384,16 @@ def test_writes_into_the_folder_of_the_run(run: Path, folder: Path) -> None:
     assert summary["warnings"] == []
 
 
-def test_models_whose_names_differ_behind_a_point_have_folders_of_their_own(
+def test_every_model_has_a_folder_that_bears_its_name(
     run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(run / "best", run / "tiny-1.0")
     monkeypatch.chdir(run / "best")
-    for where, name in ((run / "tiny-1.0", "tiny-1.0"), (Path("."), "best")):
+    cache = run / "models" / "owner--net"  # as segmae.hub keeps what it fetched
+    fetched = shutil.copytree(run / "best", cache / ("0123456789" * 4))
+    (cache / ".lock").touch()
+    places = ((run / "tiny-1.0", "tiny-1.0"), (Path("."), "best"), (fetched, "owner--net-01234567"))
+    for where, name in places:
         monkeypatch.setattr(evaluation, "resolve", lambda name: where)  # noqa: B023
         summary, written = evaluate_checkpoint(run, folder, resamples=50)
         assert (summary["model"]["name"], written) == (name, Path("evaluation") / f"{name}-set-all")

@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"predictor"}),
     frozenset({"earlier"}),
     frozenset({"predict"}),
-    frozenset({"scoring", "report", "dicom", "cluster"}),
+    frozenset({"scoring", "report", "evaluation_folder", "dicom", "cluster"}),
     frozenset({"evaluate"}),
     frozenset({"distill", "stopping", "runstate"}),
     frozenset({"trainset", "devices", "optimizer"}),

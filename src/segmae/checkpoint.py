@@ -71,8 +71,12 @@ def owner_of(folder: Path) -> str | None:
     folder = folder.resolve()
     if folder.parent == ASSETS.resolve():
         return "the package"
-    fetched = COMMIT.fullmatch(folder.name) and (folder.parent / FETCHING).exists()
-    return "the cache of fetched models" if fetched else None
+    return "the cache of fetched models" if is_fetched(folder) else None
+
+
+def is_fetched(folder: Path) -> bool:
+    """It is one of the cache that `segmae.hub` keeps, MODELS/OWNER--NAME/COMMIT."""
+    return COMMIT.fullmatch(folder.name) is not None and (folder.parent / FETCHING).exists()
 
 
 def resolve(model: str | Path) -> Path:

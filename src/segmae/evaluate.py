@@ -8,23 +8,27 @@ together.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segmae.checkpoint import owner_of, resolve, weights_digests
+from segmae.checkpoint import resolve, weights_digests
 from segmae.config import config_to_dict
 from segmae.contour import cleaned
 from segmae.data.catalog import Case, find_data, open_dataset, refuse_odd_names
-from segmae.data.names import image_files
 from segmae.data.splits import Split, load_split, met_ids, overlap, with_lesions
 from segmae.errors import DataError
-from segmae.files import atomic_write, read_json, write_json
+from segmae.evaluation_folder import (
+    default_folder,
+    model_name,
+    places_digest,
+    refuse_namesakes,
+    refuse_pictures,
+)
+from segmae.files import atomic_write, write_json
 from segmae.paired import Evaluated, differences, read_evaluation
 from segmae.provenance import machine, portable, versions
 from segmae.report import write_report
@@ -245,14 +249,14 @@ def evaluate_checkpoint(
     name = dataset.title
     label = "-".join([name, *([Path(chosen.name).stem] if chosen else []), part])
     label += views_suffix(views) + "-largest" * keep_largest + "-filled" * fill_holes
-    folder = Path(out) if out is not None else _default_folder(path, label)
+    folder = Path(out) if out is not None else default_folder(path, label)
     if against is not None and folder.resolve() == Path(against).resolve():
         raise DataError(f"{folder}: holds the evaluation to compare with. Choose another folder for this one")
-    _refuse_folder(folder, cases)
+    refuse_pictures(folder, cases)
     places = ""
     if out is None:
-        places = _places_digest(path, dataset.root, chosen)
-        _refuse_namesakes(folder, places)
+        places = places_digest(path, dataset.root, chosen)
+        refuse_namesakes(folder, places)
     summary = evaluate(
         predictor,
         cases,
@@ -260,7 +264,7 @@ def evaluate_checkpoint(
         data=name,
         split=chosen,
         part=part,
-        model={"name": _model_name(path), "weights_sha256": weights_digests(path)},
+        model={"name": model_name(path), "weights_sha256": weights_digests(path)},
         warnings=warnings,
         against=other,
         keep_largest=keep_largest,
@@ -273,36 +277,6 @@ def evaluate_checkpoint(
     )
     write_report(summary, folder, predictor, cases)
     return summary, folder
-
-
-def _refuse_folder(folder: Path, cases: Sequence[Case]) -> None:
-    """Raises DataError: the evaluation would lie among pictures, where `cases.png` would pass for one of them, or over somebody's own."""
-    data = {path.parent.resolve() for case in cases for path in (case.image, case.mask) if path}
-    if folder.resolve() in data:
-        raise DataError(f"{folder}: holds the dataset's files. Choose another folder for the evaluation")
-    if folder.is_dir() and not (folder / "summary.json").exists():
-        for path in (*image_files(folder), *folder.glob("report.md")):
-            raise DataError(f"{path}: is there and of no evaluation. Choose another folder")
-
-
-def _places_digest(model: Path, data: Path, split: Split | None) -> str:
-    """SHA-256 of where model, data and split lie; a run's own folder of evaluations may move with it, and so may the package."""
-    file = Path(split.name).expanduser() if split else None
-    places: list[Any] = [None if _run_of(model) else owner_of(model) or model.resolve(), data.resolve()]
-    places += [file.resolve() if file.is_file() else file] if file else []
-    return hashlib.sha256("\n".join(map(str, places)).encode(errors="surrogateescape")).hexdigest()
-
-
-def _refuse_namesakes(folder: Path, places: str) -> None:
-    """Raises DataError: figures of another model, dataset or split would be lost, of which only the names are the same."""
-    before = ""
-    with suppress(OSError, ValueError, AttributeError):  # there is none, or it is of no use
-        before = read_json(folder / "summary.json").get("places_sha256", "")
-    if before not in ("", places):
-        raise DataError(
-            f"{folder}: holds the evaluation of another model, dataset or split of the same name, or of these when they lay elsewhere. Name "
-            "a folder for this one (--out), or remove that one"
-        )
 
 
 def _cases_of(cases: Sequence[Case], split: Split, part: str, root: str) -> tuple[Case, ...]:
@@ -352,30 +326,6 @@ def _check_leaks(
             "the model does not say which images its checkpoint was chosen on: these may be among them"
         )
     return warnings
-
-
-def _run_of(model: Path) -> Path | None:
-    """The run that a model folder belongs to, if it does."""
-    run = model.parent
-    return run if model.name in ("best", "last") and (run / "metrics.jsonl").exists() else None
-
-
-def _model_name(model: Path) -> str:
-    run = _run_of(model)
-    return f"{_named(run)}/{model.name}" if run else _named(model)
-
-
-def _named(place: Path) -> str:
-    """The name of a folder, of which a point is part, also where it was given as `.`; of a file without its ending."""
-    place = place.absolute()
-    return place.stem if place.is_file() else place.name
-
-
-def _default_folder(model: Path, label: str) -> Path:
-    run = _run_of(model)
-    if run is None:
-        return Path("evaluation") / f"{_named(model)}-{label}"
-    return run / "evaluation" / (label if model.name == "best" else f"{label}-{model.name}")
 
 
 def _sizes(scores: Sequence[Score]) -> dict[str, list[int]]:
