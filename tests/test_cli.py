@@ -129,6 +129,20 @@ main()
     assert 'pip install -c constraints.txt ".[train]"' in one_line_error(done.stderr)
 
 
+def test_an_error_of_the_system_names_the_file_in_words(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("segmae.photographs.masks_in", closed)
+    code, _, err = run("measure", tmp_path, "-o", tmp_path / "sizes.csv")
+    assert (code, one_line_error(err)) == (
+        2,
+        f"error: {tmp_path}: Permission denied. Check the path, its permissions and the disk's space",
+    )
+
+
 def test_splits_are_made_shown_and_verified(run: Run, lesions: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.csv"
     code, out, _ = run("data", "splits", "make", lesions, "-o", file, "--ratios", "0.6,0.2,0.2")
@@ -184,7 +198,7 @@ def test_preparing_goes_on_after_a_broken_image_and_ends_with_1(run: Run, tmp_pa
     options = ("--size", "64", "--cache", tmp_path / "cache", "--workers", "1")
     code, out, err = run("data", "prepare", folder, *options)
     assert code == 1
-    assert out.startswith("2 images")
+    assert out.startswith("2 images of lesions at 64 px")
     assert broken.name in err
 
 

@@ -43,11 +43,14 @@ class Verbs(TyperGroup):
                     sys.stdout.flush()
         except BrokenPipeError as error:
             raise typer.Exit(141) from error
-        except (SegmaeError, OSError) as error:
-            told = isinstance(error, SegmaeError)
-            remedy = "" if told else ". Check the path, its permissions and the disk's space"
-            print(f"error: {one_line(str(error))}{remedy}", file=sys.stderr)
-            raise typer.Exit(getattr(error, "exit_code", 2)) from error
+        except SegmaeError as error:
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            remedy = "Check the path, its permissions and the disk's space"
+            print(f"error: {one_line(what)}. {remedy}", file=sys.stderr)
+            raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             print("stopped", file=sys.stderr)
             raise typer.Exit(130) from error

@@ -106,7 +106,7 @@ def prepare_cases(
         nonlocal told
         if not told:
             told = True
-            say(tell, f"preparing {total} images of {dataset.name}")
+            say(tell, f"preparing {total} images of {dataset.title}")
 
     # all of the dataset, as `segmae data prepare` does: one cache for any split
     cache = prepare(dataset.cases, config.preprocess, folder=config.data.cache or None, progress=preparing)

@@ -52,7 +52,7 @@ def test_run_status_report_and_sheets(
     code, out, err = call(capsys, "run", path)
     assert (code, out) == (0, "2 cells finished, 0 failed\n") and "one_drawn_s0: epoch 1" in err
     code, out, _ = call(capsys, "status", path)
-    assert code == 0 and "drawn (As written: 32 px, 1 epochs, batch 4, AdamW): 2 done\n" in out
+    assert code == 0 and "drawn (As written: 32 px, 1 epoch, batch 4, AdamW): 2 done\n" in out
     assert call(capsys, "run", path, "--json")[1].strip().startswith("{")
     code, out, _ = call(capsys, "report", "drawn")
     assert code == 0 and list(map(Path, out.split())) == [

@@ -126,7 +126,7 @@ def prepare(
         print_json({"dataset": dataset.name, "images": len(done.ids), "size": preprocess.size,
                     "sha256": done.digest, "failures": failures})  # fmt: skip
     else:
-        print(f"{len(done.ids)} images of {dataset.name} at {preprocess.size} px, sha256 {done.digest}")
+        print(f"{len(done.ids)} images of {dataset.title} at {preprocess.size} px, sha256 {done.digest}")
     raise typer.Exit(1 if failures else 0)
 
 

@@ -164,9 +164,7 @@ def load_study(name: str | Path, scale: str = PAPER_SCALE) -> Study:
     cells = tuple(make_cell(place, row, seed, *resolved[place, row]) for seed, place, row in ordered)
     if not study.scale_label:
         c = next(cell.config for cell in cells if cell.row == reference)
-        facts = (
-            f"{c.preprocess.size} px, {c.epochs} epochs, batch {c.batch_size}, {OPTIMIZERS[c.optimizer.name]}"
-        )
+        facts = f"{c.preprocess.size} px, {c.epochs} epoch{'s' * (c.epochs != 1)}, batch {c.batch_size}, {OPTIMIZERS[c.optimizer.name]}"
         study = replace(study, scale_label=f"{'As written' if scale == PAPER_SCALE else scale}: {facts}")
     return replace(study, cells=cells)
 
