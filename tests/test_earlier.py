@@ -358,9 +358,21 @@ def test_another_photograph_of_the_same_name_is_refused(by_darkness: Path, tmp_p
         half_dark(64, 64).save(tmp_path / place / "a.png")
     predict_files([tmp_path / "one"], tmp_path / "out", by_darkness)
     before = contents(tmp_path / "out")
-    with pytest.raises(DataError, match=r"'a' is the result of .*one.*Choose another folder for .*two"):
+    with pytest.raises(DataError, match=r"'a' is the result of .*one.*Choose another folder for .*two.*png$"):
         predict_files([tmp_path / "two"], tmp_path / "out", by_darkness)
     assert contents(tmp_path / "out") == before
+
+
+def test_results_of_moved_photographs_go_on_as_the_message_says(by_darkness: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    half_dark(64, 64).save(tmp_path / "one" / "a.png")
+    predict_files([tmp_path / "one"], tmp_path / "out", by_darkness)
+    (tmp_path / "one").rename(tmp_path / "two")
+    with pytest.raises(DataError, match=r"moved\? Then write its new place into .*results\.jsonl$"):
+        predict_files([tmp_path / "two"], tmp_path / "out", by_darkness, resume=True)
+    results = tmp_path / "out" / "results.jsonl"
+    results.write_text(results.read_text().replace("one/a.png", "two/a.png"))
+    assert predict_files([tmp_path / "two"], tmp_path / "out", by_darkness, resume=True).skipped == 1
 
 
 def test_a_failure_that_left_nothing_owns_no_name(by_darkness: Path, tmp_path: Path) -> None:

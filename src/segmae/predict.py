@@ -175,8 +175,13 @@ def _refuse_results_of_others(folder: Path, rows: dict[str, Row], photographs: d
     for name, path in photographs.items():
         before = owned.get(name, path)
         if _place(before) != _place(path) and not are_twins(before, path):
+            moved = (
+                ""
+                if file_stamp(before)
+                else f". Or is it that one, moved? Then write its new place into {folder / RESULTS}"
+            )
             raise DataError(
-                f"{folder}: '{name}' is the result of {before} there. Choose another folder for {path}"
+                f"{folder}: '{name}' is the result of {before} there. Choose another folder for {path}{moved}"
             )
         if not (folder / RESULTS).exists() and has_results(folder, name):
             raise DataError(
