@@ -34,7 +34,7 @@ from segmae.photographs import (
     safe_name,
 )
 from segmae.predict import Progress
-from segmae.rows import CSV_COLUMNS, Row, check_table, nine_digits, several_pieces, write_csv
+from segmae.rows import CSV_COLUMNS, Row, check_table, several_pieces, write_csv
 
 OF_COLOURS = tuple(name for name in Measurements().to_dict() if "colour" in name or "pigment" in name)
 COLUMNS = ("file", "mm_per_pixel")  # of a table of scales
@@ -267,6 +267,6 @@ def _measured(path: Path, name: str, given: _With) -> Row:
         "width": lesion.shape[1], "height": lesion.shape[0], **known,
         "lesion_share": round(float(lesion.mean()), 6), "keep_largest": want.keep_largest, "fill_holes": want.fill_holes,
         "measurements": {
-            key: None if key in OF_COLOURS and pixels is None else nine_digits(value) for key, value in values.items()
+            key: None if key in OF_COLOURS and pixels is None else value for key, value in values.items()
         },
     }  # fmt: skip

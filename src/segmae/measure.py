@@ -104,7 +104,7 @@ class Measurements:
     mm_per_pixel: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON and tables: one level, except for the lists `colours`, `longest_diameter_ends_px` and `mm_per_pixel`."""
+        """For JSON and tables: one level, except for the lists `colours`, `longest_diameter_ends_px` and `mm_per_pixel`; with nine digits."""
         flat: dict[str, Any] = {}
         for name, value in asdict(self).items():
             if name == "colour_shares":
@@ -113,7 +113,14 @@ class Measurements:
                 flat[name] = value and [list(point) for point in value]
             else:
                 flat[name] = list(value) if isinstance(value, tuple) else value
-        return flat
+        return {name: nine_digits(value) for name, value in flat.items()}
+
+
+def nine_digits(value: Any) -> Any:
+    """Numbers with nine digits: more is noise of the machine."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    return [nine_digits(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def measure(

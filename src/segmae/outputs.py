@@ -19,12 +19,12 @@ from segmae import exchange
 from segmae.data.preprocess import restored_strips
 from segmae.errors import ConfigError, did_you_mean
 from segmae.files import atomic_path, atomic_write
-from segmae.measure import measure, pixel_scale
+from segmae.measure import measure, nine_digits, pixel_scale
 from segmae.overlay import STYLES, overlay_strips
 from segmae.photographs import FILES
 from segmae.png import write_png
 from segmae.result import Result
-from segmae.rows import Row, json_line, nine_digits
+from segmae.rows import Row, json_line
 from segmae.trust import entropy
 
 Scale = float | tuple[float, float]
@@ -123,8 +123,7 @@ def write_files(
     pixels = read() if want.measure or "overlay" in row else None
     if want.measure:
         assert pixels is not None
-        values = measure(pixels, result.mask, want.mm_per_pixel, polygons).to_dict()
-        row["measurements"] = {key: nine_digits(value) for key, value in values.items()}
+        row["measurements"] = measure(pixels, result.mask, want.mm_per_pixel, polygons).to_dict()
     if "geojson" in row:
         lesion = exchange.to_geojson(polygons, name, row.get("measurements"))
         atomic_write(folder / row["geojson"], json_line(lesion) + "\n")

@@ -158,13 +158,6 @@ def _cell(value: Any) -> Any:
 # -- what rows say
 
 
-def nine_digits(value: Any) -> Any:
-    """Numbers with nine digits: more is noise of the machine."""
-    if isinstance(value, float):
-        return float(f"{value:.9g}")
-    return [nine_digits(one) for one in value] if isinstance(value, list | tuple) else value
-
-
 def several_pieces(rows: Sequence[Row]) -> list[str]:
     """A line for the user where measurements join the pieces of a mask."""
     count = sum(row.get("measurements", {}).get("pieces", 0) > 1 for row in rows)

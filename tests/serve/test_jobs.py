@@ -76,6 +76,8 @@ def test_a_job_gives_what_predict_writes(
         assert (opened(files[row["probability"]]) == np.rint(result.probability * 65535)).all()
         assert row["measurements"]["area_px"] == int(result.mask.sum())
         assert row["measurements"]["area_mm2"] == pytest.approx(result.mask.sum() * 0.01)
+        at_once = client.segment(image, include="measurements", mm_per_pixel=0.1)
+        assert row["measurements"] == at_once["measurements"]
         assert row["weights"] == predictor.digest
     assert len(list(csv.reader(io.StringIO(files["results.csv"].decode())))) == 4
     assert len(json.loads(files["coco.json"])["images"]) == 2
