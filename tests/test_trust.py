@@ -128,7 +128,7 @@ def test_calibrate_writes_what_load_reads(small_model: Path, tmp_path: Path) -> 
     assert load(model).trust is None
     write_dataset(tmp_path / "data", 50, seed=1, size=(64, 64))
     found = calibrate(model, tmp_path / "data", threads=1).trust
-    assert found.fitted_on == {"dataset": "folder", "split": None, "part": "all", "images": 50}
+    assert found.fitted_on == {"dataset": "data", "split": None, "part": "all", "images": 50}
     assert set(found.curves) == {"1", "8"}
     assert load(model).trust == found
     (model / CALIBRATION).write_text("{}")

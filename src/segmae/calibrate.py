@@ -123,7 +123,7 @@ def calibrate(
             "Name other images, or allow leaks (--allow-leaks)"
         )
     fitted_on = {
-        "dataset": dataset.name,
+        "dataset": dataset.title,
         "split": chosen and portable(chosen.name, "split"),
         "part": part,
         "images": len(cases),
