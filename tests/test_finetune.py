@@ -19,6 +19,7 @@ from segmae.config import Preprocess
 from segmae.data.catalog import Case, open_dataset
 from segmae.data.phantom import write_dataset
 from segmae.data.splits import group_leaks, make_split, save_split
+from segmae.engines.convert import export_model
 from segmae.errors import CheckpointError, ConfigError, DataError
 from segmae.finetune import Finetuned, before_and_after, divide, estimate, finetune, make_config
 from segmae.models import create_model
@@ -191,6 +192,29 @@ def test_from_images_to_the_table(small_model: Path, tmp_path: Path, capsys: Any
         finetune(data, run, model=small_model, epochs=1, settings=settings(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["bf16", "of an earlier model"])
+def test_a_model_is_compared_by_its_weights_whatever_was_exported_beside_them(
+    small_model: Path, tmp_path: Path, kind: str
+) -> None:
+    """With the export the table would show what rounding does, too; one of other weights ended the call once all was trained."""
+    data, start = write_dataset(tmp_path / "lesions", 10, size=(96, 72)), tmp_path / "start"
+    shutil.copytree(small_model, start)
+    exported = small_model
+    if kind != "bf16":
+        info = read_info(small_model)
+        exported = save_pretrained(
+            tmp_path / "earlier", create_model(info.architecture, **info.options), info
+        )
+    export_model(exported, precision="bf16" if kind == "bf16" else "fp32", out=tmp_path / "model.onnx")
+    shutil.copyfile(tmp_path / "model.onnx", start / "model.onnx")
+    finetune(data, tmp_path / "run", model=start, epochs=1, settings=settings(tmp_path))
+    engines = {}
+    for name in ("before", "after"):
+        summary = json.loads((tmp_path / "run" / "evaluation" / name / "summary.json").read_text())
+        engines[name] = summary["engine"]["name"]
+    assert engines == {"before": "torch", "after": "onnxruntime"}
+
+
 @pytest.mark.slow
 def test_a_call_that_was_stopped_goes_on(small_model: Path, tmp_path: Path) -> None:
     data, run = write_dataset(tmp_path / "lesions", 10, size=(96, 72)), tmp_path / "run"
@@ -246,6 +270,10 @@ def test_a_model_without_weights_to_train_is_told_and_those_beside_an_onnx_file_
     for model in (bare, bare / "model.onnx"):
         with pytest.raises(CheckpointError, match=r"has model\.onnx alone.*model\.safetensors beside it"):
             make_config(data, tmp_path / "run", model, 1, [])
+    (bare / "model.onnx").rename(bare / "model.xml")
+    with pytest.raises(CheckpointError, match=r"has model\.xml alone"):
+        make_config(data, tmp_path / "run", bare, 1, [])
+    (bare / "model.xml").rename(bare / "model.onnx")
     shutil.copyfile(small_model / "model.safetensors", bare / "model.safetensors")
     config = make_config(data, tmp_path / "run", bare / "model.onnx", 1, [])
     assert load_start(create_model(config.model.name, **config.model.options), resolve(config.model.start))
@@ -335,8 +363,11 @@ def test_what_follows_from_the_model_cannot_be_set(small_model: Path, tmp_path: 
         ("data.root=x", "--data"),
         ("model.start=x", "--model"),
         ("name=x", "--out"),
+        ("data={root: x}", "--data"),
+        ("model={name: segmae-tiny}", "--model"),
     ):
-        with pytest.raises(ConfigError, match=f"{text}: .*Give {remedy} instead"):
+        said = text.replace("={", ".").replace(": ", "=").rstrip("}")
+        with pytest.raises(ConfigError, match=f"^{said}: .*Give {remedy} instead"):
             finetune(data, tmp_path / "run", model=small_model, settings=[text])
     with pytest.raises(ConfigError, match=r"task=hybrid: .*always supervised.*use `segmae train`"):
         finetune(data, tmp_path / "run", model=small_model, settings=["task=hybrid"])

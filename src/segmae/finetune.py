@@ -20,6 +20,7 @@ from segmae.calibrate import FEW as CALIBRATION_NEEDS
 from segmae.calibrate import calibrate
 from segmae.checkpoint import (
     ONNX,
+    OPENVINO,
     WEIGHTS,
     ModelInfo,
     epochs_done,
@@ -41,9 +42,10 @@ from segmae.data.splits import (
     save_split,
     with_lesions,
 )
+from segmae.engines import is_the_network
 from segmae.errors import CheckpointError, ConfigError, DataError, MissingExtra, require
 from segmae.evaluate import evaluate_checkpoint
-from segmae.files import write_json
+from segmae.files import differences, write_json
 from segmae.models import create_model
 from segmae.ownfiles import refuse_untrusted
 from segmae.paired import difference, read_evaluation
@@ -203,7 +205,15 @@ def finetune(
     for name, which in (("before", model), ("after", best)):
         place = folder / "evaluation" / name
         summary, _ = evaluate_checkpoint(
-            which, config.data.root, file, "test", place, threads=threads, device=device, progress=progress
+            which,
+            config.data.root,
+            file,
+            "test",
+            place,
+            engine=_engine(which),
+            threads=threads,
+            device=device,
+            progress=progress,
         )
         figures[name] = summary["per_image_mean"]
         for warning in summary["warnings"]:
@@ -224,9 +234,6 @@ def make_config(
     data: str | Path, folder: Path, model: str | Path, epochs: int, settings: Sequence[str]
 ) -> Config:
     """The run's settings: the model's own network and preprocessing, `DEFAULTS`, and what the user set."""
-    for text, (setting, remedy) in product(settings, OWNED.items()):
-        if text.startswith(setting):
-            raise ConfigError(f"{text}: finetune makes this setting itself. {remedy}")
     info = _trainable(model)
     options = info.options
     if options.get("classes"):  # of the data that it was trained on: they are counted anew
@@ -239,7 +246,13 @@ def make_config(
         "data": {"root": str(find_data(str(data))), "split": str(folder / "split.csv")},
         "preprocess": config_to_dict(info.preprocess),
     }
-    return load_config(recipe, settings)
+    config = load_config(recipe, settings)
+    # not by the texts: `data={root: x}` sets data.root too
+    changed = differences(config_to_dict(load_config(recipe)), config_to_dict(config))
+    for (key, _, value), (setting, remedy) in product(changed, OWNED.items()):
+        if key.startswith(setting):
+            raise ConfigError(f"{key}={value}: finetune makes this setting itself. {remedy}")
+    return config
 
 
 def _trainable(model: str | Path) -> ModelInfo:
@@ -250,8 +263,9 @@ def _trainable(model: str | Path) -> ModelInfo:
     """
     info, place = read_info(model), resolve(model)
     if place.is_dir() and not (place / WEIGHTS).is_file():
+        exports = " and ".join(name for name in (ONNX, OPENVINO[0]) if (place / name).is_file())
         raise CheckpointError(
-            f"{place}: has {ONNX} alone, which predicts but cannot be trained further. Put the model's {WEIGHTS} beside it, or name a "
+            f"{place}: has {exports} alone, which predicts but cannot be trained further. Put the model's {WEIGHTS} beside it, or name a "
             "model that has one"
         )
     refuse_stage_1(place)
@@ -402,6 +416,12 @@ def _export(best: Path, tell: Listener) -> str:
     except MissingExtra as error:
         return f"no {ONNX}, so the model predicts with torch only: {error}"
     return ""
+
+
+def _engine(model: str | Path) -> str:
+    """What computes a model for the table: torch where an export beside its weights has other numbers than these, which are compared."""
+    exports = (resolve(model) / name for name in (ONNX, OPENVINO[0]))
+    return "auto" if all(is_the_network(file) for file in exports if file.is_file()) else "torch"
 
 
 def before_and_after(

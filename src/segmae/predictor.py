@@ -36,7 +36,7 @@ from segmae.checkpoint import (
 )
 from segmae.data.images import Photo, content_of, image_size, read_image
 from segmae.data.preprocess import normalize, prepare_photo
-from segmae.engines import Engine, create_engine, export_note, is_of_weights
+from segmae.engines import Engine, create_engine, is_the_network
 from segmae.ensemble import open_ensemble, tuned_threshold
 from segmae.errors import CheckpointError, ConfigError
 from segmae.photographs import file_stamp
@@ -242,11 +242,6 @@ def _load_once(loaded_by: str, digest: str) -> Predictor:
     return predictor
 
 
-def _is_the_network(onnx: Path) -> bool:
-    """Whether model.onnx computes with the numbers of the model.safetensors beside it."""
-    return export_note(onnx, "precision") not in ("bf16", "int8") and is_of_weights(onnx)
-
-
 def model_digest(singles: Sequence[Path], place: Path | None, views: int, engine: str) -> str:
     """SHA-256 of the weights and of what is done with them (threshold, preprocessing, views, calibration), shortened.
 
@@ -260,7 +255,7 @@ def model_digest(singles: Sequence[Path], place: Path | None, views: int, engine
     for model in singles:
         onnx = model / ONNX
         weights = [onnx, model / WEIGHTS, model]
-        if "torch" in engine and onnx.is_file() and not _is_the_network(onnx):
+        if "torch" in engine and onnx.is_file() and not is_the_network(onnx):
             weights.remove(onnx)
         if "openvino" in engine:  # an ensemble names the engines of all its members
             weights.insert(0, model / OPENVINO[1])

@@ -119,6 +119,11 @@ def is_of_weights(file: Path) -> bool:
         return True  # damaged, or a pointer of Git LFS: torch says so, and the others need no such file
 
 
+def is_the_network(file: Path) -> bool:
+    """Whether an export computes with the numbers of the model.safetensors beside it: not with rounded ones, nor with those of an earlier model."""
+    return export_note(file, "precision") not in ("bf16", "int8") and is_of_weights(file)
+
+
 def export_note(file: Path, name: str) -> str:
     """What an export of segmae says of itself, `precision` or `weights`, read without an engine; "" where it says nothing."""
     with file.open("rb") as content:
