@@ -116,6 +116,7 @@ def test_full_studies_follow_the_paper_and_small_ones_say_that_they_do_not(
                 "table1": 3,
                 "table2": 3,
                 "table3": 3,
+                "better": 2,
                 "masking": 2,
                 "table4": 3,
                 "beta": 3,
