@@ -107,6 +107,8 @@ def test_the_curve_rises_through_the_steps_of_isotonic_regression() -> None:
     x, y = _curve(soft, np.array([0.1, 0.5, 0.3, 0.9]))
     assert x == pytest.approx([0.1, 0.25, 0.4])
     assert y == pytest.approx([0.1, 0.4, 0.9])
+    # three photographs of one soft Dice count for three where a step joins them with a fourth
+    assert _curve(np.array([0, 0, 0, 0.5]), np.array([1, 1, 1, 0.2])) == ([0.125], [0.8])
 
 
 @pytest.mark.parametrize("empty", [[0, 0, 0, 1], [1, 0, 0, 0]])
@@ -174,6 +176,22 @@ def test_a_gain_that_images_disagree_on_changes_nothing() -> None:
     assert found["chosen"] == 0.5
 
 
+def test_a_gain_that_one_image_makes_changes_nothing() -> None:
+    images = measured(0.35, 0.0)
+    images[7].dice_at[0.35] += 0.3
+    found = tune(images, 0.5)
+    assert (found["best"], found["low"]) == (0.35, 0) and found["gain"] > 0.002
+    assert found["chosen"] == 0.5
+
+
+def test_of_thresholds_that_are_as_good_the_nearest_to_the_models_own_is_taken() -> None:
+    images = measured(0.45, 0.01)
+    for image in images:
+        image.dice_at[0.05] = image.dice_at[0.45] + 1e-9  # as sums of floats differ
+    assert tune(images, 0.5)["chosen"] == 0.45
+    assert tune(images, 0.1)["chosen"] == 0.05
+
+
 def test_images_of_one_lesion_count_as_one(small_model: Path, tmp_path: Path) -> None:
     images = measured(0.35, 0.0)
     for number, image in enumerate(images):
@@ -224,6 +242,34 @@ def test_calibrate_refuses_few_images_and_those_that_were_trained_on(
     (model / "config.json").write_text(config.replace('"none"', '"drawn_0003"'))
     with pytest.raises(DataError, match="trained on 1 of these 50 images"):
         calibrate(model, tmp_path / "data", threads=1)
+    next((tmp_path / "data" / "masks").iterdir()).unlink()
+    with pytest.raises(DataError, match="49 photographs with masks"):
+        calibrate(model, tmp_path / "data")
+    with pytest.raises(CheckpointError, match="is one file"):
+        calibrate(model / "model.safetensors", tmp_path / "nowhere")
+
+
+def test_other_images_of_a_lesion_that_was_trained_on_are_refused_in_the_part_that_is_asked_for(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmae.calibrate.FEW", 2)
+    model, data = shutil.copytree(small_model, tmp_path / "model"), tmp_path / "data"
+    write_dataset(data, 6, size=(64, 64))
+    lesions = {"drawn_0000": "a", "drawn_0001": "a", "drawn_0002": "b", "drawn_0003": "c"}
+    (data / "metadata.csv").write_text(
+        "image_id,lesion_id\n" + "".join(f"{name},{lesion}\n" for name, lesion in lesions.items())
+    )
+    parts = {"drawn_0001": "val", "drawn_0002": "val", "drawn_0003": "test", "drawn_0004": "test", "drawn_0005": "test"}  # fmt: skip
+    split = tmp_path / "split.csv"
+    split.write_text("id,part\n" + "".join(f"{name},{part}\n" for name, part in parts.items()))
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config.replace('"none"', '"drawn_0000"'))
+    with pytest.raises(DataError, match="trained on 1 of these 2 images, or on others of their lesions"):
+        calibrate(model, data, str(split), threads=1)
+    assert not (model / CALIBRATION).exists()
+    for part, images, leaks in (("val", 2, True), ("test", 3, False)):
+        found = calibrate(model, data, str(split), part, threads=1, allow_leaks=leaks).trust.fitted_on
+        assert (found["part"], found["images"]) == (part, images)
 
 
 def test_what_was_learned_at_another_threshold_does_not_outlive_it(
@@ -261,6 +307,12 @@ def test_calibrated_again_or_with_another_order_of_lines_it_is_the_same(
         found.append((tuning, *((model / name).read_bytes() for name in ("config.json", CALIBRATION))))
         assert tuning["default"] == 0.5 != tuning["chosen"]
     assert found[0] == found[1] == found[2]
+    # what is expected of masks is learned from masks at the threshold that was chosen
+    written = load(model, threads=1)
+    assert written.info.threshold == tuning["chosen"] and written.trust
+    fitted_on = written.trust.fitted_on
+    assert written.trust == _fit(fitted_on, measure(written, open_dataset(tmp_path / "data").cases))
+    assert written.info.provenance["threshold_tuning"] == tuning | fitted_on
 
 
 def test_thresholds_and_looks_are_those_of_one_view(tmp_path: Path) -> None:
@@ -270,12 +322,18 @@ def test_thresholds_and_looks_are_those_of_one_view(tmp_path: Path) -> None:
     def probability(images: Any, views: int) -> Any:
         return np.float32(0.6) * truth[None] if views == 1 else np.zeros((1, 64, 64), np.float32)  # type: ignore[index]
 
-    info = SimpleNamespace(threshold=0.5, preprocess=Preprocess(size=64))
-    (found,) = measure(SimpleNamespace(info=info, read=read_image, network_probability=probability), [case])  # type: ignore[arg-type]
+    def measured_at(threshold: float) -> Measured:
+        info = SimpleNamespace(threshold=threshold, preprocess=Preprocess(size=64))
+        predictor = SimpleNamespace(info=info, read=read_image, network_probability=probability)
+        return measure(predictor, [case])[0]  # type: ignore[arg-type]
+
+    found = measured_at(0.5)
     assert (found.dice, found.soft[8]) == ({1: 1, 8: 0}, 0)
     assert found.dice_at == {threshold: float(threshold < 0.6) for threshold in THRESHOLDS}
-    seen = t.appearance(prepare_image(read_image(case.image).pixels, info.preprocess), truth)  # type: ignore[arg-type]
+    seen = t.appearance(prepare_image(read_image(case.image).pixels, Preprocess(size=64)), truth)  # type: ignore[arg-type]
     assert {**found.look, "features": 0} == {**seen, "features": 0}
+    unseen = measured_at(float(np.float32(0.6)))  # which no pixel exceeds
+    assert (unseen.dice, unseen.soft, unseen.dice_at) == ({1: 0, 8: 0}, {1: 0, 8: 0}, found.dice_at)
 
 
 def test_distances_count_in_deviations_whatever_a_features_scale() -> None:
