@@ -70,32 +70,6 @@ def test_the_time_left_goes_by_the_rows_own_rate(write_study: Write, tmp_path: P
     )
 
 
-def test_what_is_left_counts_a_shared_stage_1_once_and_no_epoch_that_is_done(
-    write_study: Write, tmp_path: Path
-) -> None:
-    # operations of a gigapixel, so that what is rounded is small
-    path = write_study(settings={"epochs": 2, "preprocess": {"size": 4096}, "model": {"name": "segmae-tiny"}})
-    study = load_study(path)
-    plain, mae, dice = study.cells
-    assert mae.stage1 is not None and dice.stage1 is not None and mae.stage1.name == dice.stage1.name
-
-    def left() -> list[float]:
-        return [standing.tflop for standing in status(path, **folders(tmp_path))[1]]
-
-    whole = [work(plain.config), work(mae.config) + work(mae.stage1), work(dice.config)]
-    assert left() == pytest.approx(whole, abs=1e-3)
-    run = tmp_path / "runs" / study.name / mae.config.name
-    run.mkdir(parents=True)
-    (run / "metrics.jsonl").write_text('{"epoch": 1}\n')
-    assert left() == pytest.approx([whole[0], work(mae.config) / 2 + work(mae.stage1), whole[2]], abs=1e-3)
-    stage1 = tmp_path / "runs" / "_stage1" / mae.stage1.name
-    stage1.mkdir(parents=True)
-    (stage1 / "metrics.jsonl").write_text('{"epoch": 1}\n')
-    assert left() == pytest.approx([whole[0], work(mae.config) / 2, whole[2]], abs=1e-3)
-    (run / "metrics.jsonl").write_text('{"epoch": 2}\n')
-    assert left() == pytest.approx([whole[0], 0, whole[2]], abs=1e-3), "only tests are left of it"
-
-
 def test_a_study_runs_shares_its_stage_1_and_leaves_small_outcomes(
     write_study: Write, tmp_path: Path, drawn: Path
 ) -> None:
